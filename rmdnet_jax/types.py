@@ -1,0 +1,50 @@
+"""What travels between the layers: batches, network variables, and the one error a user sees.
+
+Images are float32, NHWC; they lie in [0, 1] until an encoder's input is normalised per channel. Labels are int32 in [0, class).
+`given` labels may be wrong; `clean` labels serve evaluation and metrics only and are not part of a `Batch`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+
+class UserError(ValueError):
+    """A mistake of the user's: shown as one line, exit status 2, before any work starts."""
+
+
+class Batch(NamedTuple):
+    """What one training step sees."""
+
+    image: Array  # float32 [view, batch, height, width, channel]
+    label: Array  # int32 [batch], as given, possibly wrong
+    index: Array  # int32 [batch], position in the training set
+
+
+class Variables(NamedTuple):
+    """A network's arrays."""
+
+    params: PyTree  # what the optimiser changes, float32
+    stats: PyTree  # batch-norm running statistics, float32
+
+
+class Outputs(NamedTuple):
+    """What a classifier gives for a batch of images."""
+
+    feature: Array  # float32 [..., dim], the encoder's output
+    logits: Array  # float32 [..., class]
+
+
+def unknown(field: str, value: object, allowed: Iterable[str]) -> UserError:
+    """The error for a name that is not in a table: lists what is allowed, the nearest first."""
+    names = list(allowed)
+    near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return UserError(f"{field} must be one of the known names, got {value!r}: {hint}known: {', '.join(names)}")
