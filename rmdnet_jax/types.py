@@ -7,7 +7,8 @@ Images are float32, NHWC; they lie in [0, 1] until an encoder's input is normali
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ PyTree = Any
 
 
 class UserError(ValueError):
-    """A mistake of the user's: shown as one line, exit status 2, before any work starts."""
+    """What a user can mend: a mistake in the input, found before work starts, or a run that cannot go on. One line, exit status 2."""
 
 
 class Batch(NamedTuple):
@@ -48,3 +49,19 @@ def unknown(field: str, value: object, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return UserError(f"{field} must be one of the known names, got {value!r}: {hint}known: {', '.join(names)}")
+
+
+def hyper(factory: Callable) -> dict[str, Any]:
+    """The hyper-parameters of a table entry: its keyword-only arguments with their defaults."""
+    return {p.name: p.default for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def entry(table: dict[str, Callable], field: str, name: str, given: Iterable[str]) -> Callable:
+    """`table[name]`, having checked that `name` is known and takes every hyper-parameter in `given`; `field` names it in errors."""
+    if name not in table:
+        raise unknown(f"{field}.name", name, table)
+    allowed = hyper(table[name])
+    for key in given:
+        if key not in allowed:
+            raise unknown(f"{field}.{name}'s field", key, allowed or ["(it has none)"])
+    return table[name]

@@ -1,0 +1,157 @@
+"""The whole schema of an experiment. A table entry's keyword defaults are its fields: `choose` reads them, nothing is written twice."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.data.augment import AUGMENTATIONS
+from rmdnet_jax.data.noise import KINDS
+from rmdnet_jax.encoder import ENCODERS
+from rmdnet_jax.methods import METHODS
+from rmdnet_jax.optimizer import OPTIMIZERS
+from rmdnet_jax.relation import EDGES, NODES
+from rmdnet_jax.ssl import SSL
+from rmdnet_jax.types import UserError, entry, hyper, unknown
+
+CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
+
+
+def choose(table: dict[str, Callable], name: str, **fields: Any) -> ConfigDict:
+    """The configuration of a table's entry: its name, its hyper-parameters with their defaults, and `fields` in their place."""
+    factory = entry(table, "config", name, fields)
+    return ConfigDict({"name": name, **hyper(factory), **fields})
+
+
+def bind(table: dict[str, Callable], field: str, node: ConfigDict, beside: tuple = ()) -> Callable:
+    """The entry that `node` names with its fields bound; those named in `beside` are not the entry's."""
+    fields = {name: value for name, value in node.items() if name not in ("name", *beside)}
+    return functools.partial(entry(table, field, node.name, fields), **fields)
+
+
+def build(table: dict[str, Callable], field: str, node: ConfigDict, *facts: Any) -> Any:
+    """Calls the entry that `node` names with the facts and its fields."""
+    return bind(table, field, node)(*facts)
+
+
+def parse(arg: str, **defaults: Any) -> types.SimpleNamespace:
+    """Reads a config's argument string, "quick,method=elr,rate=0.2": each value typed by its default, a bare name sets a flag."""
+    values = dict(defaults)
+    for item in filter(None, arg.split(",")):
+        name, given, text = item.partition("=")
+        if name not in defaults:
+            raise unknown("the config's argument", name, defaults)
+        kind = type(defaults[name])
+        if kind is bool:
+            text = text if given else "true"
+            if text.lower() not in ("true", "false"):
+                raise UserError(f"{name} must be true or false, got {text!r}")
+            values[name] = text.lower() == "true"
+            continue
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise UserError(f"{name} must be of type {kind.__name__}, got {text!r}") from None
+    return types.SimpleNamespace(**values)
+
+
+def default() -> ConfigDict:
+    """scikit-learn's digits, with settings that take a minute on two cores: the schema and a working experiment."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = ConfigDict({
+        "name": "digits",  # digits, npz, folder, or a TFDS data set
+        "dir": "",  # the .npz file, the folder, or TFDS's data_dir
+        "validation": 0.0,  # share of the training set held out with its noisy labels
+        "image_size": 32,  # pixels, for images of varying size
+        "limit": 0,  # only the first so many training examples; 0: all
+    })  # fmt: skip
+    config.noise = choose(KINDS, "symmetric")
+    config.noise.seed = 0
+    config.encoder = choose(ENCODERS, "cnn")
+    config.teacher = ""  # workdir of an earlier run whose teacher serves this one
+    config.relation_modeling = ConfigDict({
+        "ssl": choose(SSL, "simsiam", projection=128, hidden=64),
+        "augmentation": choose(AUGMENTATIONS, "digits"),
+        "optimizer": choose(OPTIMIZERS, "sgd", learning_rate=0.1),
+        "epochs": 150,
+        "batch_size": 256,
+        "average": 0.0,  # decay of the moving average of parameters, which is then evaluated and kept; 0: none
+        "evaluate_every": 10,  # epochs between kNN evaluations
+        "knn": ConfigDict({"k": 20, "temperature": 0.1}),
+    })  # fmt: skip
+    config.relation_guided = ConfigDict({
+        "method": choose(METHODS, "ce"),
+        "weight": 30.0,  # K
+        "edge": choose(EDGES, "softmax_kl"),
+        "node": choose(NODES, "cosine"),
+        "warmup_epochs": 0.0,  # of K
+        "augmentation": choose(AUGMENTATIONS, "none"),
+        "optimizer": choose(OPTIMIZERS, "sgd"),
+        "epochs": 80,
+        "batch_size": 128,
+        "average": 0.0,
+        "init": "random",  # or teacher
+        "teacher_features": "online",  # the augmented view, or stored: one clean view of each example
+    })  # fmt: skip
+    config.relation_guided.edge.weight = 1.0
+    config.relation_guided.node.weight = 1.0
+    config.controls = ()  # out of CONTROLS
+    config.checkpoint_steps = 500
+    config.tensorboard = False
+    return config.lock()
+
+
+def quick(config: ConfigDict) -> ConfigDict:
+    """Shrinks an experiment to seconds on the embedded digits, to try its wiring; its numbers mean nothing."""
+    with config.unlocked():
+        config.data = default().data
+        config.encoder = choose(ENCODERS, "cnn", widths=(8, 16), dtype=config.encoder.dtype)
+        if "mapping" in config.noise:
+            config.noise.mapping = "auto"
+        if config.noise.name == "file":
+            config.noise = ConfigDict({**choose(KINDS, "pair"), "seed": config.noise.seed})
+        config.relation_modeling.ssl.projection = 32
+        config.relation_modeling.ssl.hidden = 16
+        for stage, augmentation in ((config.relation_modeling, "digits"), (config.relation_guided, "shift")):
+            stage.epochs, stage.batch_size = 2, 128
+            stage.augmentation = choose(AUGMENTATIONS, augmentation)
+            stage.optimizer.warmup_epochs = 0.0
+        config.relation_modeling.knn.k = 20
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `UserError` for values that no table entry checks by itself."""
+    guided, modeling = config.relation_guided, config.relation_modeling
+    _within("seed", config.seed, 0, 2**31 - 1)
+    _within("noise.seed", config.noise.seed, 0, 2**31 - 1)
+    _within("data.validation", config.data.validation, 0.0, 0.9)
+    _within("checkpoint_steps", config.checkpoint_steps, 1)
+    _within("relation_modeling.evaluate_every", modeling.evaluate_every, 1)
+    _within("relation_modeling.knn.k", modeling.knn.k, 1)
+    _within("relation_modeling.epochs", modeling.epochs, 0)
+    _within("relation_guided.epochs", guided.epochs, 1)
+    _within("relation_guided.warmup_epochs", guided.warmup_epochs, 0)
+    for name in ("weight", "edge.weight", "node.weight"):
+        _within(f"relation_guided.{name}", guided.weight if name == "weight" else guided[name.split(".")[0]].weight, 0)
+    for name, stage in (("relation_modeling", modeling), ("relation_guided", guided)):
+        _within(f"{name}.average", stage.average, 0.0, 1.0)
+    _among("relation_guided.init", guided.init, ("random", "teacher"))
+    _among("relation_guided.teacher_features", guided.teacher_features, ("online", "stored"))
+    for control in config.controls:
+        _among("controls", control, CONTROLS)
+
+
+def _within(field: str, value: float, low: float, high: float | None = None) -> None:
+    if not (low <= value and (high is None or value <= high)):
+        raise UserError(f"{field} must be " + (f">= {low}" if high is None else f"in [{low}, {high}]") + f", got {value}")
+
+
+def _among(field: str, value: str, allowed: tuple) -> None:
+    if value not in allowed:
+        raise unknown(field, value, allowed)

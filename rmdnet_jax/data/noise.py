@@ -1,0 +1,201 @@
+"""Label noise as a pure function of (noise seed, example index): the same in every epoch, order, batch size and device count.
+
+`make(name, num_classes=, seed=, **hyper)` gives a `Noise`; `labels(index [n], clean [n]) -> given [n]`. Rates are fractions in [0, 1].
+Add a kind by writing a factory `f(num_classes, seed, *, hyper-parameters) -> Noise` and naming it in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmdnet_jax.types import Array, UserError, entry, unknown
+
+# truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog. Source: Patrini et al., CVPR 2017.
+CIFAR10_MAP = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
+
+# The 20 superclasses of CIFAR-100's five classes each, by label number (alphabetical). Source: Krizhevsky 2009.
+CIFAR100_SUPERCLASSES = (
+    (4, 30, 55, 72, 95), (1, 32, 67, 73, 91), (54, 62, 70, 82, 92), (9, 10, 16, 28, 61), (0, 51, 53, 57, 83),
+    (22, 39, 40, 86, 87), (5, 20, 25, 84, 94), (6, 7, 14, 18, 24), (3, 42, 43, 88, 97), (12, 17, 37, 68, 76),
+    (23, 33, 49, 60, 71), (15, 19, 21, 31, 38), (34, 63, 64, 66, 75), (26, 45, 77, 79, 99), (2, 11, 35, 46, 98),
+    (27, 29, 44, 78, 93), (36, 50, 65, 74, 80), (47, 52, 56, 59, 96), (8, 13, 48, 58, 90), (41, 69, 81, 85, 89),
+)  # fmt: skip
+
+
+class Noise(NamedTuple):
+    """A noise kind with its parameters fixed."""
+
+    labels: Callable  # (index [n], clean [n], image=None) -> given int32 [n]
+    size: int | None = None  # number of examples it has labels for; None: any
+    known: bool = True  # False where the stored labels may be wrong already, so that no rate can be stated
+
+
+def _draw(seed: int, index: Array, stream: int) -> Array:
+    """Uniform float32 [n] in [0, 1), one for each example; `stream` tells the draws of one example apart."""
+    key = jax.random.fold_in(jax.random.key(seed), stream)
+    return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), dtype=jnp.float32))(index)
+
+
+def _check_rate(rate: float) -> None:
+    if not 0.0 <= rate <= 1.0:
+        raise UserError(f"noise.rate must be in [0, 1], got {rate}")
+
+
+def none(num_classes: int, seed: int) -> Noise:
+    """The labels as they are: real data, whose noise rate is unknown."""
+    return Noise(lambda index, clean, image=None: jnp.asarray(clean, jnp.int32), known=False)
+
+
+def symmetric(num_classes: int, seed: int, *, rate: float = 0.5, inclusive: bool = False) -> Noise:
+    """Each label moves with probability `rate` to another class, or with `inclusive` is redrawn from all classes.
+
+    The effective rate is `rate`, or `rate (C - 1) / C` with `inclusive` (DivideMix and most papers that build on it).
+    """
+    _check_rate(rate)
+
+    def labels(index, clean, image=None):
+        index, clean = jnp.asarray(index), jnp.asarray(clean, jnp.int32)
+        flip = _draw(seed, index, 0) < rate
+        choices = num_classes if inclusive else num_classes - 1
+        pick = jnp.minimum((_draw(seed, index, 1) * choices).astype(jnp.int32), choices - 1)
+        other = pick if inclusive else (clean + 1 + pick) % num_classes
+        return jnp.where(flip, other, clean)
+
+    return Noise(labels)
+
+
+def _mapped(target: Sequence[int], seed: int, rate: float) -> Noise:
+    """Each label y moves with probability `rate` to `target[y]`."""
+    _check_rate(rate)
+    table = np.asarray(target, np.int32)
+
+    def labels(index, clean, image=None):
+        clean = jnp.asarray(clean, jnp.int32)
+        return jnp.where(_draw(seed, jnp.asarray(index), 0) < rate, jnp.asarray(table)[clean], clean)
+
+    return Noise(labels)
+
+
+def pair(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
+    """`y -> (y + 1) mod C` with probability `rate`."""
+    return _mapped([(y + 1) % num_classes for y in range(num_classes)], seed, rate)
+
+
+def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
+    """The target class of each class, from a name or a sequence."""
+    if mapping == "cifar10":
+        target = list(CIFAR10_MAP)
+    elif mapping == "cifar100":
+        following = {group[k]: group[(k + 1) % 5] for group in CIFAR100_SUPERCLASSES for k in range(5)}
+        target = [following[y] for y in range(100)]
+    elif mapping == "pair":
+        target = [(y + 1) % num_classes for y in range(num_classes)]
+    else:
+        try:
+            target = [int(y) for y in (mapping.split(",") if isinstance(mapping, str) else mapping)]
+        except ValueError:
+            raise UserError(f"noise.mapping must be auto, cifar10, cifar100, pair or one class number a class, got {mapping!r}") from None
+    if len(target) != num_classes or not all(0 <= y < num_classes for y in target):
+        raise UserError(f"noise.mapping must give one class in [0, {num_classes}) for each of the {num_classes} classes, got {mapping!r}")
+    return target
+
+
+def asymmetric(num_classes: int, seed: int, *, rate: float = 0.4, mapping: str = "auto") -> Noise:
+    """Each label y moves with probability `rate` to the class that `mapping` gives it, a class that it is easily mistaken for.
+
+    Args:
+      num_classes: C.
+      seed: the noise seed.
+      rate: probability for a class that has another target; CIFAR-10's map moves five of ten classes, so about `rate / 2` of all labels.
+      mapping: `cifar10` (Patrini et al. 2017), `cifar100` (the circularly next class inside the true superclass), `pair`, or a map of
+        one's own, one target for each class: "1,0,2". `auto`: an experiment on `cifar10` or `cifar100` takes the map of that name;
+        else `pair`.
+    """
+    return _mapped(_class_map("pair" if mapping == "auto" else mapping, num_classes), seed, rate)
+
+
+def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> Noise:
+    """`P(given = j | clean = i) = T_ij` for any row-stochastic T [C, C], from `rows` or a file (`.npy`, `.csv`) at `path`."""
+    table = np.asarray(_read(path, "") if path else rows, np.float64)
+    if table.shape != (num_classes, num_classes):
+        raise UserError(f"noise.rows must be a {num_classes} x {num_classes} matrix, got shape {table.shape}")
+    if (table < 0).any() or np.abs(table.sum(1) - 1).max() > 1e-6:
+        worst = int(np.abs(table.sum(1) - 1).argmax())
+        raise UserError(f"noise.rows must be >= 0 and each row must sum to 1, got row {worst} with sum {table[worst].sum():g}")
+    cumulative = np.cumsum(table, axis=1)
+    cumulative = (cumulative / cumulative[:, -1:]).astype(np.float32)  # the last positive class ends at exactly 1
+
+    def labels(index, clean, image=None):
+        bounds = jnp.asarray(cumulative)[jnp.asarray(clean)]
+        return jnp.sum(_draw(seed, jnp.asarray(index), 0)[:, None] >= bounds, axis=1, dtype=jnp.int32)
+
+    return Noise(labels)
+
+
+def _read(path: str, field: str) -> np.ndarray:
+    """The array in a `.npy`, `.npz` (by field) or `.csv` file, never unpickling."""
+    try:
+        if path.endswith(".csv"):
+            return np.loadtxt(path, delimiter=",", comments="#", ndmin=1)
+        if not path.endswith((".npy", ".npz")):
+            raise UserError(f"noise.path must end in .npy, .npz or .csv, got {path!r}")
+        data = np.load(pathlib.Path(path).expanduser(), allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            return data
+        with data:
+            if field not in data.files:
+                raise unknown("noise.field", field, data.files)
+            return data[field]
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"noise.path {path!r} cannot be read: {error}") from None
+
+
+def file(num_classes: int, seed: int, *, path: str = "", field: str = "labels") -> Noise:
+    """Labels from a file, one for each example of the training set in its original order (human labels, or a frozen draw).
+
+    Args:
+      num_classes: C; every label in the file must lie in [0, C).
+      seed: unused, labels are given.
+      path: `.npy`, `.npz` or `.csv` (one label a line).
+      field: the array's name inside an `.npz`.
+    """
+    if not path:
+        raise UserError("noise.path must name a .npy, .npz or .csv file of labels, got ''")
+    table = _read(path, field)
+    if table.ndim != 1 or not (np.issubdtype(table.dtype, np.integer) or np.array_equal(table, np.round(table))):
+        raise UserError(f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}")
+    if table.size == 0 or table.min() < 0 or table.max() >= num_classes:
+        raise UserError(f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min(initial=0)}, {table.max(initial=0)}]")
+    table = table.astype(np.int32)
+    return Noise(lambda index, clean, image=None: jnp.asarray(table)[jnp.asarray(index)], size=len(table))
+
+
+KINDS = {
+    "none": none, "symmetric": symmetric, "asymmetric": asymmetric, "pair": pair, "matrix": matrix, "file": file,
+}  # fmt: skip
+
+
+def make(name: str, *, num_classes: int, seed: int, **hyper) -> Noise:
+    """The noise kind `name` with its parameters fixed; raises `UserError` on an unknown kind, field or value."""
+    return entry(KINDS, "noise", name, hyper)(num_classes, seed, **hyper)
+
+
+def describe(clean: np.ndarray, given: np.ndarray, num_classes: int, known: bool = True) -> dict:
+    """What a run records of its labels: realised `rate` (None if unknown), `transition` matrix [C, C] and `sha256` of the int32 labels.
+
+    `transition[i][j]` is the share of class i's examples given label j; the row of an empty class is 0.
+    """
+    counts = np.zeros((num_classes, num_classes))
+    np.add.at(counts, (clean, given), 1)
+    digest = hashlib.sha256(np.ascontiguousarray(given, "<i4").tobytes()).hexdigest()
+    transition = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return {"rate": float(np.mean(clean != given)) if known else None, "transition": np.round(transition, 6).tolist(), "sha256": digest}

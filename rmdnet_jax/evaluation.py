@@ -1,0 +1,85 @@
+"""Arrays in, numbers out: accuracies and the rest are fractions in [0, 1], losses are nats."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmdnet_jax.relation import unit
+from rmdnet_jax.types import Array
+
+
+def accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
+    """Share of equal entries; [n] each."""
+    return float(np.mean(np.asarray(predicted) == np.asarray(label)))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def negative_log_likelihood(logits: np.ndarray, label: np.ndarray) -> float:
+    """`mean_i -log softmax(logits_i)[label_i]`; logits [n, class]."""
+    return float(-_log_softmax(logits)[np.arange(len(label)), label].mean())
+
+
+def expected_calibration_error(logits: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
+    """`sum_b n_b / n |accuracy_b - confidence_b|` over `bins` equal bins of confidence. Source: Guo et al., ICML 2017."""
+    probability = np.exp(_log_softmax(logits))
+    confidence, right = probability.max(-1), probability.argmax(-1) == label
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(place, right - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(label))
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "k", "temperature"))
+def _vote(bank: Array, label: Array, query: Array, num_classes: int, k: int, temperature: float) -> Array:
+    similarity, near = jax.lax.top_k(jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST), k)
+    weight = jnp.exp((similarity - 1.0) / temperature)
+    return jnp.argmax(jnp.sum(jax.nn.one_hot(label[near], num_classes) * weight[..., None], axis=1), axis=-1)
+
+
+def knn(bank: np.ndarray, label: np.ndarray, query: np.ndarray, num_classes: int, k: int = 200, temperature: float = 0.1) -> np.ndarray:
+    """Weighted k-nearest-neighbour prediction: each neighbour votes `exp(cos / temperature)` for its label.
+
+    Args:
+      bank: float [n, dim] features with labels.
+      label: int [n].
+      query: float [m, dim] features to classify.
+      num_classes: C.
+      k: neighbours, at most n.
+      temperature: of the votes.
+
+    Returns:
+      int [m]. Source: Wu et al., CVPR 2018, the protocol of SimSiam's kNN monitor.
+    """
+    bank, block, k = unit(jnp.asarray(bank)), 1000, min(k, len(bank))
+    parts = [_vote(bank, jnp.asarray(label), unit(jnp.asarray(query[i : i + block])), num_classes, k, temperature)
+             for i in range(0, len(query), block)]  # fmt: skip
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def linear_probe(bank: np.ndarray, label: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Prediction [m] of a logistic regression fitted to standardised features (bank [n, dim], label [n])."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(bank, label).predict(query)
+
+
+def columns(records: list[dict]) -> dict[str, float | None]:
+    """The four test accuracies of a stage's epochs, never to be compared across columns; None where there is no such number.
+
+    `last`: of the last epoch. `last10`: mean of the last ten. `best`: highest of all, which peeks at the test set.
+    `noisy_validation`: at the epoch of the highest accuracy on held-out noisy labels.
+    """
+    test = [r["test_accuracy"] for r in records if "test_accuracy" in r]
+    if not test:
+        return dict.fromkeys(("last", "last10", "best", "noisy_validation"))
+    chosen = max((r for r in records if "validation_accuracy" in r), key=lambda r: r["validation_accuracy"], default={})
+    return {"last": test[-1], "last10": float(np.mean(test[-10:])), "best": max(test), "noisy_validation": chosen.get("test_accuracy")}

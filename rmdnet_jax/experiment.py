@@ -1,0 +1,306 @@
+"""One experiment: builds everything from a config, trains the teacher, the student and the controls, and writes what came out."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rmdnet_jax import checkpoint, evaluation, report, sharding, training
+from rmdnet_jax import config as configuration
+from rmdnet_jax import workdir as directory
+from rmdnet_jax.config import bind, build
+from rmdnet_jax.data import noise, pipeline, sources
+from rmdnet_jax.data.augment import AUGMENTATIONS
+from rmdnet_jax.encoder import ENCODERS, Network
+from rmdnet_jax.methods import METHODS
+from rmdnet_jax.metrics import Writer
+from rmdnet_jax.objectives import Objective, Teacher, classifier, ensemble, relation_guided, relation_modeling
+from rmdnet_jax.optimizer import OPTIMIZERS
+from rmdnet_jax.relation import EDGES, NODES
+from rmdnet_jax.ssl import SSL
+from rmdnet_jax.types import Array, UserError, Variables
+
+COLLAPSED = 0.1  # below this z_std * sqrt(dim), all projections have become one point
+PREDICT_BATCH = 512
+
+
+class Run(NamedTuple):
+    """What the stages of one experiment share."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    writer: Writer
+    mesh: Mesh
+    source: sources.Source
+    noise: noise.Noise
+    given: np.ndarray  # int32 [n], the noisy labels of all training examples
+    train: np.ndarray  # int32, rows to train on
+    held: np.ndarray  # int32, rows of the noisy validation split
+    images: Array  # source.images on every device
+    labels: Array  # source.labels on every device
+    statistics: tuple[np.ndarray, np.ndarray]  # per-channel mean and standard deviation
+    encoder: Network
+    features: Callable  # (encoder Variables, uint8 images [n, h, w, c]) -> float32 [n, dim]
+    predict: Callable  # (student Variables, uint8 images [n, h, w, c]) -> Outputs
+
+
+def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
+    """Runs an experiment to its end, continuing what `workdir` holds, and returns the content of its `summary.json`.
+
+    Raises:
+      UserError: the config, the data or the working directory do not allow the run, or it cannot go on.
+      training.Stopped: after SIGTERM or SIGINT, with everything saved.
+    """
+    began = time.perf_counter()
+    made = setup(config, pathlib.Path(workdir))
+    labels = noise.describe(made.source.labels, made.given, len(made.source.names), made.noise.known)
+    say(report.describe(config, made.source, labels))
+    stage = guided_stages(made)
+    stage("relation_guided", None, 0.0, "random")  # so that whatever a stage refuses is refused before any work
+    guided = config.relation_guided
+    needed = guided.weight > 0 or guided.init == "teacher" or set(config.controls) - {"base"}
+    teacher, modeling = get_teacher(made) if needed else (None, {})
+    students = {"relation_guided": guide(made, stage("relation_guided", teacher, guided.weight, guided.init))}
+    for name, init in (("base", "random"), ("base_from_teacher", "teacher")):
+        if name in config.controls:
+            students[name] = guide(made, stage(f"controls/{name}", teacher, 0.0, init))
+    results = {name: result for name, (_, result) in students.items()}
+    summary = {
+        "relation_modeling": modeling,
+        "relation_guided": results.pop("relation_guided"),
+        "controls": results | frozen_controls(made, teacher),
+        "noise": {**config.noise.to_dict(), **labels},
+        "environment": report.environment(made.mesh),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    directory.write_json(made.workdir / "summary.json", summary)
+    if sharding.is_main():
+        draw(made, teacher, {name: variables for name, (variables, _) in students.items()})
+    say(report.table(summary, config))
+    return summary
+
+
+def say(text: str) -> None:
+    """Prints from the main process only."""
+    if sharding.is_main():
+        print(text, flush=True)
+
+
+def setup(config: ConfigDict, workdir: pathlib.Path) -> Run:
+    """Checks the config, loads the data and builds what the stages share; writes nothing before all of it is found valid."""
+    configuration.check(config)
+    plain = json.loads(config.to_json())
+    directory.check(workdir, plain)
+    encoder = build(ENCODERS, "encoder", config.encoder)
+    source = sources.load(config.data.name, dir=config.data.dir, image_size=config.data.image_size, limit=config.data.limit)
+    kind = make_noise(config, source)
+    index = np.arange(len(source.labels), dtype=np.int32)
+    given = np.asarray(jax.jit(kind.labels)(index, source.labels))
+    shuffled = np.random.default_rng(config.noise.seed).permutation(index)
+    held, train = np.split(shuffled, [round(config.data.validation * len(index))])
+    mesh = sharding.mesh()
+    for name in ("relation_modeling", "relation_guided"):
+        sharding.check_batch(f"{name}.batch_size", config[name].batch_size, len(train), mesh.size)
+    directory.create(workdir, plain)
+    statistics = pipeline.channel_statistics(source.images)
+
+    def predictor(apply):
+        return training.predictor(apply, mesh, PREDICT_BATCH, *statistics)
+
+    return Run(
+        config=config,
+        workdir=workdir,
+        writer=Writer(workdir, config.tensorboard),
+        mesh=mesh,
+        source=source,
+        noise=kind,
+        given=given,
+        train=np.sort(train),
+        held=np.sort(held),
+        images=sharding.replicate(mesh, np.asarray(source.images)),
+        labels=sharding.replicate(mesh, np.asarray(source.labels)),
+        statistics=statistics,
+        encoder=encoder,
+        features=predictor(lambda variables, image: encoder.apply(variables, image, False)[0]),
+        predict=predictor(ensemble(classifier(encoder, len(source.names)))),
+    )
+
+
+def make_noise(config: ConfigDict, source: sources.Source) -> noise.Noise:
+    """The configured noise, an `auto` mapping resolved by the data set's name."""
+    fields = config.noise.to_dict()
+    if fields.get("mapping") == "auto" and config.data.name in ("cifar10", "cifar100"):
+        fields["mapping"] = config.data.name
+    kind = noise.make(num_classes=len(source.names), **fields)
+    size = kind.size if not config.data.limit else min(kind.size or 0, config.data.limit)
+    if kind.size is not None and size != len(source.labels):
+        raise UserError(f"noise.path must hold {len(source.labels)} labels, one for each training example, got {kind.size}")
+    return kind
+
+
+def make_stage(made: Run, name: str, number: int, objective: Objective, evaluate: Callable) -> training.Stage:
+    """A stage from its part of the config; stages of one `number` (0: relation modeling) share every random draw."""
+    part = ("relation_modeling", "relation_guided")[number]
+    config = made.config[part]
+    key = jax.random.fold_in(jax.random.key(made.config.seed), number)
+    order = jax.random.fold_in(key, training.ORDER)
+    batches = pipeline.resident(made.images, made.labels, made.train, config.batch_size, order, made.mesh)
+    augment = build(AUGMENTATIONS, f"{part}.augmentation", config.augmentation)
+    optimizer = build(OPTIMIZERS, f"{part}.optimizer", config.optimizer, batches.steps_per_epoch, config.epochs)
+    prepare = pipeline.prepare(made.noise, augment, objective.views, *made.statistics)
+    return training.Stage(name, objective, optimizer, batches, prepare, key, config.epochs, config.average, evaluate)
+
+
+def train(made: Run, stage: training.Stage) -> Variables:
+    """Fits a stage, its checkpoints under `workdir/checkpoints`."""
+    state = training.fit(stage, made.mesh, made.workdir / "checkpoints" / stage.name, made.config.checkpoint_steps, made.writer)
+    return training.final_variables(state)
+
+
+def get_teacher(made: Run) -> tuple[Variables, dict]:
+    """The teacher's encoder and stage 1's part of the summary: from `config.teacher`, or trained here."""
+    if made.config.teacher:
+        return load_teacher(made), {"teacher": made.config.teacher}
+    modeling = made.config.relation_modeling
+    ssl = build(SSL, "relation_modeling.ssl", modeling.ssl, made.encoder, made.config.encoder.dtype)
+    stage = make_stage(made, "relation_modeling", 0, relation_modeling(ssl), functools.partial(watch, made))
+    teacher = encoder_of(train(made, stage))
+    with checkpoint.opened(made.workdir / "teacher", 1) as manager:
+        if manager.latest_step() is None:
+            checkpoint.save(manager, stage.epochs * stage.pipeline.steps_per_epoch, teacher)
+    last = (made.writer.metrics.of(stage.name) or [{}])[-1]
+    kept = {name: last[name] for name in ("loss", "z_std", "knn_accuracy") if name in last}
+    return teacher, {"epochs": stage.epochs, **kept, **made.writer.speed(stage.name)}
+
+
+def encoder_of(variables: Variables) -> Variables:
+    """The encoder within a stage's network."""
+    return Variables(variables.params["encoder"], variables.stats["encoder"])
+
+
+def load_teacher(made: Run) -> Variables:
+    """The teacher that an earlier run left; raises `UserError` unless it fits this run's encoder."""
+    path = pathlib.Path(made.config.teacher)
+    try:
+        there = json.loads((path / "config.json").read_text())["encoder"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"teacher must be the workdir of an earlier run, got {str(path)!r} without a readable config.json") from None
+    here = json.loads(made.config.encoder.to_json())
+    if there != here:
+        raise UserError(f"teacher {str(path)!r} has another architecture: encoder {there} there, {here} here")
+    if not (path / "teacher").is_dir():
+        raise UserError(f"teacher {str(path)!r} has not finished relation modeling: there is no teacher/ in it")
+    image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
+    shapes = jax.eval_shape(made.encoder.init, jax.random.key(0), image)
+    place = sharding.everywhere(made.mesh)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    with checkpoint.opened(path / "teacher", 1) as manager:
+        found = checkpoint.restore(manager, like)
+    if found is None:
+        raise UserError(f"teacher {str(path)!r} cannot be read as {made.config.encoder.name} for images of shape {image.shape[1:]}")
+    return found[1]
+
+
+def watch(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
+    """Stage 1's evaluation: stops a collapsed run; kNN accuracy with clean labels, an evaluation only."""
+    config = made.config.relation_modeling
+    if values["z_std"] < COLLAPSED:
+        raise UserError(
+            f"relation_modeling collapsed: z_std * sqrt(dim) is {values['z_std']:.3f} in epoch {epoch}, below {COLLAPSED}. Likely causes: "
+            "a learning rate too high, augmentation too weak, batches too small for batch norm"
+        )
+    if not len(made.source.test_labels) or (epoch % config.evaluate_every and epoch != config.epochs):
+        return {}
+    return {"knn_accuracy": frozen_accuracy(made, encoder_of(variables), made.source.labels, nearest(made))}
+
+
+def nearest(made: Run) -> Callable:
+    """The configured kNN classifier: (bank, labels, query) -> predicted."""
+    settings = made.config.relation_modeling.knn
+    return functools.partial(evaluation.knn, num_classes=len(made.source.names), k=settings.k, temperature=settings.temperature)
+
+
+def frozen_accuracy(made: Run, encoder: Variables, labels: np.ndarray, classify: Callable) -> float:
+    """Test accuracy of `classify` on frozen features of the training examples with these labels."""
+    bank, query = made.features(encoder, made.source.images[made.train]), made.features(encoder, made.source.test_images)
+    return evaluation.accuracy(classify(bank, labels[made.train], query), made.source.test_labels)
+
+
+def frozen_controls(made: Run, teacher: Variables) -> dict:
+    """What the teacher's features alone give with the noisy labels."""
+    kinds = {"teacher_knn": nearest(made), "teacher_probe": evaluation.linear_probe}
+    chosen = {name: classify for name, classify in kinds.items() if name in made.config.controls and len(made.source.test_labels)}
+    return {name: {"test_accuracy": {"last": frozen_accuracy(made, teacher, made.given, f)}} for name, f in chosen.items()}
+
+
+def guided_stages(made: Run) -> Callable:
+    """`stage(name, teacher, weight, init)`: relation-guided learning as configured but for K and the first weights."""
+    config, num_classes = made.config.relation_guided, len(made.source.names)
+    method = build(METHODS, "relation_guided.method", config.method, len(made.source.labels), num_classes)
+    edge, node = (matching(config[name], table, f"relation_guided.{name}") for name, table in (("edge", EDGES), ("node", NODES)))
+    student = classifier(made.encoder, num_classes)
+
+    def stage(name: str, teacher: Variables | None, weight: float, init: str) -> training.Stage:
+        stored = weight and config.teacher_features == "stored"
+        features = sharding.replicate(made.mesh, made.features(teacher, made.source.images)) if stored else None
+        objective = relation_guided(
+            student, method, made.encoder, teacher and Teacher(teacher, features),
+            weight=weight, edge=edge, node=node, warmup_epochs=config.warmup_epochs, from_teacher=init == "teacher",
+        )  # fmt: skip
+        return make_stage(made, name, 1, objective, functools.partial(test, made))
+
+    return stage
+
+
+def matching(config: ConfigDict, table: dict, field: str) -> Callable:
+    """An edge or node loss with its weight, tried on two examples so that bad values are refused at once."""
+    weight = config.weight
+    loss = bind(table, field, config, beside=("weight",))
+    example = jax.ShapeDtypeStruct((2, 2), np.float32)
+    jax.eval_shape(loss, example, example)
+    return lambda student, teacher: weight * loss(student, teacher) if weight else 0.0
+
+
+def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
+    """Stage 2's evaluation: accuracy on the clean test set, and on held-out noisy labels."""
+    splits = {"test_accuracy": (made.source.test_images, made.source.test_labels)}
+    splits["validation_accuracy"] = made.source.images[made.held], made.given[made.held]
+    return {
+        name: evaluation.accuracy(made.predict(variables, images).logits.argmax(-1), labels)
+        for name, (images, labels) in splits.items()
+        if len(labels)
+    }
+
+
+def guide(made: Run, stage: training.Stage) -> tuple[Variables, dict]:
+    """Trains one student; returns it with its part of the summary."""
+    variables = train(made, stage)
+    records = made.writer.metrics.of(stage.name)
+    result = {"test_accuracy": evaluation.columns(records)}
+    if len(made.source.test_labels):
+        logits = made.predict(variables, made.source.test_images).logits
+        result["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
+        result["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
+    result["train_accuracy"] = {kind: records[-1][f"train_accuracy_{kind}"] for kind in ("given", "clean")}
+    return variables, {**result, "epochs": stage.epochs, **made.writer.speed(stage.name)}
+
+
+def draw(made: Run, teacher: Variables | None, students: dict[str, Variables]) -> None:
+    """The figures: accuracies over epochs, and the relations of one batch sorted by class."""
+    figures = made.workdir / "figures"
+    report.curves(made.writer.metrics.all, figures / "accuracy.png")
+    images, labels = made.source.images[made.train[:200]], made.source.labels[made.train[:200]]
+    order = np.argsort(labels, kind="stable")
+    features = {} if teacher is None else {"teacher": made.features(teacher, images[order])}
+    features |= {name: made.predict(variables, images[order]).feature for name, variables in students.items()}
+    edge = made.config.relation_guided.edge
+    report.relations(features, labels[order], edge.get("student_temperature", 0.1), figures / "relations.png")

@@ -1,0 +1,108 @@
+"""What a run writes while it trains: JSON lines that resume exactly, a progress bar, TensorBoard on request.
+
+`metrics.jsonl` holds results only, so that the same configuration gives the same file; times go to `timing.jsonl`. Times are seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+from tqdm import tqdm
+
+from rmdnet_jax import sharding
+from rmdnet_jax.workdir import write_text
+
+
+class Records:
+    """A JSON-lines file of records with the fields `stage` and `step`; each append is on disk when it returns."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.all = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last line short
+
+    def of(self, stage: str) -> list[dict]:
+        """The records of one stage, in order."""
+        return [record for record in self.all if record["stage"] == stage]
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops the records of `stage` after `step`: they are written again by the steps that are run again."""
+        self.all = [r for r in self.all if r["stage"] != stage or r["step"] <= step]
+        if self.path.exists():
+            write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.all))
+
+    def append(self, record: dict) -> None:
+        self.all.append(record)
+        if sharding.is_main():
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
+class Writer:
+    """A run's records: `metrics` and `timing`, with TensorBoard beside them where asked for."""
+
+    def __init__(self, workdir: pathlib.Path, tensorboard: bool = False):
+        self.metrics = Records(workdir / "metrics.jsonl")
+        self.timing = Records(workdir / "timing.jsonl")
+        self.tensorboard = None
+        if tensorboard and sharding.is_main():
+            from clu import metric_writers  # imports TensorFlow
+
+            self.tensorboard = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops what a stage wrote after `step`."""
+        self.metrics.rewind(stage, step)
+        self.timing.rewind(stage, step)
+
+    def write(self, stage: str, step: int, values: dict[str, float], times: dict[str, float]) -> None:
+        """Writes one epoch's results and times."""
+        self.timing.append({"stage": stage, "step": step, **times})
+        self.metrics.append({"stage": stage, "step": step, **values})
+        if self.tensorboard:
+            self.tensorboard.write_scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
+            self.tensorboard.flush()
+
+    def speed(self, stage: str) -> dict[str, float]:
+        """Seconds of a stage over all its sessions, and images/s: the median epoch, the first (which compiles) left out."""
+        times = self.timing.of(stage)
+        rates = sorted(t["images"] / t["train_seconds"] for t in (times[1:] or times))
+        seconds = sum(t["train_seconds"] + t["evaluate_seconds"] for t in times)
+        return {"seconds": round(seconds, 3), "images_per_second": round(rates[len(rates) // 2], 1) if rates else 0.0}
+
+
+class Progress:
+    """A bar on a terminal, else a plain line at most every `interval` seconds and at each stage's end."""
+
+    def __init__(self, stage: str, steps: int, start: int, steps_per_epoch: int, batch_size: int, interval: float = 10.0):
+        self.stage, self.steps, self.start, self.per_epoch, self.batch = stage, steps, start, steps_per_epoch, batch_size
+        self.interval, self.began, self.said = interval, time.perf_counter(), time.perf_counter()
+        bar = sys.stderr.isatty() and sharding.is_main()
+        self.bar = tqdm(total=steps, initial=start, desc=stage, bar_format="{desc} |{bar:20}| {postfix} {remaining} left") if bar else None
+
+    def due(self) -> bool:
+        """Whether it is time to show something: reading a loss from the device just for the bar must stay rare."""
+        return time.perf_counter() - self.said > (0.2 if self.bar else self.interval)
+
+    def show(self, done: int, loss: float, note: str = "", last: bool = False) -> None:
+        """Shows the state after `done` steps."""
+        now = time.perf_counter()
+        self.said, spent = now, max(now - self.began, 1e-9)
+        text = f"epoch {done / self.per_epoch:.1f}/{self.steps // self.per_epoch}  loss {loss:.4f}"
+        text += f"  {self.batch * (done - self.start) / spent:,.0f} images/s{note}"
+        if self.bar:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(done - self.bar.n)
+        elif sharding.is_main():
+            left = spent / max(done - self.start, 1) * (self.steps - done)
+            print(f"{self.stage}: {text}" + ("" if last else f"  {left:.0f} s left"), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.close()

@@ -1,0 +1,139 @@
+"""What a person looks at: lines of text, a table, figures. Accuracies are shown in %, rates as in the config."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rmdnet_jax import relation
+from rmdnet_jax.data.sources import Source
+
+COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
+
+
+def describe(config: ConfigDict, source: Source, labels: dict) -> str:
+    """The first lines of a run: its data and its noise."""
+    n, shape = len(source.labels), "x".join(map(str, source.images.shape[1:]))
+    rate = "unknown rate (labels as they are)" if labels["rate"] is None else f"{labels['rate']:.4f} of the labels are wrong"
+    lines = [
+        f"data   {source.name}: {n} training and {len(source.test_labels)} test images of {shape}, {len(source.names)} classes",
+        f"noise  {config.noise.name}, seed {config.noise.seed}: {rate}, sha256 {labels['sha256'][:16]}",
+    ]
+    matrix = np.asarray(labels["transition"])
+    if len(matrix) <= 20:
+        lines += ["       share of each class (row) given each label (column), %"]
+        lines += ["       " + " ".join(f"{100 * share:3.0f}" if share else "  ." for share in row) for row in matrix]
+    return "\n".join(lines)
+
+
+def environment(mesh: Mesh) -> dict:
+    """Versions, devices and the source's git revision."""
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")}
+    device = mesh.devices.flat[0]
+    return {
+        "python": platform.python_version(), **versions, "git": _revision(),
+        "device": device.device_kind, "devices": mesh.size, "platform": device.platform,
+        "processor": _processor(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _revision() -> str | None:
+    """The git revision of this source tree, marked where it has changes; None outside a checkout."""
+    here = pathlib.Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def table(summary: dict, config: ConfigDict) -> str:
+    """The accuracies of the result and its controls, one column each, and what else is worth a line."""
+    guided = config.relation_guided
+    title = f"{guided.method.name} + RMDNet (K = {guided.weight:g})" if guided.weight else guided.method.name
+    names = {"base": guided.method.name, "base_from_teacher": f"{guided.method.name} from teacher",
+             "teacher_knn": "teacher kNN, noisy labels", "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
+    rows = {title: summary["relation_guided"]} | {names[name]: row for name, row in summary["controls"].items()}
+    width = max(map(len, rows))
+    lines = [f"{'test accuracy, %':{width}}  " + "  ".join(f"{c:>12}" for c in COLUMNS.values())]
+    for name, row in rows.items():
+        cells = [row["test_accuracy"].get(c) for c in COLUMNS]
+        shown = ["–" if value is None else f"{100 * value:.2f}" for value in cells]
+        lines.append(f"{name:{width}}  " + "  ".join(f"{cell:>{max(12, len(c))}}" for cell, c in zip(shown, COLUMNS.values())))
+    if "knn_accuracy" in summary["relation_modeling"]:
+        lines.append(f"teacher kNN with clean labels (an evaluation only): {100 * summary['relation_modeling']['knn_accuracy']:.2f} %")
+    return "\n".join(lines)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    import matplotlib.pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=120)
+    os.replace(part, path)
+    plt.close(figure)
+
+
+def curves(records: list[dict], path: pathlib.Path) -> None:
+    """Test accuracy and training accuracy on given and on clean labels over epochs, one panel a student: memorisation is seen
+    where accuracy on given labels rises above that on clean ones while test accuracy falls."""
+    stages = list(dict.fromkeys(r["stage"] for r in records if r["stage"] != "relation_modeling"))
+    figure, axes = _figure(1, len(stages), (4.2 * len(stages), 3.6))
+    for axis, stage in zip(axes[0], stages):
+        rows = [r for r in records if r["stage"] == stage]
+        for name, label, style in (
+            ("test_accuracy", "test, clean labels", "C0-"),
+            ("train_accuracy_clean", "training, clean labels", "C2--"),
+            ("train_accuracy_given", "training, given labels", "C3:"),
+        ):
+            points = [(r["epoch"], 100 * r[name]) for r in rows if name in r]
+            if points:
+                axis.plot(*zip(*points), style, label=label)
+        axis.set(title=stage.replace("_", " "), xlabel="epoch", ylim=(0, 101))
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("accuracy, %")
+    axes[0][0].legend(loc="lower right")
+    _save(figure, path)
+
+
+def relations(features: dict[str, np.ndarray], labels: np.ndarray, temperature: float, path: pathlib.Path) -> None:
+    """Relation matrices of one batch sorted by clean class, one panel a network; bright blocks on the diagonal are classes together."""
+    if not features:
+        return
+    figure, axes = _figure(1, len(features), (4.0 * len(features), 4.0))
+    bounds = np.flatnonzero(np.diff(labels)) + 0.5
+    for axis, (name, feature) in zip(axes[0], features.items()):
+        image = np.asarray(relation.matrix(jax.numpy.asarray(feature), temperature))
+        axis.imshow(image, cmap="magma", vmin=0, vmax=np.quantile(image, 0.99), interpolation="nearest")
+        axis.set(title=name.replace("_", " "), xticks=[], yticks=[])
+        for bound in bounds:
+            axis.axhline(bound, color="white", lw=0.3)
+            axis.axvline(bound, color="white", lw=0.3)
+    figure.suptitle(f"relations in one batch, sorted by class (temperature {temperature:g})", fontsize=10)
+    _save(figure, path)

@@ -1,0 +1,229 @@
+"""The only training loop: `fit` minimises any `Objective`, one donated jitted step at a time, and survives being killed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from rmdnet_jax import checkpoint, sharding
+from rmdnet_jax.data.augment import normalise
+from rmdnet_jax.data.pipeline import Pipeline, Raw, to_float
+from rmdnet_jax.metrics import Progress, Writer
+from rmdnet_jax.objectives import Objective
+from rmdnet_jax.optimizer import Optimizer
+from rmdnet_jax.types import Array, PyTree, UserError, Variables
+
+ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
+
+
+class TrainState(NamedTuple):
+    """All that a stage changes: what a checkpoint holds. No key and no iterator: both are functions of the step."""
+
+    step: Array  # int32, steps done
+    variables: Variables
+    memory: PyTree
+    optimizer: PyTree
+    average: PyTree  # moving average of the parameters, or () without one
+    totals: dict[str, Array]  # sums over the current epoch
+    failed: Array  # int32, the first step with a loss that is not finite, or -1
+
+
+class Stage(NamedTuple):
+    """One stage of a run, built: what `fit` needs."""
+
+    name: str
+    objective: Objective
+    optimizer: Optimizer
+    pipeline: Pipeline
+    prepare: Callable  # (Raw, key) -> Batch
+    key: Array  # of the seed and the stage
+    epochs: int
+    average: float  # decay of the parameters' moving average, 0: none
+    evaluate: Callable  # (Variables, epoch, the epoch's mean metrics) -> more of them; raises UserError to stop the run
+
+
+class Stopped(SystemExit):
+    """Raised after SIGTERM or SIGINT, once the state is saved."""
+
+
+def final_variables(state: TrainState) -> Variables:
+    """The network to use: averaged parameters where there is an average."""
+    return state.variables if state.average == () else Variables(state.average, state.variables.stats)
+
+
+def _measure(stage: Stage, value: Array, metrics: dict, predicted: Array | None, raw: Raw, given: Array) -> dict[str, Array]:
+    """A step's metrics; accuracies on the training batch tell learning (clean) from memorising (given)."""
+    metrics = {"loss": value, **metrics}
+    if predicted is not None:
+        metrics["train_accuracy_given"] = jnp.mean(predicted == given)
+        metrics["train_accuracy_clean"] = jnp.mean(predicted == raw.label)
+    return metrics
+
+
+def step(stage: Stage, state: TrainState, frozen: PyTree, raw: Raw, key: Array) -> tuple[TrainState, Array]:
+    """One optimiser step; returns the new state and the loss."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, STEPS), state.step))
+    epoch = state.step / stage.pipeline.steps_per_epoch
+    batch = stage.prepare(raw, keys[0])
+
+    def loss(params):
+        return stage.objective.loss(params, state.variables.stats, state.memory, frozen, batch, keys[1], epoch)
+
+    (value, (stats, memory, metrics, predicted)), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables.params)
+    updates, optimizer = stage.optimizer.transform.update(gradient, state.optimizer, state.variables.params)
+    params = optax.apply_updates(state.variables.params, updates)
+    average = jax.tree.map(lambda a, p: stage.average * a + (1 - stage.average) * p, state.average, params) if stage.average else ()
+    metrics = _measure(stage, value, metrics, predicted, raw, batch.label)
+    fresh = state.step % stage.pipeline.steps_per_epoch == 0
+    totals = {name: jnp.where(fresh, 0.0, state.totals[name]) + metric for name, metric in metrics.items()}
+    failed = jnp.where((state.failed < 0) & ~jnp.isfinite(value), state.step + 1, state.failed)
+    return TrainState(state.step + 1, Variables(params, stats), memory, optimizer, average, totals, failed), value
+
+
+def initial(stage: Stage, mesh: Mesh) -> TrainState:
+    """The state before the first step, on every device."""
+    raw = stage.pipeline.batch(0)
+
+    def build(raw, frozen, key):
+        variables, memory = stage.objective.init(jax.random.fold_in(key, INIT), stage.prepare(raw, key).image[0][:2])
+        average = variables.params if stage.average else ()
+        optimizer = stage.optimizer.transform.init(variables.params)
+        state = TrainState(jnp.int32(0), variables, memory, optimizer, average, {}, jnp.int32(-1))
+        return state, frozen
+
+    def names(raw, frozen, key):
+        state, _ = build(raw, frozen, key)
+        batch = stage.prepare(raw, key)
+        out = stage.objective.loss(state.variables.params, state.variables.stats, state.memory, frozen, batch, key, jnp.float32(0))
+        return _measure(stage, out[0], out[1][2], out[1][3], raw, batch.label)
+
+    metrics = jax.eval_shape(names, raw, stage.objective.frozen, stage.key)
+    state = jax.jit(lambda *args: build(*args)[0], out_shardings=sharding.everywhere(mesh))(raw, stage.objective.frozen, stage.key)
+    totals = {name: np.float32(0) for name in metrics}
+    return state._replace(totals=sharding.replicate(mesh, totals))
+
+
+@contextlib.contextmanager
+def _on_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; a second one acts as usual. Signals reach the main thread only."""
+    event, old = threading.Event(), {}
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        for which, before in old.items():
+            signal.signal(which, before)
+
+    if threading.current_thread() is threading.main_thread():
+        for which in (signal.SIGTERM, signal.SIGINT):
+            old[which] = signal.signal(which, handle)
+    try:
+        yield event
+    finally:
+        for which, before in old.items():
+            signal.signal(which, before)
+
+
+def fit(stage: Stage, mesh: Mesh, directory: str, save_every: int, writer: Writer) -> TrainState:
+    """Trains a stage to its end and returns its final state; continues from the newest checkpoint in `directory`.
+
+    Args:
+      stage: what to train.
+      mesh: the devices.
+      directory: of the stage's checkpoints.
+      save_every: steps between checkpoints; there is one at the end, too.
+      writer: gets one record an epoch.
+
+    Raises:
+      UserError: the loss is not finite, or `stage.evaluate` stops the run.
+      Stopped: after SIGTERM or SIGINT, with everything saved.
+    """
+    per_epoch = stage.pipeline.steps_per_epoch
+    total = stage.epochs * per_epoch
+    state = initial(stage, mesh)
+    with checkpoint.opened(directory, save_every) as manager, _on_stop() as stop:
+        start, state = checkpoint.restore(manager, state, remove=True) or (0, state)
+        writer.rewind(stage.name, start)
+        run = jax.jit(functools.partial(step, stage), donate_argnums=0)
+        progress = Progress(stage.name, total, start, per_epoch, stage.pipeline.batch_size)
+        loss, first, began = None, start, time.perf_counter()
+        for number in range(start, total):
+            before, (state, loss) = loss, run(state, stage.objective.frozen, stage.pipeline.batch(number), stage.key)
+            if before is not None and progress.due():  # one step late: reading it does not stall the device
+                progress.show(number, float(before))
+            done = number + 1
+            if done % per_epoch == 0:
+                _end_epoch(stage, state, done, (done - first, began), writer, progress, manager)
+                first, began = done, time.perf_counter()
+            if done == total or stop.is_set() or manager.should_save(done):
+                _refuse_failed(stage, state, manager)
+                checkpoint.save(manager, done, state)
+            if stop.is_set() and done < total:
+                manager.wait_until_finished()
+                progress.close()
+                raise Stopped(f"{stage.name}: stopped at step {done} of {total}, saved; the same command continues")
+        progress.close()
+    return state
+
+
+def _end_epoch(stage: Stage, state: TrainState, done: int, lap: tuple, writer: Writer, progress: Progress, manager: Any) -> None:
+    """Evaluates, writes the epoch's record and shows it; `lap` is (steps, begin) of the part of the epoch that this process ran."""
+    steps, began = lap
+    values = {name: float(total) / stage.pipeline.steps_per_epoch for name, total in jax.device_get(state.totals).items()}
+    trained = time.perf_counter()
+    _refuse_failed(stage, state, manager)
+    epoch = done // stage.pipeline.steps_per_epoch
+    values["learning_rate"] = float(stage.optimizer.learning_rate(done - 1))
+    values |= stage.evaluate(final_variables(state), epoch, values)
+    times = {"train_seconds": trained - began, "evaluate_seconds": time.perf_counter() - trained}
+    writer.write(stage.name, done, {"epoch": epoch, **values}, {**times, "images": steps * stage.pipeline.batch_size})
+    last = epoch == stage.epochs
+    if last or progress.due():
+        progress.show(done, values["loss"], _note(values), last)
+
+
+def _note(values: dict[str, float]) -> str:
+    shown = [name for name in ("test_accuracy", "knn_accuracy") if name in values]
+    return "".join(f"  {name.replace('_', ' ')} {100 * values[name]:.1f} %" for name in shown)
+
+
+def _refuse_failed(stage: Stage, state: TrainState, manager: Any) -> None:
+    """Stops a run whose loss is not finite before anything of it is saved."""
+    failed = int(state.failed)
+    if failed >= 0:
+        manager.wait_until_finished()
+        good = manager.latest_step()
+        where = f"step {good} in {manager.directory}" if good is not None else "none yet"
+        raise UserError(f"{stage.name}: the loss is not finite at step {failed}; last good checkpoint: {where}. Try a lower learning rate")
+
+
+def predictor(apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray) -> Callable:
+    """`predict(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]` of `apply(variables, normalised image)`.
+
+    The last batch is padded with images whose outputs are dropped: each example counts once, and one compiled program serves every call.
+    """
+    size = -(-batch_size // mesh.size) * mesh.size
+
+    @functools.partial(jax.jit, out_shardings=sharding.everywhere(mesh))
+    def run(variables, images):
+        return apply(variables, normalise(to_float(images), mean, std))
+
+    def predict(variables: Variables, images: np.ndarray) -> PyTree:
+        parts = []
+        for first in range(0, len(images), size):
+            part = images[first : first + size]
+            padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            parts.append(jax.device_get(run(variables, sharding.split(mesh, padded))))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
+
+    return predict

@@ -1,0 +1,58 @@
+"""The directory of a run: refused if it holds another config's run, JSON written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from rmdnet_jax import sharding
+from rmdnet_jax.types import UserError
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all, from the main process only."""
+    if sharding.is_main():
+        part = path.with_name(path.name + ".part")
+        part.write_text(text)
+        os.replace(part, path)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all, from the main process only."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def check(workdir: pathlib.Path, config: dict) -> None:
+    """Raises `UserError` unless `workdir` is new, holds no run, or holds a run of this very config."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir must be a directory, got the file {workdir}")
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        there, here = _flatten(json.loads(path.read_text())), _flatten(config)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from None
+    names = [name for name in sorted(there | here) if there.get(name, "absent") != here.get(name, "absent")]
+    if names:
+        rows = "; ".join(f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in names)
+        raise UserError(f"--workdir {workdir} holds a run of another config ({rows}); choose another --workdir")
+
+
+def create(workdir: pathlib.Path, config: dict) -> None:
+    """Makes the directory and states its config; raises `UserError` where that cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", config)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
