@@ -50,9 +50,14 @@ def _wide(dtype: str | jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def _drawn(sample: Callable, scale: float) -> Callable:
+    """Initialiser: `scale` times a sample, drawn flat and reshaped because that compiles about three times faster on a CPU."""
+    return lambda key, shape, dtype: scale * sample(key, (math.prod(shape),), dtype).reshape(shape)
+
+
 def _conv(x: Array, features: int, kernel: int = 3, stride: int = 1, *, name: str) -> Array:
     """Square convolution without bias: [batch, height, width, channel] -> [batch, ⌈height/stride⌉, ⌈width/stride⌉, features]."""
-    he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    he = _drawn(jax.random.normal, math.sqrt(2 / (kernel**2 * features)))
     size, dtype, wide = (kernel, kernel), x.dtype, _wide(x.dtype)
     layer = nn.Conv(features, size, stride, kernel // 2, use_bias=False, dtype=dtype, param_dtype=wide, kernel_init=he, name=name)
     return layer(x)
@@ -153,8 +158,8 @@ class _Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        bound, wide = 1 / math.sqrt(x.shape[-1]), _wide(self.dtype)
-        uniform = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+        wide = _wide(self.dtype)
+        uniform = _drawn(functools.partial(jax.random.uniform, minval=-1, maxval=1), 1 / math.sqrt(x.shape[-1]))
         kernel = self.param("kernel", uniform, (x.shape[-1], self.features), wide)
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=wide)
         return y + jnp.broadcast_to(self.param("bias", uniform, (self.features,), wide), y.shape) if self.bias else y

@@ -13,32 +13,48 @@ from rmdnet_jax.types import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon: configs/digits.py:rate=0.2.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; a run that is there already continues.")
-MULTIHOST = flags.DEFINE_bool("multihost", False, "Call jax.distributed.initialize(): one process a host, the same command on each.")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "Call jax.distributed.initialize(): the same command on each host.")
 
 
 def main(argv: list[str]) -> int:
-    """Parses the flags, runs the experiment and returns the exit status: 0, or 2 after one line for what the user can mend."""
+    """Runs the command; returns 0, 2 after one line on what the user can mend, 130 or 143 after a signal."""
     try:
-        flags.FLAGS(argv)
-        if CONFIG.value is None or WORKDIR.value is None:
-            raise UserError("--config and --workdir are required, for example --config configs/digits_asym.py --workdir runs/demo")
+        read_flags(argv)
         import jax
 
-        from rmdnet_jax import experiment
+        from rmdnet_jax import experiment, training
 
-        jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", _cache()))
+        root = pathlib.Path(os.environ.get("RMDNET_CACHE", "~/.cache/rmdnet_jax")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(root / "compiled")))
         if MULTIHOST.value:
             jax.distributed.initialize()
-        experiment.run(CONFIG.value, WORKDIR.value)
-    except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        print(f"rmdnet_jax: {error}", file=sys.stderr)
-        return 2
+        try:
+            experiment.run(CONFIG.value, WORKDIR.value)
+        except training.Stopped as stopped:
+            return say(str(stopped), 143)
+    except UserError as error:
+        return say(str(error), 2)
+    except KeyboardInterrupt:
+        return say("interrupted; the same command continues", 130)
     return 0
 
 
-def _cache() -> str:
-    root = os.environ.get("RMDNET_CACHE", pathlib.Path.home() / ".cache" / "rmdnet_jax")
-    return str(pathlib.Path(root) / "compiled")
+def say(text: str, status: int) -> int:
+    """Prints the one line that an exit status other than 0 comes with."""
+    print(f"rmdnet_jax: {text}", file=sys.stderr)
+    return status
+
+
+def read_flags(argv: list[str]) -> None:
+    """Parses the flags and the config; whatever is wrong with them raises `UserError`."""
+    try:
+        rest = flags.FLAGS(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if rest:
+        raise UserError(f"unknown argument {rest[0]!r}; --config and --workdir are the ones to give")
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise UserError("--config and --workdir are required, as in --config configs/digits_asym.py --workdir runs/demo")
 
 
 if __name__ == "__main__":

@@ -81,27 +81,31 @@ class Progress:
     """A bar on a terminal, else a plain line at most every `interval` seconds and at each stage's end."""
 
     def __init__(self, stage: str, steps: int, start: int, steps_per_epoch: int, batch_size: int, interval: float = 10.0):
-        self.stage, self.steps, self.start, self.per_epoch, self.batch = stage, steps, start, steps_per_epoch, batch_size
-        self.interval, self.began, self.said = interval, time.perf_counter(), time.perf_counter()
+        self.stage, self.steps, self.per_epoch, self.batch, self.interval = stage, steps, steps_per_epoch, batch_size, interval
+        self.mark, self.said = None, time.perf_counter()
         bar = sys.stderr.isatty() and sharding.is_main()
-        self.bar = tqdm(total=steps, initial=start, desc=stage, bar_format="{desc} |{bar:20}| {postfix} {remaining} left") if bar else None
+        self.bar = tqdm(total=steps, initial=start, desc=stage, bar_format="{desc} |{bar:20}| {postfix}") if bar else None
 
-    def due(self) -> bool:
+    def due(self, done: int) -> bool:
         """Whether it is time to show something: reading a loss from the device just for the bar must stay rare."""
-        return time.perf_counter() - self.said > (0.2 if self.bar else self.interval)
-
-    def show(self, done: int, loss: float, note: str = "", last: bool = False) -> None:
-        """Shows the state after `done` steps."""
         now = time.perf_counter()
-        self.said, spent = now, max(now - self.began, 1e-9)
-        text = f"epoch {done / self.per_epoch:.1f}/{self.steps // self.per_epoch}  loss {loss:.4f}"
-        text += f"  {self.batch * (done - self.start) / spent:,.0f} images/s{note}"
+        if self.mark is None:
+            self.mark = done, now  # the first step compiles: the clock starts behind it
+        return now - self.said > (0.2 if self.bar else self.interval)
+
+    def show(self, done: int, loss: float, note: str = "") -> None:
+        """Shows the state after `done` steps."""
+        first, began = self.mark or (done, time.perf_counter())
+        self.said = time.perf_counter()
+        rate = (done - first) / max(self.said - began, 1e-9)
+        text = f"epoch {done / self.per_epoch:.1f}/{self.steps // self.per_epoch}  loss {loss:.4f}  {self.batch * rate:,.0f} images/s{note}"
+        if rate and done < self.steps:
+            text += f"  {(self.steps - done) / rate:.0f} s left"
         if self.bar:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(done - self.bar.n)
         elif sharding.is_main():
-            left = spent / max(done - self.start, 1) * (self.steps - done)
-            print(f"{self.stage}: {text}" + ("" if last else f"  {left:.0f} s left"), file=sys.stderr, flush=True)
+            print(f"{self.stage}: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar:

@@ -53,7 +53,7 @@ class Stage(NamedTuple):
     evaluate: Callable  # (Variables, epoch, the epoch's mean metrics) -> more of them; raises UserError to stop the run
 
 
-class Stopped(SystemExit):
+class Stopped(Exception):
     """Raised after SIGTERM or SIGINT, once the state is saved."""
 
 
@@ -159,7 +159,7 @@ def fit(stage: Stage, mesh: Mesh, directory: str, save_every: int, writer: Write
         loss, first, began = None, start, time.perf_counter()
         for number in range(start, total):
             before, (state, loss) = loss, run(state, stage.objective.frozen, stage.pipeline.batch(number), stage.key)
-            if before is not None and progress.due():  # one step late: reading it does not stall the device
+            if before is not None and progress.due(number):  # one step late: reading it does not stall the device
                 progress.show(number, float(before))
             done = number + 1
             if done % per_epoch == 0:
@@ -187,9 +187,8 @@ def _end_epoch(stage: Stage, state: TrainState, done: int, lap: tuple, writer: W
     values |= stage.evaluate(final_variables(state), epoch, values)
     times = {"train_seconds": trained - began, "evaluate_seconds": time.perf_counter() - trained}
     writer.write(stage.name, done, {"epoch": epoch, **values}, {**times, "images": steps * stage.pipeline.batch_size})
-    last = epoch == stage.epochs
-    if last or progress.due():
-        progress.show(done, values["loss"], _note(values), last)
+    if epoch == stage.epochs or progress.due(done):
+        progress.show(done, values["loss"], _note(values))
 
 
 def _note(values: dict[str, float]) -> str:

@@ -195,15 +195,17 @@ def test_jitter_without_a_hue_shift_keeps_the_order_of_the_others():
 
 
 def test_draw_jitter_is_uniform_over_ranges_and_orders():
-    factors, shift, order = jit(jax.vmap(lambda key: A.draw_jitter(key, (0.4, 1.5, 0.0), 0.1)))(keys(2400))
+    happens, factors, shift, order = jit(jax.vmap(lambda key: A.draw_jitter(key, (0.4, 1.5, 0.0), 0.1, 0.3)))(keys(2400))
+    assert about(happens.sum(), 0.3, 2400)
     for value, low, high in [(factors[:, 0], 0.6, 1.4), (factors[:, 1], 0.0, 2.5), (shift, -0.1, 0.1)]:
         counts, _ = np.histogram(value, np.linspace(low - 1e-6, high + 1e-6, 5))
         assert counts.sum() == 2400
         assert all(about(count, 1 / 4, 2400) for count in counts)
     assert (factors[:, 2] == 1.0).all()
-    found, counts = np.unique(order, axis=0, return_counts=True)
-    assert {tuple(row) for row in found.tolist()} == set(itertools.permutations(range(4)))
-    assert all(about(count, 1 / 24, 2400) for count in counts)
+    for some in (order, order[happens]):
+        found, counts = np.unique(some, axis=0, return_counts=True)
+        assert {tuple(row) for row in found.tolist()} == set(itertools.permutations(range(4)))
+        assert all(about(count, 1 / 24, len(some)) for count in counts)
 
 
 def test_colour_changes_happen_with_their_probability():

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from rmdnet_jax.types import Array, UserError
 
 Augment = Callable[[Array, Array], Array]  # (key, image) -> image of the same shape
+Box = tuple[Array, Array, Array, Array]  # int32 (top, left, height, width)
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale on tensors; they sum to 0.9999
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -71,7 +72,7 @@ def resize_weights(start: Array, length: Array, size: int, new_size: int) -> Arr
     return weight / weight.sum(axis=1, keepdims=True)
 
 
-def resized_crop(image: Array, box: tuple[Array, Array, Array, Array], height: int, width: int) -> Array:
+def resized_crop(image: Array, box: Box, height: int, width: int) -> Array:
     """Cuts box = (top, left, height, width) from the image, then resizes it to [height, width, channel] by `resize_weights`."""
     top, left, box_height, box_width = box
     rows = resize_weights(top, box_height, image.shape[0], height)
@@ -96,7 +97,7 @@ def fit_box(area: Array, log_ratio: Array, height: int, width: int, ratio: tuple
     return fitted, jnp.where(fitted, heights[first], fallback_height), jnp.where(fitted, widths[first], fallback_width)
 
 
-def draw_box(key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> tuple[Array, ...]:
+def draw_box(key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
     """Box (top, left, height, width): area uniform in scale, ratio log-uniform, position uniform, the fallback's in the centre."""
     draws = _uniforms(key, 2 * CROP_TRIES + 2)
     area = _between(draws[:CROP_TRIES], *scale)
@@ -193,20 +194,22 @@ def jitter(image: Array, factors: Array, shift: Array | None, order: Array) -> A
     return image
 
 
-def draw_jitter(key: Array, strengths: tuple[float, float, float], hue: float) -> tuple[Array, Array | None, Array]:
-    """Factors [3] uniform in [max(0, 1 - x), 1 + x], shift in [-hue, hue], order [4]. Source: torchvision's `ColorJitter`."""
-    draws = _uniforms(key, 8)
+def draw_jitter(key: Array, strengths: tuple[float, ...], hue: float, probability: float) -> tuple[Array, Array, Array | None, Array]:
+    """(happens, factors [3], shift, order [4]): factors uniform in [max(0, 1 - x), 1 + x] for strengths x, shift in [-hue, hue].
+
+    A hue of 0 gives the shift None. Source: torchvision's `ColorJitter`.
+    """
+    draws = _uniforms(key, 9)
     strength = jnp.asarray(strengths, jnp.float32)
     factors = _between(draws[:3], jnp.maximum(0.0, 1.0 - strength), 1.0 + strength)
     shift = _between(draws[3], -hue, hue) if hue else None
-    return factors, shift, jnp.argsort(draws[4:]).astype(jnp.int32)
+    return draws[8] < probability, factors, shift, jnp.argsort(draws[4:8]).astype(jnp.int32)
 
 
-def random_jitter(key: Array, image: Array, strengths: tuple[float, float, float], hue: float, probability: float) -> Array:
+def random_jitter(key: Array, image: Array, strengths: tuple[float, ...], hue: float, probability: float) -> Array:
     """`jitter` by a `draw_jitter` with the given probability; strengths of brightness, contrast and saturation."""
-    key_draw, key_happens = jax.random.split(key)
-    jittered = jitter(image, *draw_jitter(key_draw, strengths, hue))
-    return jnp.where(_happens(key_happens, probability), jittered, image)
+    happens, factors, shift, order = draw_jitter(key, strengths, hue, probability)
+    return jnp.where(happens, jitter(image, factors, shift, order), image)
 
 
 def random_greyscale(key: Array, image: Array, probability: float) -> Array:
@@ -228,7 +231,7 @@ def chain(*steps: Augment) -> Augment:
 def _require(allowed: str, holds: Callable[[Any], bool], **values: Any) -> None:
     for name, value in values.items():
         if not (isinstance(value, numbers.Real) and holds(value)):
-            raise UserError(f"augment.{name} must be {allowed}, got {value!r}")
+            raise UserError(f"augmentation.{name} must be {allowed}, got {value!r}")
 
 
 _require_scale = partial(_require, "in (0, 1]", lambda x: 0 < x <= 1)

@@ -171,7 +171,7 @@ def file(num_classes: int, seed: int, *, path: str = "", field: str = "labels") 
     if not path:
         raise UserError("noise.path must name a .npy, .npz or .csv file of labels, got ''")
     table = _read(path, field)
-    if table.ndim != 1 or not (np.issubdtype(table.dtype, np.integer) or np.array_equal(table, np.round(table))):
+    if table.ndim != 1 or not np.issubdtype(table.dtype, np.number) or not np.array_equal(table, np.trunc(table)):
         raise UserError(f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}")
     if table.size == 0 or table.min() < 0 or table.max() >= num_classes:
         raise UserError(f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min(initial=0)}, {table.max(initial=0)}]")

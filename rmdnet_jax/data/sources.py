@@ -1,12 +1,10 @@
 """Where examples come from: embedded digits, a .npz file, a folder of images, or any TFDS image-classification data set.
 
 Images are uint8 in [0, 255], NHWC; labels are int32 in [0, class). The row of an example is its index: the position in the original
-training set, whatever the order on disk. Sizes are pixels. Every mistake of the user's is a `UserError` that names `data.name`,
-`data.dir`, `data.image_size` or `data.limit`.
+training set, whatever the order on disk. A mistake of the user's is a `UserError` that names `data.name`, `data.dir`, ...
 
-Decoded TFDS and folder data are kept in `$RMDNET_CACHE`, else `~/.cache/rmdnet_jax`, as one .npy file per array, and memory-mapped from
-there; the key holds the sizes and times of the files that were read. TensorFlow is imported only to prepare a TFDS data set, or to read
-one prepared as tfrecord.
+Decoded TFDS and folder data are kept as .npy files in `$RMDNET_CACHE`, else `~/.cache/rmdnet_jax`, and memory-mapped from there until the
+files they came from change. TensorFlow is imported only to prepare a TFDS data set, or to read one prepared as tfrecord.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,13 +29,11 @@ from tqdm import tqdm
 
 from rmdnet_jax.types import UserError, unknown
 
-CACHE_VERSION = 1  # raise it when decoding changes
 CHUNK = 1024  # examples decoded between two looks at the progress bar
 MAX_CLASSES = 1 << 16  # a larger label is a mistake, not a class
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name of a channel count
 SUFFIXES = (".png", ".jpg", ".jpeg")
 TFDS_NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d[\w.*]*)?")  # data set, config, version; no namespace: those ask the network
-
 Allocate = Callable[[str, tuple[int, ...]], np.ndarray]  # (field, shape) -> uint8 array to fill
 
 
@@ -64,9 +60,8 @@ def load(name: str, *, dir: str = "", image_size: int = 32, limit: int = 0) -> S
 def _digits(name: str, dir: str, image_size: int) -> Source:
     """Scikit-learn's 1,797 embedded 8x8 digits; every fifth example of each class, in file order, is test."""
     from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images, labels = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None], data.target.astype(np.int32)
+    pixels, labels = load_digits(return_X_y=True)
+    images, labels = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32)
     test = np.isin(np.arange(len(labels)), np.concatenate([np.flatnonzero(labels == digit)[4::5] for digit in range(10)]))
     return Source(name, images[~test], labels[~test], images[test], labels[test], tuple("0123456789"))
 
@@ -74,13 +69,12 @@ def _digits(name: str, dir: str, image_size: int) -> Source:
 def _npz(name: str, dir: str, image_size: int) -> Source:
     """Arrays of a .npz file: `images`, `labels` and, where there, `test_images` with `test_labels`, and `names`."""
     try:
-        with np.load(os.path.expanduser(dir), allow_pickle=False) as archive:
+        with open(os.path.expanduser(dir), "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {field: archive[field] for field in Source._fields[1:] if field in archive}
     except Exception as error:  # no such file, a bad zip, a bad header, a pickled object: each raises a type of its own
         raise UserError(f"data.dir must be a .npz file of plain arrays (no pickled objects), got {dir!r}: {_line(error)}") from error
-    needed = ["images", "labels"] + ["test_images", "test_labels"] * any(field.startswith("test") for field in arrays)
-    if missing := [field for field in needed if field not in arrays]:
-        raise UserError(f"data.dir: {dir!r} must hold the arrays {', '.join(needed)}, got no {missing[0]}")
+    if missing := sorted({"images", "labels"} - set(arrays)):
+        raise UserError(f"data.dir: {dir!r} must hold the arrays images and labels, got no {missing[0]}")
     return _checked(name, arrays, f"data.dir: in {dir!r}, ")
 
 
@@ -88,22 +82,21 @@ def _checked(name: str, arrays: dict[str, np.ndarray], where: str) -> Source:
     """The source made of these arrays; raises UserError for a wrong type, shape, length, label or number of names."""
     arrays = {field: value[..., None] if value.ndim == 3 and "images" in field else value for field, value in arrays.items()}
     images, labels = arrays["images"], arrays["labels"]
-    test_images, test_labels = arrays.get("test_images", images[:0]), arrays.get("test_labels", labels[:0])
+    test_images = arrays.get("test_images", np.zeros((0, *images.shape[1:]), np.uint8))
+    test_labels = arrays.get("test_labels", np.zeros(0, np.int32))
     for field, x, y in (("images", images, labels), ("test_images", test_images, test_labels)):
         if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in MODES or x.shape[1:] != images.shape[1:] or not images.size:
-            sizes = "[n, h, w] or [n, h, w, c], n not 0, c 1, 3 or 4, the same h, w, c for train and test"
-            raise UserError(f"{where}{field} must be uint8 {sizes}, got {x.dtype} {[*x.shape]}")
+            raise UserError(f"{where}{field} must be uint8 [n, h, w] or [n, h, w, 1 to 4], test like train, got {x.dtype} {[*x.shape]}")
         if y.dtype.kind not in "iu" or y.shape != (len(x),):
             raise UserError(f"{where}{field[:-6]}labels must be integers of shape [{len(x)}], got {y.dtype} {[*y.shape]}")
     every = np.concatenate([labels, test_labels])
-    low, high = int(every.min()), int(every.max())
-    if low < 0 or high >= MAX_CLASSES:
-        raise UserError(f"{where}labels must be in [0, {MAX_CLASSES}), got {low if low < 0 else high}")
-    names = arrays.get("names", np.arange(high + 1).astype(str))
-    if names.ndim != 1 or names.dtype.kind not in "US" or len(names) <= high:
-        raise UserError(f"{where}names must be a string for each of the {high + 1} classes, got {names.dtype} {[*names.shape]}")
-    text = tuple(np.char.decode(names, "utf-8", "replace").tolist() if names.dtype.kind == "S" else names.tolist())
-    return Source(name, images, labels.astype(np.int32, copy=False), test_images, test_labels.astype(np.int32, copy=False), text)
+    if every.min() < 0 or every.max() >= MAX_CLASSES:
+        raise UserError(f"{where}labels must be in [0, {MAX_CLASSES}), got {every.min()} to {every.max()}")
+    names = arrays["names"] if "names" in arrays else np.arange(every.max() + 1).astype(str)
+    if names.ndim != 1 or names.dtype.kind != "U" or len(names) <= every.max():
+        raise UserError(f"{where}names must be a string for each of {every.max() + 1} classes, got {names.dtype} {[*names.shape]}")
+    labels, test_labels = labels.astype(np.int32, copy=False), test_labels.astype(np.int32, copy=False)
+    return Source(name, images, labels, test_images, test_labels, tuple(names.tolist()))
 
 
 def _folder(name: str, dir: str, image_size: int) -> Source:
@@ -114,56 +107,48 @@ def _folder(name: str, dir: str, image_size: int) -> Source:
         raise UserError(f"data.dir must be a folder that holds train/<class>/ for data.name=folder, got {dir!r}")
     if unseen := sorted(set(test) - set(train)):
         raise UserError(f"data.dir: {str(root / 'test' / unseen[0])!r} must be one of the classes of train, {', '.join(train)}")
-    labels = {label: number for number, label in enumerate(train)}
     sets = {"images": train, "test_images": test}
-    sets = {field: [(path, labels[label]) for label in split for path in split[label]] for field, split in sets.items()}
-    stats = [(str(path), path.stat()) for files in sets.values() for path, _ in files]
-    key = [str(root.resolve()), image_size, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
+    pairs = {field: [(path, i) for i, label in enumerate(train) for path in split.get(label, [])] for field, split in sets.items()}
+    files = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for split in pairs.values() for path, _ in split]
 
     def build(allocate: Allocate) -> Source:
         arrays = {"names": np.array(list(train))}
-        for field, files in sets.items():
-            arrays[field] = allocate(field, (len(files), image_size, image_size, 3))
-            arrays[f"{field[:-6]}labels"] = np.array([label for _, label in files], np.int32)
-            _decode(arrays[field], ((row, path) for row, (path, _) in enumerate(files)), f"{name} {field}")
+        for field, split in pairs.items():
+            arrays[field] = allocate(field, (len(split), image_size, image_size, 3))
+            arrays[f"{field[:-6]}labels"] = np.array([label for _, label in split], np.int32)
+            _decode(arrays[field], ((row, path) for row, (path, _) in enumerate(split)), f"{name} {field}")
         return _checked(name, arrays, "data.dir: ")
 
-    return _cached(name, key, build)
+    return _cached(name, [str(root.resolve()), image_size, files], build)
 
 
 def _listing(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class folder, both sorted; raises UserError for a class without one."""
-    listing = {}
-    for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
-        listing[path.name] = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
-        if not listing[path.name]:
-            raise UserError(f"data.dir: the class folder {str(path)!r} must hold at least one of *{', *'.join(SUFFIXES)}, got none")
+    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    listing = {path.name: sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES) for path in classes}
+    if empty := [label for label, files in listing.items() if not files]:
+        raise UserError(f"data.dir: class folder {str(folder / empty[0])!r} must hold at least one of *{', *'.join(SUFFIXES)}, got none")
     return listing
 
 
-def _decode(images: np.ndarray, items: Iterable[tuple[int, Path | bytes]], title: str) -> None:
+def _decode(images: np.ndarray, items: Iterator[tuple[int, Path | bytes]], title: str) -> None:
     """Fills `images` from pairs (row, encoded image), with a progress bar where stderr is a terminal."""
-
-    def fill(item: tuple[int, Path | bytes]) -> None:
-        images[item[0]] = _pixels(item[1], images.shape[1:], f"{title} {item[0]}")
-
-    items = iter(items)
     with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc=f"decoding {title}", disable=None) as bar:
         while chunk := list(itertools.islice(items, CHUNK)):
-            bar.update(len(list(pool.map(fill, chunk))))
+            for (row, _), pixels in zip(chunk, pool.map(lambda item: _pixels(item[1], images.shape[1:], f"{title} {item[0]}"), chunk)):
+                images[row] = pixels
+            bar.update(len(chunk))
 
 
 def _pixels(encoded: Path | bytes, shape: tuple[int, ...], where: str) -> np.ndarray:
     """The image in `shape`: the largest centred part of its aspect, scaled (bilinear, antialiased); raises UserError if unreadable."""
     from PIL import Image, ImageOps
-
     height, width, channels = shape
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as file:
             image = ImageOps.fit(file.convert(MODES[channels]), (width, height), Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        where = repr(str(encoded)) if isinstance(encoded, Path) else where
-        raise UserError(f"data.dir: cannot read the image {where}: {_line(error)}") from error
+        raise UserError(f"data.dir: cannot read the image {encoded if isinstance(encoded, Path) else where}: {_line(error)}") from error
     return np.asarray(image).reshape(shape)
 
 
@@ -172,15 +157,14 @@ def _tfds(name: str, dir: str, image_size: int) -> Source:
     builder, shape = _open_tfds(name, dir, image_size)
     if not builder.is_prepared():
         _prepare(name, builder)
-    splits = list(builder.info.splits)
-    if "train" not in splits:
-        raise UserError(f"data.name must be a data set with a train split, got {name!r} with {', '.join(splits)}")
+    if "train" not in builder.info.splits:
+        raise UserError(f"data.name must be a data set with a train split, got {name!r} with {', '.join(builder.info.splits)}")
     files = sorted((path.name, path.stat().length, path.stat().mtime) for path in builder.data_path.iterdir())
 
     def build(allocate: Allocate) -> Source:
         arrays = {"names": np.array(builder.info.features["label"].names)}
         for field, choice in (("images", ["train"]), ("test_images", ["test", "validation"])):
-            for split in (split for split in choice if split in splits):
+            for split in (split for split in choice if split in builder.info.splits):
                 rows, labels = _rows_and_labels(builder, split)
                 if split == "test" and labels.min(initial=0) < 0:  # -1 stands for a label that was never published
                     continue
@@ -195,42 +179,37 @@ def _tfds(name: str, dir: str, image_size: int) -> Source:
 def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, int, int]]:
     """TFDS's builder of that name and the shape of its images, squares of `image_size` where it isn't fixed."""
     import tensorflow_datasets as tfds
-
-    near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), cutoff=0.5)
-    missing = unknown("data.name", name, dict.fromkeys([*KINDS, "cifar10", "cifar100", *near, "other image data sets of TFDS"]))
-    if not TFDS_NAME.fullmatch(name):
-        raise missing
     try:
-        builder = tfds.builder(name, data_dir=os.path.expanduser(dir) or None)
+        if not TFDS_NAME.fullmatch(name):
+            raise tfds.core.DatasetNotFoundError
+        builder: Any = tfds.builder(name, data_dir=os.path.expanduser(dir) or None)
     except tfds.core.DatasetNotFoundError:
-        raise missing from None
+        near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), cutoff=0.5)
+        known = dict.fromkeys([*KINDS, "cifar10", "cifar100", *near, "other image data sets of TFDS"])
+        raise unknown("data.name", name, known) from None
     except Exception as error:  # an unknown config or version, a package that the builder needs
         raise UserError(f"data.name: TFDS cannot open {name!r}: {_line(error)}") from error
-    features = dict(builder.info.features or {})
+    features: dict[str, Any] = dict(builder.info.features or {})
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel) or image.np_dtype != np.uint8:
-        raise UserError(f"data.name must be a data set with an 8-bit `image` and a class `label`, got {name!r} with {features}")
-    height, width, channels = image.shape
+        raise UserError(f"data.name must be a data set with an 8-bit `image` and a class `label`, got {name!r} with {', '.join(features)}")
+    height, width, channels = features["image"].shape
     return builder, (height, width, channels) if height and width and channels else (image_size, image_size, channels or 3)
 
 
 def _prepare(name: str, builder: Any) -> None:
     """Downloads and writes a TFDS data set as ArrayRecord; raises UserError that says how to do it elsewhere."""
     import requests
-
     try:
-        _import_tensorflow()
         for url in [url for url in builder.url_infos or () if url.startswith("http")][:1]:
-            with contextlib.suppress(requests.ReadTimeout):  # slow, but there; without a network TFDS itself would try for minutes
-                requests.head(url, timeout=5)
+            requests.head(url, timeout=(5, 60))  # without a network TFDS itself would try for minutes
+        _import_tensorflow()
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # no network, no TensorFlow, no space, data that must be fetched by hand
         reason = "no network" if isinstance(error, requests.ConnectionError) else _line(error)
-        command = f"tfds.builder('{name}', data_dir='DIR').download_and_prepare(file_format='array_record')"
-        raise UserError(
-            f"data.dir: {name} is not prepared in {str(builder.data_dir_root)!r} and cannot be prepared here ({reason}): where it can, "
-            f'run python -c "import tensorflow_datasets as tfds; {command}", then let data.dir be that DIR'
-        ) from error
+        what = f"{name} is not prepared in {str(builder.data_dir_root)!r} and cannot be prepared here ({reason})"
+        run = f"import tensorflow_datasets as t; t.builder('{name}', data_dir='DIR').download_and_prepare(file_format='array_record')"
+        raise UserError(f'data.dir: {what}: where there is a network, run python -c "{run}", then let data.dir be DIR') from error
 
 
 def _import_tensorflow() -> None:
@@ -247,7 +226,6 @@ def _import_tensorflow() -> None:
 def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
     """The examples of a split in the order on disk, images still encoded."""
     import tensorflow_datasets as tfds
-
     encoded = {key: tfds.decode.SkipDecoding() for key, value in builder.info.features.items() if isinstance(value, tfds.features.Image)}
     try:
         data = builder.as_data_source(split=split, decoders=encoded)
@@ -274,7 +252,7 @@ def _rows_and_labels(builder: Any, split: str) -> tuple[list[int], np.ndarray]:
 def _cached(name: str, key: Any, build: Callable[[Allocate], Source]) -> Source:
     """What `build` made the first time that it was called for this key, memory-mapped; writes the cache whole or not at all."""
     root = Path(os.path.expanduser(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax"))
-    digest = hashlib.sha256(repr((CACHE_VERSION, key)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((1, key)).encode()).hexdigest()[:16]  # 1: raise it when decoding changes
     path = root / f"{name.replace('/', '_').replace(':', '_')}-{digest}"
     if (source := _read_cache(name, path)) is not None:
         return source

@@ -1,0 +1,63 @@
+"""All tests see eight CPU devices (one process) and never touch the user's caches."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Many tests run the same small programs: each is compiled once a session.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rmdnet_jax_compiled_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RMDNET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def tiny(**fields):
+    """Both stages in a few seconds: dotted names override, e.g. tiny(**{"noise.rate": 0.2})."""
+    from rmdnet_jax.config import default, quick
+
+    config = quick(default())
+    config.data.limit = 256
+    for stage in (config.relation_modeling, config.relation_guided):
+        stage.batch_size = 64
+    config.encoder.widths = (4, 8)
+    config.checkpoint_steps = 3
+    with config.unlocked():
+        for name, value in fields.items():
+            *path, last = name.split(".")
+            node = config
+            for part in path:
+                node = node[part]
+            node[last] = value
+    return config
+
+
+def assert_same(one, two):
+    """Bit for bit."""
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two)):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

@@ -1,0 +1,190 @@
+"""Label noise: rates, maps, independence of order and batch, files, bad input."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import SHARED
+
+from rmdnet_jax.data import noise
+from rmdnet_jax.types import UserError
+
+N, CLASSES = 20000, 10
+INDEX, CLEAN = np.arange(N), np.arange(N) * 7 % CLASSES
+ROWS = tuple(tuple(0.7 if i == j else 0.3 / (CLASSES - 1) for j in range(CLASSES)) for i in range(CLASSES))
+EXAMPLES = {
+    "none": {},
+    "symmetric": {"rate": 0.5},
+    "asymmetric": {"rate": 0.4, "mapping": "cifar10"},
+    "pair": {"rate": 0.4},
+    "matrix": {"rows": ROWS},
+    "file": {},
+}
+
+
+def make(name, tmp_path, seed=0, **fields):
+    fields = {**EXAMPLES[name], **fields}
+    if name == "file" and "path" not in fields:
+        fields["path"] = str(tmp_path / "labels.npy")
+        np.save(fields["path"], (CLEAN + INDEX % 3) % CLASSES)
+    return noise.make(name, num_classes=CLASSES, seed=seed, **fields)
+
+
+def transition(given, clean=CLEAN, classes=CLASSES):
+    return np.array([[np.mean(given[clean == i] == j) for j in range(classes)] for i in range(classes)])
+
+
+@pytest.mark.parametrize("name", noise.KINDS)
+def test_an_examples_label_depends_on_nothing_but_seed_and_index(name, tmp_path):
+    kind = make(name, tmp_path)
+    whole = np.asarray(kind.labels(INDEX, CLEAN))
+    order = np.random.default_rng(0).permutation(N)[:333]
+    np.testing.assert_array_equal(kind.labels(order, CLEAN[order]), whole[order])
+    np.testing.assert_array_equal(jax.jit(kind.labels)(order[:1], CLEAN[order[:1]]), whole[order[:1]])
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(kind.labels(jnp.asarray(order), jnp.asarray(CLEAN[order])), whole[order])
+    assert whole.dtype == np.int32
+    assert whole.min() >= 0
+    assert whole.max() < CLASSES
+
+
+@pytest.mark.parametrize("name", ["symmetric", "pair", "matrix"])  # equal rates in all classes
+def test_another_seed_draws_other_labels_and_neighbouring_indices_are_independent(name, tmp_path):
+    one, two = (np.asarray(make(name, tmp_path, seed=s).labels(INDEX, CLEAN)) for s in (0, 1))
+    wrong_one, wrong_two = one != CLEAN, two != CLEAN
+    assert abs(np.corrcoef(wrong_one, wrong_two)[0, 1]) < 4 / N**0.5
+    assert abs(np.corrcoef(wrong_one[1:], wrong_one[:-1])[0, 1]) < 4 / N**0.5
+
+
+EYE = np.eye(CLASSES)
+CIFAR10 = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "expected"),
+    [
+        ("none", {}, EYE),
+        ("symmetric", {"rate": 0.5}, 0.5 * EYE + 0.5 * (1 - EYE) / (CLASSES - 1)),
+        ("symmetric", {"rate": 0.5, "inclusive": True}, 0.5 * EYE + 0.5 / CLASSES),
+        ("symmetric", {"rate": 1.0}, (1 - EYE) / (CLASSES - 1)),
+        ("pair", {"rate": 0.3}, 0.7 * EYE + 0.3 * np.roll(EYE, 1, axis=1)),
+        ("asymmetric", {"rate": 0.4}, 0.6 * EYE + 0.4 * EYE[[CIFAR10.get(y, y) for y in range(CLASSES)]]),
+        ("asymmetric", {"rate": 0.4, "mapping": "auto"}, 0.6 * EYE + 0.4 * np.roll(EYE, 1, axis=1)),
+        ("asymmetric", {"rate": 1.0, "mapping": "1,0,2,3,4,5,6,7,8,9"}, EYE[[1, 0, 2, 3, 4, 5, 6, 7, 8, 9]]),
+        ("matrix", {}, np.array(ROWS)),
+    ],
+)
+def test_transitions_are_those_that_the_kind_defines(name, fields, expected, tmp_path):
+    given = np.mean([transition(np.asarray(make(name, tmp_path, seed=s, **fields).labels(INDEX, CLEAN))) for s in range(3)], axis=0)
+    deviation = np.sqrt(expected * (1 - expected) / (3 * N / CLASSES))
+    assert np.all(np.abs(given - expected) <= 4.5 * deviation + 1e-12)
+
+
+def test_a_matrix_never_gives_a_class_of_probability_zero(tmp_path):
+    rows = tuple(tuple(1.0 if j == (i + 3) % CLASSES else 0.0 for j in range(CLASSES)) for i in range(CLASSES))
+    np.testing.assert_array_equal(make("matrix", tmp_path, rows=rows).labels(INDEX, CLEAN), (CLEAN + 3) % CLASSES)
+
+
+def test_cifar100_moves_inside_the_superclass_in_a_circle_of_five():
+    clean = np.arange(100)
+    given = np.asarray(noise.make("asymmetric", num_classes=100, seed=0, rate=1.0, mapping="cifar100").labels(clean, clean))
+    group = {y: g for g, members in enumerate(noise.CIFAR100_SUPERCLASSES) for y in members}
+    assert sorted(group) == list(range(100))
+    for y in range(100):
+        members = sorted(k for k in range(100) if group[k] == group[y])
+        assert given[y] == members[(members.index(y) + 1) % 5]
+
+
+def test_cifar100_superclasses_are_the_data_sets_own():
+    path = SHARED / "data" / "cifar100n.npz"
+    if not path.exists():
+        pytest.skip("needs CIFAR-100N's coarse labels, which lie outside the repository")
+    with np.load(path, allow_pickle=False) as data:
+        fine, coarse = data["clean_label"], data["clean_coarse_label"]
+    assert noise.CIFAR100_SUPERCLASSES == tuple(tuple(sorted(set(fine[coarse == g].tolist()))) for g in range(20))
+
+
+def test_human_labels_of_cifar10_have_their_published_rate():
+    path = SHARED / "data" / "cifar10n.npz"
+    if not path.exists():
+        pytest.skip("needs CIFAR-10N, whose licence keeps it out of the repository")
+    kind = noise.make("file", num_classes=10, seed=0, path=str(path), field="worse_label")
+    with np.load(path, allow_pickle=False) as data:
+        clean = data["clean_label"].astype(np.int32)
+    described = noise.describe(clean, np.asarray(kind.labels(np.arange(50000), clean)), 10)
+    assert described["rate"] == pytest.approx(0.4021, abs=5e-5)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "csv"])
+def test_file_reads_labels_by_index(form, tmp_path):
+    labels, path = np.array([3, 1, 4, 1, 5]), str(tmp_path / f"labels.{form}")
+    if form == "npy":
+        np.save(path, labels)
+    elif form == "npz":
+        np.savez(path, worse_label=labels)
+    else:
+        with open(path, "w", newline="") as out:
+            csv.writer(out).writerows([[y] for y in labels])
+    kind = noise.make("file", num_classes=10, seed=0, path=path, field="worse_label" if form == "npz" else "labels")
+    assert kind.size == 5
+    np.testing.assert_array_equal(kind.labels(np.array([4, 0]), np.array([0, 0])), [5, 3])
+
+
+def test_describe_states_rate_transition_and_hash():
+    described = noise.describe(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 3)
+    assert described["rate"] == 0.25
+    assert described["transition"] == [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]
+    assert described["sha256"] == noise.describe(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 1], np.int64), 3)["sha256"]
+    assert described["sha256"] != noise.describe(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), 3)["sha256"]
+    assert noise.describe(np.array([0]), np.array([0]), 2, known=False)["rate"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("symetric", {}, "did you mean symmetric"),
+        ("symmetric", {"rate": 1.4}, r"noise.rate must be in \[0, 1\], got 1.4"),
+        ("pair", {"rate": -0.1}, r"noise.rate must be in \[0, 1\]"),
+        ("pair", {"rate": float("nan")}, r"noise.rate must be in \[0, 1\]"),
+        ("pair", {"rat": 0.1}, "did you mean rate"),
+        ("asymmetric", {"mapping": "1,2"}, "noise.mapping must give one class"),
+        ("asymmetric", {"mapping": "cifar100"}, "noise.mapping must give one class"),
+        ("asymmetric", {"mapping": "cifar20"}, "noise.mapping must be auto"),
+        ("matrix", {"rows": ((0.5, 0.4), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix"),
+        ("matrix", {"rows": tuple((0.2,) * 10 for _ in range(10))}, "each row must sum to 1, got row 0 with sum 2"),
+        ("file", {"path": ""}, "noise.path must name a"),
+        ("file", {"path": "/nowhere/labels.npy"}, "cannot be read"),
+        ("file", {"path": "labels.txt"}, r"must end in .npy, .npz or .csv"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(name, fields, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        noise.make(name, num_classes=CLASSES, seed=0, **fields)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.array([0, 1, 10]), r"must hold labels in \[0, 10\)"),
+        (np.array([0.5, 1.0]), "must hold one whole number an example"),
+        (np.array([[0, 1]]), "must hold one whole number an example"),
+        (np.array(["cat", "dog"]), "must hold one whole number an example"),
+        (np.array([], np.int64), "must hold labels in"),
+        (np.array([{"a": 1}], dtype=object), "cannot be read"),
+    ],
+    ids=["range", "fraction", "matrix", "text", "empty", "pickle"],
+)
+def test_bad_label_files_are_refused(content, message, tmp_path):
+    path = str(tmp_path / "labels.npy")
+    np.save(path, content, allow_pickle=content.dtype == object)
+    with pytest.raises(UserError, match=message):
+        noise.make("file", num_classes=10, seed=0, path=path)
+
+
+def test_an_absent_field_lists_those_that_are_there(tmp_path):
+    np.savez(tmp_path / "labels.npz", worse_label=np.zeros(3, int), aggre_label=np.zeros(3, int))
+    with pytest.raises(UserError, match="did you mean worse_label"):
+        noise.make("file", num_classes=10, seed=0, path=str(tmp_path / "labels.npz"), field="worst_label")

@@ -1,0 +1,104 @@
+"""Relation matrices and losses: METHOD's fixtures in float64, invariances, degenerate batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from rmdnet_jax import relation
+from rmdnet_jax.ssl import negative_cosine
+from rmdnet_jax.types import UserError
+
+I, J = np.arange(6)[:, None], np.arange(4)[None]
+TEACHER = np.sin(1 + 0.7 * I + 1.3 * J) + 0.1 * I
+STUDENT = np.cos(0.5 + 0.9 * I - 0.4 * J) + 0.05 * J
+FIXTURES = {"softmax_kl": 0.60633902}
+LOSSES = [pytest.param(f, id=name) for name, f in {**relation.EDGES, **relation.NODES}.items()]
+
+
+def slow_matrix(z, temperature):
+    rows = []
+    for i in range(len(z)):
+        weights = [
+            0.0 if i == j else np.exp(z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]) / temperature) for j in range(len(z))
+        ]
+        rows.append(np.array(weights) / sum(weights))
+    return np.array(rows)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("temperature", [0.04, 0.1, 1.0])
+def test_matrix_is_a_softmax_of_cosines_without_the_diagonal(temperature):
+    found = relation.matrix(jnp.asarray(TEACHER), temperature)
+    np.testing.assert_allclose(found, slow_matrix(TEACHER, temperature), atol=1e-12)
+    np.testing.assert_allclose(found.sum(1), 1.0, atol=1e-12)
+    assert np.all(np.diag(found) == 0.0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", relation.EDGES)
+def test_edge_losses_reach_their_fixtures(name):
+    assert abs(float(relation.EDGES[name](jnp.asarray(STUDENT), jnp.asarray(TEACHER))) - FIXTURES[name]) < 1e-8
+
+
+@pytest.mark.usefixtures("x64")
+def test_softmax_kl_is_the_mean_divergence_of_the_rows():
+    target, guess = slow_matrix(TEACHER, 0.04), slow_matrix(STUDENT, 0.1)
+    slow = np.mean([sum(t * np.log(t / g) for t, g in zip(ts, gs) if t > 0) for ts, gs in zip(target, guess)])
+    np.testing.assert_allclose(relation.softmax_kl(jnp.asarray(STUDENT), jnp.asarray(TEACHER)), slow, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_simsiam_distance_reaches_its_fixture_and_falls_as_views_agree():
+    assert abs(float(negative_cosine(jnp.asarray(STUDENT), jnp.asarray(TEACHER))) - 0.35565157) < 1e-8
+    assert float(negative_cosine(jnp.asarray(TEACHER), jnp.asarray(TEACHER))) == pytest.approx(-1.0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_do_not_depend_on_scale_or_order(loss):
+    s, t, order = jnp.asarray(STUDENT), jnp.asarray(TEACHER), np.array([3, 1, 5, 0, 2, 4])
+    np.testing.assert_allclose(loss(3.7 * s, t), loss(s, t), rtol=1e-10)
+    np.testing.assert_allclose(loss(s[order], t[order]), loss(s, t), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_edge_loss_does_not_see_rotations_but_shifts():
+    s, t = jnp.asarray(STUDENT), jnp.asarray(TEACHER)
+    rotation, _ = np.linalg.qr(np.sin(np.arange(16.0)).reshape(4, 4) + np.eye(4))
+    np.testing.assert_allclose(relation.softmax_kl(s @ rotation, t), relation.softmax_kl(s, t), rtol=1e-9)
+    assert abs(float(relation.softmax_kl(s + 1.0, t) - relation.softmax_kl(s, t))) > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_vanish_where_student_and_teacher_agree(loss):
+    equal = {"student_temperature": 0.07, "teacher_temperature": 0.07} if loss in relation.EDGES.values() else {}
+    assert abs(float(loss(jnp.asarray(TEACHER), jnp.asarray(TEACHER), **equal))) < 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_agree_with_differences(loss):
+    check_grads(lambda s: loss(s, jnp.asarray(TEACHER)), (jnp.asarray(STUDENT),), order=1, modes=["rev"], eps=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "student",
+    [np.zeros((4, 3)), np.ones((4, 3)), np.repeat([[1.0, 2.0, 3.0]], 4, 0), np.eye(4, 3), np.array([[1.0, 0, 0], [-1.0, 0, 0]])],
+    ids=["zero", "constant", "duplicate", "one zero row", "two"],
+)
+def test_degenerate_batches_stay_finite(loss, student):
+    teacher = np.zeros_like(student)
+    for target in (teacher, student):
+        value, gradient = jax.value_and_grad(loss)(jnp.asarray(student, jnp.float32), jnp.asarray(target, jnp.float32))
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(("shape", "temperature"), [((1, 3), 0.1), ((4,), 0.1), ((4, 3), 0.0), ((4, 3), -1.0)])
+def test_bad_arguments_are_refused(shape, temperature):
+    with pytest.raises(UserError, match="must be"):
+        relation.matrix(jnp.ones(shape), temperature)

@@ -1,0 +1,484 @@
+"""Data sources against constructed inputs: every array that is read back was made, or is decoded again by hand, in this file."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rmdnet_jax.data import sources
+from rmdnet_jax.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+TOOL = SHARED / "tools" / "prepare_cifar10.py"
+
+# Prepares small TFDS data sets of the official builders' shapes in argv[1]; example i of split s holds made_image(s, i).
+# One process for all, for TensorFlow takes seconds to start: it also reads the tfrecord files, and runs the tool that writes real
+# CIFAR-10 images where there is one.
+PREPARE = """
+import os
+import runpy
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+root, tests, tool = sys.argv[1:]
+sys.path.insert(0, tests)
+from test_sources import made_image, made_label, sources
+
+def prepare(name, folder, make, names=(), file_format="array_record", **counts):
+    def split_generators(self, manager):
+        for key, values in dict(names).items():
+            self.info.features[key].names = values
+        return {split: zip(range(count), map(lambda i, split=split: make(split, i), range(count))) for split, count in counts.items()}
+    cls = tfds.builder_cls(name)
+    cls._split_generators = split_generators
+    cls(data_dir=f"{root}/{folder}", file_format=file_format).download_and_prepare()
+
+def ten(split, i, first=0):
+    return {"id": f"{split}_{i + first:05d}", "image": made_image(split, i), "label": made_label(split, i)}
+
+prepare("cifar10", "record", ten, train=40, test=12)
+prepare("cifar10", "tfrecord", ten, file_format="tfrecord", train=40, test=12)
+os.environ["RMDNET_CACHE"] = f"{root}/cache"
+np.savez(f"{root}/tfrecord.npz", **sources.load("cifar10", dir=f"{root}/tfrecord")._asdict())
+prepare("cifar10", "offset", lambda split, i: ten(split, i, first=1), train=40, test=12)
+fine = {"label": [f"fine{i}" for i in range(100)], "coarse_label": [f"coarse{i}" for i in range(20)]}
+hundred = lambda split, i: ten(split, i) | {"label": 99 - i, "coarse_label": i % 20}
+prepare("cifar100", "record", hundred, fine, train=30, test=8)
+prepare("mnist", "record", lambda split, i: {"image": made_image(split, i)[:28, :28, :1], "label": made_label(split, i)}, train=20)
+flower = lambda split, i: {"image": made_image(split, i)[: 32 - 2 * i], "label": -1 if split == "test" else i % 5}
+prepare("tf_flowers", "record", flower, train=6, test=3, validation=4)
+if tool:
+    sys.argv[1:] = ["--data_dir", f"{root}/real", "--train", "60", "--test", "10"]
+    runpy.run_path(tool, run_name="__main__")
+"""
+
+
+def made_image(split, i):
+    """The image of example i: noise that no two examples share."""
+    return np.random.default_rng([len(split), i]).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+def made_label(split, i):
+    return (7 * i + len(split)) % 10
+
+
+def made(split, count):
+    return np.stack([made_image(split, i) for i in range(count)]), [made_label(split, i) for i in range(count)]
+
+
+def cifar10():
+    return sources.Source("cifar10", *made("train", 40), *made("test", 12), tuple("0123456789"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Every test has a cache of its own."""
+    monkeypatch.setenv("RMDNET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A folder of prepared TFDS data sets, written by another process: this one must stay free of TensorFlow."""
+    pytest.importorskip("tensorflow_datasets")
+    folder = tmp_path_factory.mktemp("tfds")
+    python(PREPARE, folder, ROOT / "tests", TOOL if TOOL.exists() else "")
+    return folder
+
+
+def python(code, *args):
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def error(name, **arguments):
+    """The one line that the user sees."""
+    with pytest.raises(UserError) as caught:
+        sources.load(name, **arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def write_folder(root, files):
+    for name, image in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image if isinstance(image, bytes) else png(image))
+    return str(root)
+
+
+def forbid(monkeypatch, name):
+    def fail(*args, **kwargs):
+        raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr(sources, name, fail)
+
+
+def assert_equal(one, other):
+    for field in sources.Source._fields:
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+
+
+def test_digits_are_split_within_each_class():
+    from sklearn.datasets import load_digits
+
+    data, source = load_digits(), sources.load("digits")
+    seen, train, test = dict.fromkeys(range(10), 0), [], []
+    for i, label in enumerate(data.target):
+        seen[label] += 1
+        (test if seen[label] % 5 == 0 else train).append(i)
+    for images, labels, rows in ((source.images, source.labels, train), (source.test_images, source.test_labels, test)):
+        assert images.shape == (len(rows), 8, 8, 1)
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+        np.testing.assert_allclose(images[..., 0] / 255, data.images[rows] / 16, atol=0.5 / 255 + 1e-9)
+        np.testing.assert_array_equal(labels, data.target[rows])
+    assert len(train) + len(test) == 1797
+    assert source.names == tuple("0123456789")
+
+
+def test_limit_keeps_the_first_training_examples_and_the_whole_test_set():
+    whole, cut = sources.load("digits"), sources.load("digits", limit=7)
+    assert_equal(cut, whole._replace(images=whole.images[:7], labels=whole.labels[:7]))
+    assert_equal(sources.load("digits", limit=10**6), whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"limit": -1}, ["data.limit", "-1", "at least 0"]),
+        ({"limit": 1.5}, ["data.limit", "1.5"]),
+        ({"limit": True}, ["data.limit", "True"]),
+        ({"image_size": 0}, ["data.image_size", "0", "at least 1"]),
+        ({"image_size": "32"}, ["data.image_size", "'32'"]),
+    ],
+)
+def test_numbers_are_checked(arguments, words):
+    message = error("digits", **arguments)
+    assert all(word in message for word in words), message
+
+
+GOOD = {"images": np.arange(5 * 4 * 3 * 3, dtype=np.uint8).reshape(5, 4, 3, 3), "labels": np.array([0, 2, 1, 2, 0])}
+TEST = {"test_images": GOOD["images"][:2] + 1, "test_labels": np.array([1, 0], np.uint8)}
+
+
+def write_npz(tmp_path, arrays):
+    np.savez(tmp_path / "data.npz", **arrays)
+    return str(tmp_path / "data.npz")
+
+
+def test_npz_reads_what_was_written(tmp_path):
+    source = sources.load("npz", dir=write_npz(tmp_path, GOOD | TEST | {"names": ["a", "b", "c", "d"]}))
+    assert_equal(source, sources.Source("npz", **GOOD, **TEST, names=("a", "b", "c", "d")))
+    assert {source.labels.dtype, source.test_labels.dtype} == {np.dtype(np.int32)}
+
+
+def test_npz_needs_no_channel_test_set_or_names(tmp_path):
+    source = sources.load("npz", dir=write_npz(tmp_path, GOOD | {"images": GOOD["images"][..., 0]}))
+    np.testing.assert_array_equal(source.images, GOOD["images"][..., :1])
+    assert source.test_images.shape == (0, 4, 3, 1)
+    assert source.test_labels.shape == (0,)
+    assert source.names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": None}, ["no images"]),
+        ({"labels": None}, ["no labels"]),
+        ({"images": GOOD["images"].astype(float)}, ["images", "uint8", "float64"]),
+        ({"images": GOOD["images"][0, 0]}, ["images", "[3, 3]"]),
+        ({"images": np.uint8(3)}, ["images", "uint8 []"]),
+        ({"images": np.zeros((5, 4, 3, 7), np.uint8)}, ["images", "[5, 4, 3, 7]"]),
+        ({"images": GOOD["images"][:0], "labels": GOOD["labels"][:0]}, ["images", "[0, 4, 3, 3]"]),
+        ({"images": GOOD["images"][:4]}, ["labels", "[4]", "[5]"]),
+        ({"labels": GOOD["labels"] * 1.0}, ["labels", "integers", "float64"]),
+        ({"labels": GOOD["labels"][:, None]}, ["labels", "[5, 1]"]),
+        ({"labels": GOOD["labels"] - 1}, ["labels", "-1 to 1"]),
+        ({"labels": GOOD["labels"] + 2**40}, ["labels", str(2**40)]),
+        ({"labels": GOOD["labels"].astype(object)}, ["pickled"]),
+        ({"names": np.array(["a", "b"])}, ["names", "3 classes", "[2]"]),
+        ({"names": np.arange(3)}, ["names", "string", "int64"]),
+        ({"test_images": TEST["test_images"]}, ["test_labels", "[2]", "[0]"]),
+        ({"test_labels": TEST["test_labels"]}, ["test_labels", "[0]", "[2]"]),
+        (TEST | {"test_images": TEST["test_images"][:, :3]}, ["test_images", "[2, 3, 3, 3]"]),
+        (TEST | {"test_labels": np.array([0, -5])}, ["labels", "-5"]),
+        (TEST | {"test_labels": np.array([0, 9]), "names": list("abc")}, ["names", "10 classes"]),
+    ],
+)
+def test_npz_errors(tmp_path, change, words):
+    path = write_npz(tmp_path, {field: value for field, value in (GOOD | change).items() if value is not None})
+    message = error("npz", dir=path)
+    assert all(word in message for word in ["data.dir", path, *words]), message
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04 cut off", "npy", "folder", "no dir"])
+def test_npz_files_that_are_none(tmp_path, content):
+    path = tmp_path / "data.npz"
+    if content == "npy":
+        with path.open("wb") as file:
+            np.save(file, GOOD["images"])
+    elif content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    name = "" if content == "no dir" else str(path)
+    assert error("npz", dir=name).startswith(f"data.dir must be a .npz file of plain arrays (no pickled objects), got {name!r}: ")
+
+
+def plain(value, height=8, width=8):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_folder_sorts_classes_and_files(tmp_path):
+    files = {"train/b/2.png": plain(1), "train/b/1.PNG": plain(2), "train/a/9.png": plain(3), "test/b/0.png": plain(4)}
+    others = dict.fromkeys(["train/b/.hidden.png", "train/b/readme", "train/notes.txt", "train/.git/0.png"], b"no image")
+    directory = write_folder(tmp_path / "data", files | others)
+    source = sources.load("folder", dir=directory, image_size=8)
+    expected = np.stack([plain(3), plain(2), plain(1)])
+    assert_equal(source, sources.Source("folder", expected, np.array([0, 1, 1]), plain(4)[None], np.array([1]), ("a", "b")))
+    assert (source.images.dtype, source.labels.dtype, source.test_labels.dtype) == (np.uint8, np.int32, np.int32)
+
+
+def test_folder_converts_to_rgb(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    source = sources.load("folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": grey}), image_size=8)
+    np.testing.assert_array_equal(source.images[0], np.stack([grey] * 3, -1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 48), (48, 16)])
+def test_folder_cuts_the_centre(tmp_path, height, width):
+    """Noise around the central square is cut off but for what the filter mixes into the border; the shorter side sets the scale."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image[(height - 16) // 2 : (height + 16) // 2, (width - 16) // 2 : (width + 16) // 2] = [10, 20, 30]
+    source = sources.load("folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": image}), image_size=8)
+    np.testing.assert_array_equal(source.images[0, 1:-1, 1:-1], np.broadcast_to(np.uint8([10, 20, 30]), (6, 6, 3)))
+
+
+def test_folder_resizes_with_antialiasing(tmp_path):
+    """Halving with a triangle filter: weights 1, 3, 3, 1 over 8 along each side, away from the border."""
+    image = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    source = sources.load("folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": image}), image_size=8)
+    for row in range(1, 7):
+        for column in range(1, 7):
+            patch = image[2 * row - 1 : 2 * row + 3, 2 * column - 1 : 2 * column + 3].astype(float)
+            expected = np.einsum("i,j,ijc->c", [1, 3, 3, 1], [1, 3, 3, 1], patch) / 64
+            np.testing.assert_allclose(source.images[0, row, column], expected, atol=1.01)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"other/a/0.png": plain(0)}, ["train/<class>/"]),
+        ({"train/0.png": plain(0)}, ["train/<class>/"]),
+        ({"train/a/0.png": plain(0), "train/empty/readme": b""}, ["train/empty", ".png, *.jpg"]),
+        ({"train/a/0.png": plain(0), "test/a/readme": b""}, ["test/a", ".png, *.jpg"]),
+        ({"train/a/0.png": plain(0), "test/z/0.png": plain(0)}, ["test/z", "classes of train, a"]),
+        ({"train/a/0.png": plain(0), "train/a/1.png": b"no image"}, ["cannot read", "train/a/1.png"]),
+        ({"train/a/0.png": plain(0), "train/a/1.jpg": png(plain(0))[:45]}, ["cannot read", "train/a/1.jpg"]),
+    ],
+)
+def test_folder_errors(tmp_path, cache, files, words):
+    directory = write_folder(tmp_path / "data", files)
+    message = error("folder", dir=directory)
+    assert all(word in message for word in ["data.dir", directory, *words]), message
+    assert not cache.exists() or not list(cache.iterdir()), "a failed start leaves nothing behind"
+
+
+def test_folder_needs_a_dir(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_folder(tmp_path / "data", {"train/a/0.png": plain(0)}))
+    assert "got ''" in error("folder")
+
+
+def test_second_start_decodes_nothing_and_a_changed_file_decodes_again(tmp_path, monkeypatch):
+    directory = write_folder(tmp_path / "data", {"train/a/0.png": plain(1), "train/b/0.png": plain(2), "test/b/0.png": plain(3)})
+    first = sources.load("folder", dir=directory)
+    with monkeypatch.context() as patch:
+        forbid(patch, "_decode")
+        assert_equal(sources.load("folder", dir=directory), first)
+        with pytest.raises(AssertionError, match="_decode was called"):
+            sources.load("folder", dir=directory, image_size=16)
+    write_folder(tmp_path / "data", {"train/a/0.png": plain(9)})
+    assert sources.load("folder", dir=directory).images[0, 0, 0, 0] == 9
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "noise", "pickle", "negative", "shape"])
+def test_damaged_cache_is_decoded_again(tmp_path, cache, damage):
+    directory = write_folder(tmp_path / "data", {"train/a/0.png": plain(1), "train/b/0.png": plain(2)})
+    first = sources.load("folder", dir=directory)
+    expected = first._replace(images=np.array(first.images), labels=np.array(first.labels))
+    del first
+    images, labels = (next(cache.glob(f"folder-*/{field}.npy")) for field in ("images", "labels"))
+    if damage == "missing":
+        labels.unlink()
+    elif damage in ("pickle", "negative", "shape"):
+        arrays = {"pickle": np.array([None, {}], object), "negative": np.array([-1, 0], np.int32), "shape": np.zeros(3, np.int32)}
+        np.save(labels, arrays[damage], allow_pickle=True)
+    else:
+        whole = images.read_bytes()
+        images.unlink()
+        images.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "noise": bytes(range(256)) * 30}[damage])
+    assert_equal(sources.load("folder", dir=directory), expected)
+    assert_equal(sources._read_cache("folder", images.parent), expected)
+
+
+def test_killed_writer_leaves_no_cache_to_read(tmp_path, cache):
+    """A process that dies while it decodes leaves a partial folder, which the next start ignores."""
+    directory = write_folder(tmp_path / "data", {f"train/a/{i}.png": plain(i) for i in range(4)})
+    code = """
+import os, sys
+from rmdnet_jax.data import sources
+decode = sources._decode
+def die(images, items, title):
+    decode(images, ((row, path) for row, path in list(items)[:2]), title)
+    images.flush()
+    os._exit(0)
+sources._decode = die
+sources.load("folder", dir=sys.argv[1], image_size=8)
+"""
+    python(code, directory)
+    assert len(list(cache.rglob("images.npy"))) == 1, "the writer died before it wrote"
+    source = sources.load("folder", dir=directory, image_size=8)
+    np.testing.assert_array_equal(source.images[:, 0, 0, 0], range(4))
+
+
+def test_unwritable_cache_warns_and_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("RMDNET_CACHE", str(tmp_path / "file" / "cache"))
+    directory = write_folder(tmp_path / "data", {"train/a/0.png": plain(7)})
+    with pytest.warns(UserWarning, match="cannot write the cache") as caught:
+        source = sources.load("folder", dir=directory, image_size=8)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(source.images, plain(7)[None])
+
+
+def test_tfds_rows_are_in_the_order_of_the_ids(prepared, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    stored = [record["id"] for record in tfds.builder("cifar10", data_dir=prepared / "record").as_data_source(split="train")]
+    assert stored != sorted(stored), "the data set must be stored shuffled, or this test shows nothing"
+    source = sources.load("cifar10", dir=str(prepared / "record"))
+    assert_equal(source, cifar10())
+    assert (source.images.dtype, source.labels.dtype, source.test_labels.dtype) == (np.uint8, np.int32, np.int32)
+    forbid(monkeypatch, "_records")
+    cut = sources.load("cifar10", dir=str(prepared / "record"), limit=9)
+    assert_equal(cut, source._replace(images=source.images[:9], labels=source.labels[:9]))
+
+
+def test_tfrecord_reads_like_array_record(prepared):
+    assert list((prepared / "tfrecord").rglob("*.tfrecord*"))
+    with np.load(prepared / "tfrecord.npz") as read:
+        assert_equal(sources.Source("cifar10", *(read[field] for field in sources.Source._fields[1:])), cifar10())
+
+
+def test_prepared_data_are_read_without_tensorflow(prepared):
+    code = """
+import sys
+from rmdnet_jax.data import sources
+print(*(module in sys.modules for module in ("tensorflow", "tensorflow_datasets", "sklearn", "PIL")))
+sources.load("cifar10", dir=sys.argv[1])
+print(*(module in sys.modules for module in ("tensorflow", "tensorflow_datasets")))
+"""
+    assert python(code, prepared / "record").split() == ["False"] * 4 + ["False", "True"]
+
+
+def test_tfrecord_without_tensorflow_is_an_error(prepared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    message = error("cifar10", dir=str(prepared / "tfrecord"))
+    assert all(word in message for word in ("data.dir", "tfrecord", "need TensorFlow")), message
+
+
+def test_tfds_cifar100_has_fine_labels_and_names(prepared):
+    source = sources.load("cifar100", dir=str(prepared / "record"))
+    np.testing.assert_array_equal(source.images, made("train", 30)[0])
+    np.testing.assert_array_equal(source.labels, 99 - np.arange(30))
+    np.testing.assert_array_equal(source.test_images, made("test", 8)[0])
+    np.testing.assert_array_equal(source.test_labels, 99 - np.arange(8))
+    assert source.names == tuple(f"fine{i}" for i in range(100))
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "record"), ("cifar10", "offset")])
+def test_tfds_without_usable_ids_keeps_the_order_on_disk(prepared, name, folder):
+    import tensorflow_datasets as tfds
+
+    stored = list(tfds.builder(name, data_dir=prepared / folder).as_data_source(split="train"))
+    source = sources.load(name, dir=str(prepared / folder))
+    np.testing.assert_array_equal(source.images, [record["image"] for record in stored])
+    np.testing.assert_array_equal(source.labels, [record["label"] for record in stored])
+
+
+def test_tfds_resizes_free_shapes_and_passes_over_a_test_set_without_labels(prepared):
+    source = sources.load("tf_flowers", dir=str(prepared / "record"), image_size=12)
+    assert source.images.shape == (6, 12, 12, 3)
+    assert sorted(source.labels) == [0, 0, 1, 2, 3, 4]
+    assert sorted(source.test_labels) == [0, 1, 2, 3], "the validation split, not the test split of -1"
+    square = np.asarray(Image.fromarray(made_image("validation", 0)).resize((12, 12), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(source.test_images[source.test_labels == 0], square[None])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifr10", ["data.name", "'cifr10'", "did you mean cifar10", "digits", "npz", "folder"]),
+        ("folders", ["data.name", "did you mean folder"]),
+        ("minst", ["data.name", "did you mean mnist"]),
+        ("", ["data.name", "''"]),
+        ("../x y", ["data.name", "'../x y'"]),
+        ("huggingface:mnist", ["data.name", "'huggingface:mnist'"]),
+        ("cifar10/no_config", ["data.name", "'cifar10/no_config'"]),
+        ("imdb_reviews", ["data.name", "'imdb_reviews'", "`image`", "text"]),
+    ],
+)
+def test_unknown_names(tmp_path, name, words):
+    message = error(name, dir=str(tmp_path))
+    assert all(word in message for word in words), message
+    assert len(message) < 600, "TFDS knows hundreds of names"
+
+
+@pytest.mark.parametrize("missing", ["network", "tensorflow", "space"])
+def test_unprepared_data_set_says_how_to_prepare_it(tmp_path, monkeypatch, missing):
+    import requests
+    import tensorflow_datasets as tfds
+
+    def head(url, timeout):
+        if missing == "network":
+            raise requests.ConnectionError("no route")
+
+    def prepare(self, **arguments):
+        assert missing == "space", "TFDS would try for minutes"
+        assert arguments["file_format"] == "array_record"
+        raise OSError("Not enough disk space.\nNeeded: all")
+
+    monkeypatch.setattr(requests, "head", head)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
+    monkeypatch.setattr(sources, "_import_tensorflow", sources._import_tensorflow if missing == "tensorflow" else lambda: None)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    message = error("cifar10", dir=str(tmp_path / "none"))
+    reason = {"network": "(no network)", "tensorflow": "need TensorFlow", "space": "(Not enough disk space.)"}[missing]
+    words = ["data.dir", str(tmp_path / "none"), reason, "builder('cifar10', data_dir='DIR').download_and_prepare"]
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(not TOOL.exists(), reason="the CIFAR-10 images are not beside the repository")
+def test_cifar10_is_in_the_original_order(prepared):
+    source = sources.load("cifar10", dir=str(prepared / "real"))
+    assert (len(source.images), len(source.test_images)) == (60, 10)
+    with np.load(SHARED / "data/cifar10_jpeg.npz") as archive:
+        for split, images, labels in (("train", source.images, source.labels), ("test", source.test_images, source.test_labels)):
+            blob, offsets = archive[f"{split}_blob"].tobytes(), archive[f"{split}_offsets"]
+            for i, image in enumerate(images):
+                original = Image.open(io.BytesIO(blob[offsets[i] : offsets[i + 1]])).convert("RGB")
+                np.testing.assert_array_equal(image, np.asarray(original))
+            np.testing.assert_array_equal(labels, archive[f"{split}_labels"][: len(images)])
