@@ -35,7 +35,8 @@ def fingerprint(tree: PyTree) -> Array:
     """
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(tree):
-        bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[min(leaf.dtype.itemsize, 4)])
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+        bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32))
         bits = bits.astype(jnp.uint32).ravel()
         total = total * jnp.uint32(31) + jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
     return total

@@ -24,6 +24,7 @@ class Records:
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
         self.all = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last line short
+        self.stages = list(dict.fromkeys(record["stage"] for record in self.all))
 
     def of(self, stage: str) -> list[dict]:
         """The records of one stage, in order."""
@@ -33,15 +34,24 @@ class Records:
         """Drops the records of `stage` after `step`: they are written again by the steps that are run again."""
         self.all = [r for r in self.all if r["stage"] != stage or r["step"] <= step]
         if self.path.exists():
-            write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.all))
+            self._rewrite()
 
     def append(self, record: dict) -> None:
+        """Adds a record, behind all others or, where a stage is run again, before the stages that followed it."""
         self.all.append(record)
-        if sharding.is_main():
+        if record["stage"] not in self.stages:
+            self.stages.append(record["stage"])
+        if record["stage"] != self.stages[-1]:
+            self.all.sort(key=lambda r: self.stages.index(r["stage"]))
+            self._rewrite()
+        elif sharding.is_main():
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+    def _rewrite(self) -> None:
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.all))
 
 
 class Writer:

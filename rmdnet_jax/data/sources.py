@@ -30,6 +30,7 @@ from tqdm import tqdm
 from rmdnet_jax.types import UserError, unknown
 
 CHUNK = 1024  # examples decoded between two looks at the progress bar
+THREADS = min(16, os.cpu_count() or 1)  # that decode; Pillow lets others run while it unpacks a large image
 MAX_CLASSES = 1 << 16  # a larger label is a mistake, not a class
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name of a channel count
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -95,8 +96,7 @@ def _checked(name: str, arrays: dict[str, np.ndarray], where: str) -> Source:
     names = arrays["names"] if "names" in arrays else np.arange(every.max() + 1).astype(str)
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) <= every.max():
         raise UserError(f"{where}names must be a string for each of {every.max() + 1} classes, got {names.dtype} {[*names.shape]}")
-    labels, test_labels = labels.astype(np.int32, copy=False), test_labels.astype(np.int32, copy=False)
-    return Source(name, images, labels, test_images, test_labels, tuple(names.tolist()))
+    return Source(name, images, np.asarray(labels, np.int32), test_images, np.asarray(test_labels, np.int32), tuple(names.tolist()))
 
 
 def _folder(name: str, dir: str, image_size: int) -> Source:
@@ -133,10 +133,13 @@ def _listing(folder: Path) -> dict[str, list[Path]]:
 
 def _decode(images: np.ndarray, items: Iterator[tuple[int, Path | bytes]], title: str) -> None:
     """Fills `images` from pairs (row, encoded image), with a progress bar where stderr is a terminal."""
-    with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc=f"decoding {title}", disable=None) as bar:
+    def fill(part: list[tuple[int, Path | bytes]]) -> None:
+        for row, encoded in part:
+            images[row] = _pixels(encoded, images.shape[1:], f"{title} {row}")
+
+    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(images), desc=f"decoding {title}", disable=None) as bar:
         while chunk := list(itertools.islice(items, CHUNK)):
-            for (row, _), pixels in zip(chunk, pool.map(lambda item: _pixels(item[1], images.shape[1:], f"{title} {item[0]}"), chunk)):
-                images[row] = pixels
+            list(pool.map(fill, [chunk[i::THREADS] for i in range(THREADS)]))  # many images a task: a task costs more than a small one
             bar.update(len(chunk))
 
 
@@ -155,7 +158,7 @@ def _pixels(encoded: Path | bytes, shape: tuple[int, ...], where: str) -> np.nda
 def _tfds(name: str, dir: str, image_size: int) -> Source:
     """A data set of TensorFlow Datasets: the train split and the first of test and validation that has labels."""
     builder, shape = _open_tfds(name, dir, image_size)
-    if not builder.is_prepared():
+    if not builder.data_path.exists() or not builder.is_prepared():  # is_prepared warns where nothing exists
         _prepare(name, builder)
     if "train" not in builder.info.splits:
         raise UserError(f"data.name must be a data set with a train split, got {name!r} with {', '.join(builder.info.splits)}")
@@ -185,8 +188,7 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
         builder: Any = tfds.builder(name, data_dir=os.path.expanduser(dir) or None)
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), cutoff=0.5)
-        known = dict.fromkeys([*KINDS, "cifar10", "cifar100", *near, "other image data sets of TFDS"])
-        raise unknown("data.name", name, known) from None
+        raise unknown("data.name", name, dict.fromkeys([*KINDS, "cifar10", "cifar100", *near, "other image data sets of TFDS"])) from None
     except Exception as error:  # an unknown config or version, a package that the builder needs
         raise UserError(f"data.name: TFDS cannot open {name!r}: {_line(error)}") from error
     features: dict[str, Any] = dict(builder.info.features or {})
@@ -259,8 +261,7 @@ def _cached(name: str, key: Any, build: Callable[[Allocate], Source]) -> Source:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as partial:
-            whole = Path(partial) / "whole"
-            whole.mkdir()
+            (whole := Path(partial) / "whole").mkdir()
             source = build(lambda field, shape: _reserve(whole / f"{field}.npy", shape))
             for field in (field for field in Source._fields[1:] if not (whole / f"{field}.npy").exists()):
                 np.save(whole / f"{field}.npy", np.asarray(getattr(source, field)), allow_pickle=False)
