@@ -1,0 +1,59 @@
+"""The study behind the digits' settings and the table of docs/results.md: every arm searched alike, on seeds apart from the reported ones.
+
+    python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # about an hour on two cores
+    python -m rmdnet_jax.report runs/study/same/* ; python -m rmdnet_jax.report runs/study/best/*
+"""
+
+import itertools
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.config import CONTROLS, choose, default, parse, quick
+from rmdnet_jax.data.augment import AUGMENTATIONS
+from rmdnet_jax.data.noise import KINDS
+
+NOISES = {"pair": 0.4, "symmetric": 0.5}
+ARMS = {"base": (0.0, "random"), "base_from_teacher": (0.0, "teacher"), "rmdnet": (None, "random")}
+WEIGHTS = (3.0, 10.0, 30.0)
+SEARCH = {"augmentation": ("none", "shift"), "epochs": (20, 80), "learning_rate": (0.02, 0.1)}
+SEARCH_SEEDS, SEEDS = range(100, 103), range(10)
+BEST = {}  # (noise, arm): the settings with the highest mean last accuracy over the search seeds
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    arg = parse(
+        arg, quick=False, noise="pair", seed=0, arm="rmdnet", weight=30.0, augmentation="none", epochs=80, learning_rate=0.05,
+        teacher="", controls=False,
+    )  # fmt: skip
+    config, guided = default(), default().relation_guided
+    weight, guided.init = ARMS[arg.arm]
+    guided.weight = arg.weight if weight is None else weight
+    guided.epochs, guided.optimizer.learning_rate = arg.epochs, arg.learning_rate
+    with config.unlocked():
+        config.noise = ConfigDict({**choose(KINDS, arg.noise, rate=NOISES[arg.noise]), "seed": arg.seed})
+        config.relation_guided = guided
+        config.relation_guided.augmentation = choose(AUGMENTATIONS, arg.augmentation)
+    config.seed, config.teacher, config.controls = arg.seed, arg.teacher, CONTROLS if arg.controls else ()
+    return quick(config) if arg.quick else config
+
+
+def sweep(root: str) -> dict[str, str]:
+    """Directory below `root` -> config argument, teachers before the students that they serve."""
+    points = {}
+    for seed in (*SEARCH_SEEDS, *SEEDS):
+        teacher = f"teacher/{seed}"
+        points[teacher] = f"seed={seed},epochs=1"
+        for noise in NOISES:
+            here = f"seed={seed},noise={noise},teacher={root}/{teacher}"
+            if seed in SEEDS:
+                points[f"same/{noise}-{seed}"] = f"{here},controls"
+                for arm in ARMS:
+                    if (noise, arm) in BEST:
+                        points[f"best/{noise}-{arm}-{seed}"] = f"{here},arm={arm},{BEST[noise, arm]}"
+                continue
+            for values in itertools.product(*SEARCH.values()):
+                settings = ",".join(f"{name}={value}" for name, value in zip(SEARCH, values))
+                for arm, weights in (("base", (0.0,)), ("base_from_teacher", (0.0,)), ("rmdnet", WEIGHTS)):
+                    for weight in weights:
+                        points[f"search/{noise}-{arm}-{weight:g}-{'-'.join(map(str, values))}-{seed}"] = f"{here},arm={arm},weight={weight},{settings}"
+    return points
