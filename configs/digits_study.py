@@ -53,7 +53,8 @@ def sweep(root: str) -> dict[str, str]:
                 continue
             for values in itertools.product(*SEARCH.values()):
                 settings = ",".join(f"{name}={value}" for name, value in zip(SEARCH, values))
-                for arm, weights in (("base", (0.0,)), ("base_from_teacher", (0.0,)), ("rmdnet", WEIGHTS)):
-                    for weight in weights:
-                        points[f"search/{noise}-{arm}-{weight:g}-{'-'.join(map(str, values))}-{seed}"] = f"{here},arm={arm},weight={weight},{settings}"
+                for arm, (fixed, _) in ARMS.items():
+                    for weight in WEIGHTS if fixed is None else (fixed,):
+                        name = "-".join(map(str, (noise, arm, f"{weight:g}", *values, seed)))
+                        points[f"search/{name}"] = f"{here},arm={arm},weight={weight},{settings}"
     return points

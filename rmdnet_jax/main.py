@@ -49,11 +49,12 @@ def read_flags(argv: list[str]) -> None:
     """Parses the flags and the config; whatever is wrong with them raises `UserError`."""
     try:
         rest = flags.FLAGS(argv)[1:]
+        given = None not in (CONFIG.value and CONFIG.value.seed, WORKDIR.value)  # an absent file is told of when a field is read
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
         raise UserError(" ".join(str(error).split())) from None
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}; --config and --workdir are the ones to give")
-    if CONFIG.value is None or WORKDIR.value is None:
+    if not given:
         raise UserError("--config and --workdir are required, as in --config configs/digits_asym.py --workdir runs/demo")
 
 

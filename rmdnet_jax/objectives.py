@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rmdnet_jax.encoder import Network, linear
 from rmdnet_jax.methods import Method
 from rmdnet_jax.ssl import SelfSupervised
-from rmdnet_jax.types import Array, Outputs, PyTree, Variables
+from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
 
 class Objective(NamedTuple):
@@ -111,21 +111,11 @@ def relation_guided(
         outputs, new = zip(*(run(p, s, image) for p, s in zip(params, stats)))
         return outputs, new
 
-    def relate(outputs, frozen, batch):
-        # Nothing below may reach the teacher: it is the fixed target.
-        if frozen.features is None:
-            target, _ = encoder.apply(frozen.variables, batch.image[0], False)
-        else:
-            target = frozen.features[batch.index]
-        target = jax.lax.stop_gradient(target)
-        terms = [(edge(o.feature[0], target), node(o.feature[0], target)) for o in outputs]
-        return sum(e for e, _ in terms), sum(n for _, n in terms)
-
     def loss(params, stats, memory, frozen, batch, key, epoch):
         outputs, new = forward(params, stats, batch.image)
         value, memory, metrics = method.loss(outputs, batch, memory, lambda image: forward(params, stats, image)[0], key, epoch)
         if weight:
-            edges, nodes = relate(outputs, frozen, batch)
+            edges, nodes = _relate(outputs, _target(encoder, frozen, batch), edge, node)
             value += weight * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0) * (edges + nodes)
             metrics = {**metrics, "edge": edges, "node": nodes}
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
@@ -137,3 +127,15 @@ def relation_guided(
 def _frozen(teacher: Teacher) -> Teacher:
     """What a step needs of the teacher: its features where stored, else its arrays."""
     return teacher if teacher.features is None else Teacher(Variables((), ()), teacher.features)
+
+
+def _target(encoder: Network, teacher: Teacher, batch: Batch) -> Array:
+    """The teacher's features of a batch, float32 [batch, dim]. No gradient may reach it: it is what the student is to match."""
+    if teacher.features is None:
+        return jax.lax.stop_gradient(encoder.apply(teacher.variables, batch.image[0], False)[0])
+    return jax.lax.stop_gradient(teacher.features[batch.index])
+
+
+def _relate(outputs: tuple[Outputs, ...], target: Array, edge: Callable, node: Callable) -> tuple[Array, Array]:
+    """The edge and the node term, each summed over the peers."""
+    return sum(edge(o.feature[0], target) for o in outputs), sum(node(o.feature[0], target) for o in outputs)

@@ -103,7 +103,7 @@ def test_cifar100_superclasses_are_the_data_sets_own():
         pytest.skip("needs CIFAR-100N's coarse labels, which lie outside the repository")
     with np.load(path, allow_pickle=False) as data:
         fine, coarse = data["clean_label"], data["clean_coarse_label"]
-    assert noise.CIFAR100_SUPERCLASSES == tuple(tuple(sorted(set(fine[coarse == g].tolist()))) for g in range(20))
+    assert tuple(tuple(sorted(set(fine[coarse == g].tolist()))) for g in range(20)) == noise.CIFAR100_SUPERCLASSES
 
 
 def test_human_labels_of_cifar10_have_their_published_rate():

@@ -10,9 +10,9 @@ from rmdnet_jax import relation
 from rmdnet_jax.ssl import negative_cosine
 from rmdnet_jax.types import UserError
 
-I, J = np.arange(6)[:, None], np.arange(4)[None]
-TEACHER = np.sin(1 + 0.7 * I + 1.3 * J) + 0.1 * I
-STUDENT = np.cos(0.5 + 0.9 * I - 0.4 * J) + 0.05 * J
+ROW, COLUMN = np.arange(6)[:, None], np.arange(4)[None]
+TEACHER = np.sin(1 + 0.7 * ROW + 1.3 * COLUMN) + 0.1 * ROW
+STUDENT = np.cos(0.5 + 0.9 * ROW - 0.4 * COLUMN) + 0.05 * COLUMN
 FIXTURES = {"softmax_kl": 0.60633902}
 LOSSES = [pytest.param(f, id=name) for name, f in {**relation.EDGES, **relation.NODES}.items()]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_same, tiny
 
-from rmdnet_jax import checkpoint, experiment
+from rmdnet_jax import checkpoint, experiment, run
 from rmdnet_jax.metrics import Records
 
 
@@ -56,7 +56,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("at", [1, 4, 11, 24])
 def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monkeypatch):
     """Breaks off before step `at` of all stages' 24; whatever was not yet saved is lost."""
-    count, original = iter(range(1, 1000)), experiment.pipeline.resident
+    count, original = iter(range(1, 1000)), run.pipeline.resident
 
     def resident(*args):
         made = original(*args)
@@ -68,7 +68,7 @@ def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monk
 
         return made._replace(batch=batch)
 
-    monkeypatch.setattr(experiment.pipeline, "resident", resident)
+    monkeypatch.setattr(run.pipeline, "resident", resident)
     with pytest.raises(Killed):
         experiment.run(tiny(controls=("base",)), tmp_path)
     monkeypatch.undo()
@@ -110,7 +110,7 @@ def empty(directory):
 @pytest.mark.parametrize("damage", [truncate, flip, empty])
 def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(damage, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
-    steps = sorted((int(d.name) for d in (tmp_path / "run/checkpoints/relation_guided").iterdir() if d.name.isdigit()))
+    steps = sorted(int(d.name) for d in (tmp_path / "run/checkpoints/relation_guided").iterdir() if d.name.isdigit())
     damage(tmp_path / f"run/checkpoints/relation_guided/{steps[-1]}")
     with pytest.warns(UserWarning, match=f"checkpoint {steps[-1]} .* cannot be read"):
         experiment.run(tiny(controls=("base",)), tmp_path / "run")
@@ -162,7 +162,8 @@ COMMAND += ("--config.controls=()", "--config.relation_guided.epochs=12", "--wor
 
 
 def start(workdir):
-    return subprocess.Popen([*COMMAND, str(workdir)], cwd=ROOT, env=ONE_DEVICE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    command, silent = [*COMMAND, str(workdir)], subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, env=ONE_DEVICE, stderr=subprocess.PIPE, stdout=silent, text=True)
 
 
 def stop(workdir, stage, number):

@@ -1,0 +1,15 @@
+"""CIFAR-100 with human labels (CIFAR-100N, Wei et al., ICLR 2022), from a file that you have: one label an image, in the original order.
+
+    python -m rmdnet_jax.main --config configs/cifar100_human.py:path=labels.npz,field=noisy_label --workdir runs/cifar100_human
+
+`path` may be .npy, .npz (the array named `field`) or .csv. Not yet measured at full size: that needs an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.config import assemble, cifar, parse
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    arg = parse(arg, quick=False, small=False, path="cifar100n.npz", field="noisy_label", method="ce", seed=0)
+    return assemble(cifar("cifar100"), arg, "file", path=arg.path, field=arg.field)

@@ -1,0 +1,16 @@
+"""CIFAR-100 with symmetric noise, by default 50 % moved to other classes (`inclusive`: redrawn from all).
+
+    python -m rmdnet_jax.main --config configs/cifar100_sym.py --workdir runs/cifar100_sym
+    python -m rmdnet_jax.main --config configs/cifar100_sym.py:small --workdir runs/small      # minutes on two cores
+
+Not yet measured at full size: that needs an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.config import assemble, cifar, parse
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    arg = parse(arg, quick=False, small=False, rate=0.5, inclusive=False, method="ce", seed=0)
+    return assemble(cifar("cifar100"), arg, "symmetric", rate=arg.rate, inclusive=arg.inclusive)

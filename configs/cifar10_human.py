@@ -1,0 +1,15 @@
+"""CIFAR-10 with human labels (CIFAR-10N, Wei et al., ICLR 2022), from a file that you have: one label an image, in the original order.
+
+    python -m rmdnet_jax.main --config configs/cifar10_human.py:path=labels.npz,field=worse_label --workdir runs/cifar10_human
+
+`path` may be .npy, .npz (the array named `field`) or .csv. Not yet measured at full size: that needs an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.config import assemble, cifar, parse
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    arg = parse(arg, quick=False, small=False, path="cifar10n.npz", field="worse_label", method="ce", seed=0)
+    return assemble(cifar("cifar10"), arg, "file", path=arg.path, field=arg.field)

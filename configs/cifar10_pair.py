@@ -1,0 +1,16 @@
+"""CIFAR-10 with pair noise, by default 40 % of each class to the next.
+
+    python -m rmdnet_jax.main --config configs/cifar10_pair.py --workdir runs/cifar10_pair
+    python -m rmdnet_jax.main --config configs/cifar10_pair.py:small --workdir runs/small      # minutes on two cores
+
+Not yet measured at full size: that needs an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.config import assemble, cifar, parse
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    arg = parse(arg, quick=False, small=False, rate=0.4, method="ce", seed=0)
+    return assemble(cifar("cifar10"), arg, "pair", rate=arg.rate)

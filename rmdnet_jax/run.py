@@ -1,0 +1,118 @@
+"""What the stages of one experiment share, checked and built from its config before anything is trained or written."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rmdnet_jax import config as configuration
+from rmdnet_jax import sharding, training
+from rmdnet_jax import workdir as directory
+from rmdnet_jax.config import build
+from rmdnet_jax.data import noise, pipeline, sources
+from rmdnet_jax.data.augment import AUGMENTATIONS
+from rmdnet_jax.encoder import ENCODERS, Network
+from rmdnet_jax.metrics import Writer
+from rmdnet_jax.objectives import Objective, classifier, ensemble
+from rmdnet_jax.optimizer import OPTIMIZERS
+from rmdnet_jax.types import Array, UserError, Variables
+
+PREDICT_BATCH = 512
+
+
+class Run(NamedTuple):
+    """What the stages of one experiment share."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    writer: Writer
+    mesh: Mesh
+    source: sources.Source
+    noise: noise.Noise
+    given: np.ndarray  # int32 [n], the noisy labels of all training examples
+    train: np.ndarray  # int32, rows to train on
+    held: np.ndarray  # int32, rows of the noisy validation split
+    images: Array  # source.images on every device
+    labels: Array  # source.labels on every device
+    statistics: tuple[np.ndarray, np.ndarray]  # per-channel mean and standard deviation
+    encoder: Network
+    features: Callable  # (encoder Variables, uint8 images [n, h, w, c]) -> float32 [n, dim]
+    predict: Callable  # (student Variables, uint8 images [n, h, w, c]) -> Outputs
+
+
+def setup(config: ConfigDict, workdir: pathlib.Path) -> Run:
+    """Checks the config, loads the data and builds what the stages share; writes nothing before all of it is found valid."""
+    configuration.check(config)
+    plain = json.loads(config.to_json())
+    directory.check(workdir, plain)
+    encoder = build(ENCODERS, "encoder", config.encoder)
+    source = sources.load(config.data.name, dir=config.data.dir, image_size=config.data.image_size, limit=config.data.limit)
+    kind = make_noise(config, source)
+    index = np.arange(len(source.labels), dtype=np.int32)
+    given = np.asarray(jax.jit(kind.labels)(index, source.labels))
+    shuffled = np.random.default_rng(config.noise.seed).permutation(index)
+    held, train = np.split(shuffled, [round(config.data.validation * len(index))])
+    mesh = sharding.mesh()
+    for name in ("relation_modeling", "relation_guided"):
+        sharding.check_batch(f"{name}.batch_size", config[name].batch_size, len(train), mesh.size)
+    directory.create(workdir, plain)
+    statistics = pipeline.channel_statistics(source.images)
+
+    def predictor(apply):
+        return training.predictor(apply, mesh, PREDICT_BATCH, *statistics)
+
+    return Run(
+        config=config,
+        workdir=workdir,
+        writer=Writer(workdir, config.tensorboard),
+        mesh=mesh,
+        source=source,
+        noise=kind,
+        given=given,
+        train=np.sort(train),
+        held=np.sort(held),
+        images=sharding.replicate(mesh, np.asarray(source.images)),
+        labels=sharding.replicate(mesh, np.asarray(source.labels)),
+        statistics=statistics,
+        encoder=encoder,
+        features=predictor(lambda variables, image: encoder.apply(variables, image, False)[0]),
+        predict=predictor(ensemble(classifier(encoder, len(source.names)))),
+    )
+
+
+def make_noise(config: ConfigDict, source: sources.Source) -> noise.Noise:
+    """The configured noise, an `auto` mapping resolved by the data set's name."""
+    fields = config.noise.to_dict()
+    if fields.get("mapping") == "auto" and config.data.name in ("cifar10", "cifar100"):
+        fields["mapping"] = config.data.name
+    kind = noise.make(num_classes=len(source.names), **fields)
+    size = kind.size if not config.data.limit else min(kind.size or 0, config.data.limit)
+    if kind.size is not None and size != len(source.labels):
+        raise UserError(f"noise.path must hold {len(source.labels)} labels, one for each training example, got {kind.size}")
+    return kind
+
+
+def make_stage(made: Run, name: str, number: int, objective: Objective, evaluate: Callable) -> training.Stage:
+    """A stage from its part of the config; stages of one `number` (0: relation modeling) share every random draw."""
+    part = ("relation_modeling", "relation_guided")[number]
+    config = made.config[part]
+    key = jax.random.fold_in(jax.random.key(made.config.seed), number)
+    order = jax.random.fold_in(key, training.ORDER)
+    batches = pipeline.resident(made.images, made.labels, made.train, config.batch_size, order, made.mesh)
+    augment = build(AUGMENTATIONS, f"{part}.augmentation", config.augmentation)
+    optimizer = build(OPTIMIZERS, f"{part}.optimizer", config.optimizer, batches.steps_per_epoch, config.epochs)
+    prepare = pipeline.prepare(made.noise, augment, objective.views, *made.statistics)
+    return training.Stage(name, objective, optimizer, batches, prepare, key, config.epochs, config.average, evaluate)
+
+
+def train(made: Run, stage: training.Stage) -> Variables:
+    """Fits a stage, its checkpoints under `workdir/checkpoints`."""
+    state = training.fit(stage, made.mesh, made.workdir / "checkpoints" / stage.name, made.config.checkpoint_steps, made.writer)
+    return training.final_variables(state)

@@ -1,0 +1,116 @@
+"""Configs: what a user types, and what is said when it is wrong."""
+
+import runpy
+
+import pytest
+from conftest import ROOT
+
+from rmdnet_jax.config import CONTROLS, bind, build, check, choose, default, parse, quick
+from rmdnet_jax.data.noise import KINDS
+from rmdnet_jax.relation import EDGES
+from rmdnet_jax.types import UserError
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def load(name, arg=""):
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](arg)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_configs_are_documented_complete_and_shrink(path):
+    text = path.read_text()
+    assert f"configs/{path.name}" in text.split('"""')[1], "the docstring gives the command"
+    for arg in ("", "quick", "seed=3"):
+        config = load(path.stem, arg)
+        check(config)
+        assert sorted(config) == sorted(default())
+        assert config.is_locked
+    assert load(path.stem, "seed=3").seed == 3
+    small = load(path.stem, "quick")
+    assert small.data.name == "digits"
+    assert small.relation_modeling.epochs == small.relation_guided.epochs == 2
+
+
+def test_arguments_reach_the_config():
+    config = load("cifar10_sym", "rate=0.2,method=ce,seed=7,inclusive")
+    assert (config.noise.name, config.noise.rate, config.noise.inclusive, config.seed) == ("symmetric", 0.2, True, 7)
+    assert config.relation_guided.method.name == "ce"
+    assert load("cifar10_human", "path=a.csv,field=aggre_label").noise.path == "a.csv"
+    assert load("cifar10_asym", "small").data.limit > 0
+    assert load("digits", "noise=pair").noise.name == "pair"
+
+
+def test_parse_types_values_by_their_defaults():
+    found = parse("flag,count=3,rate=2,name=x", flag=False, other=True, count=1, rate=0.5, name="")
+    assert vars(found) == {"flag": True, "other": True, "count": 3, "rate": 2.0, "name": "x"}
+    assert parse("other=false", other=True).other is False
+    assert vars(parse("", rate=0.5)) == {"rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("rtae=0.2", "did you mean rate"),
+        ("rate=high", "rate must be of type float, got 'high'"),
+        ("rate", "rate must be of type float, got ''"),
+        ("quick=maybe", "quick must be true or false"),
+        ("method=elrr", "must be one of the known names"),
+    ],
+)
+def test_wrong_arguments_are_refused(arg, message):
+    with pytest.raises(UserError, match=message):
+        load("digits", arg)
+
+
+def test_choose_reads_the_signature_and_bind_gives_it_back():
+    node = choose(KINDS, "symmetric", rate=0.2)
+    assert node.to_dict() == {"name": "symmetric", "rate": 0.2, "inclusive": False}
+    with pytest.raises(UserError, match="did you mean rate"):
+        choose(KINDS, "symmetric", rat=0.2)
+    edge = choose(EDGES, "softmax_kl", student_temperature=0.3)
+    edge.weight = 2.0
+    assert bind(EDGES, "edge", edge, beside=("weight",)).keywords == {"teacher_temperature": 0.04, "student_temperature": 0.3}
+    with pytest.raises(UserError, match="field"):
+        build(EDGES, "edge", edge)
+
+
+def test_a_misspelt_field_is_an_error():
+    with pytest.raises((AttributeError, KeyError), match="weight"):
+        default().relation_guided.wieght = 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seed", -1, "seed must be in"),
+        ("data.validation", 1.5, r"data\.validation must be in \[0\.0, 0\.9\], got 1\.5"),
+        ("checkpoint_steps", 0, "checkpoint_steps must be >= 1"),
+        ("relation_modeling.epochs", -1, r"relation_modeling\.epochs must be >= 0"),
+        ("relation_modeling.knn.k", 0, r"relation_modeling\.knn\.k must be >= 1"),
+        ("relation_guided.epochs", 0, r"relation_guided\.epochs must be >= 1"),
+        ("relation_guided.weight", -1.0, r"relation_guided\.weight must be >= 0"),
+        ("relation_guided.weight", float("nan"), r"relation_guided\.weight must be >= 0"),
+        ("relation_guided.edge.weight", -1.0, r"relation_guided\.edge\.weight must be >= 0"),
+        ("relation_guided.average", 1.0, r"relation_guided\.average must be in"),
+        ("relation_guided.init", "techer", "did you mean teacher"),
+        ("relation_guided.teacher_features", "sored", "did you mean stored"),
+        ("controls", ("bse",), "did you mean base"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(field, value, message):
+    config = default()
+    *path, last = field.split(".")
+    node = config
+    for part in path:
+        node = node[part]
+    node[last] = value
+    with pytest.raises(UserError, match=message):
+        check(config)
+
+
+def test_quick_keeps_method_and_controls():
+    config = default()
+    config.controls = CONTROLS
+    assert quick(config).controls == CONTROLS
+    assert config.relation_guided.method.name == "ce"

@@ -1,0 +1,58 @@
+"""Evaluation against slow lines of NumPy."""
+
+import numpy as np
+import pytest
+
+from rmdnet_jax import evaluation
+
+RNG = np.random.default_rng(0)
+LOGITS, LABELS = RNG.normal(size=(200, 5)) * 3, RNG.integers(0, 5, 200)
+PROBABILITY = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+
+
+def test_negative_log_likelihood():
+    slow = -np.mean([np.log(p[y]) for p, y in zip(PROBABILITY, LABELS)])
+    assert evaluation.negative_log_likelihood(LOGITS, LABELS) == pytest.approx(slow)
+    assert np.isfinite(evaluation.negative_log_likelihood(np.array([[1e4, -1e4]]), np.array([1])))
+
+
+def test_expected_calibration_error():
+    confidence, right = PROBABILITY.max(1), PROBABILITY.argmax(1) == LABELS
+    slow = 0.0
+    for b in range(15):
+        inside = (confidence >= b / 15) & (confidence < (b + 1) / 15)
+        if inside.any():
+            slow += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert evaluation.expected_calibration_error(LOGITS, LABELS) == pytest.approx(slow)
+    sure = np.array([[50.0, 0.0]] * 4)
+    assert evaluation.expected_calibration_error(sure, np.array([0, 0, 1, 1])) == pytest.approx(0.5)
+
+
+def test_knn_votes_with_weighted_cosines():
+    bank, label, query = RNG.normal(size=(60, 4)), RNG.integers(0, 3, 60), RNG.normal(size=(25, 4))
+    slow = []
+    for q in query:
+        cosine = np.array([q @ b / np.linalg.norm(q) / np.linalg.norm(b) for b in bank])
+        near = np.argsort(-cosine)[:7]
+        slow.append(np.argmax([np.exp(cosine[near] / 0.1)[label[near] == c].sum() for c in range(3)]))
+    np.testing.assert_array_equal(evaluation.knn(bank, label, query, 3, k=7, temperature=0.1), slow)
+    np.testing.assert_array_equal(evaluation.knn(bank, label, bank, 3, k=1), label)
+    assert len(evaluation.knn(bank, label, query, 3, k=1000)) == 25  # k is at most the bank
+
+
+def test_linear_probe_separates_what_is_separable():
+    label = np.arange(90) % 3
+    features = np.eye(3)[label] * 5 + RNG.normal(size=(90, 3)) * 0.1
+    np.testing.assert_array_equal(evaluation.linear_probe(features, label, features), label)
+
+
+def test_columns_never_mix():
+    records = [{"test_accuracy": 0.1 * i, "validation_accuracy": v} for i, v in enumerate([0.2, 0.9, 0.3, 0.9])]
+    found = evaluation.columns(records)
+    assert found["last"] == pytest.approx(0.3)
+    assert found["best"] == pytest.approx(0.3)
+    assert found["last10"] == pytest.approx(0.15)
+    assert found["noisy_validation"] == pytest.approx(0.1)  # the first of equals: later epochs are not preferred
+    assert evaluation.columns([{"test_accuracy": t / 20} for t in range(20)])["last10"] == pytest.approx(14.5 / 20)
+    assert evaluation.columns([{"test_accuracy": 0.5}])["noisy_validation"] is None
+    assert evaluation.columns([{"loss": 1.0}]) == {"last": None, "last10": None, "best": None, "noisy_validation": None}
