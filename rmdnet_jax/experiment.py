@@ -35,13 +35,15 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     """
     began = time.perf_counter()
     made = setup(config, pathlib.Path(workdir))
-    labels = noise.describe(made.source.labels, made.given, len(made.source.names), made.noise.known)
-    say(report.describe(config, made.source, labels))
-    stage = guided_stages(made)
-    stage("relation_guided", None, 0.0, "random")  # so that whatever a stage refuses is refused before any work
     guided = config.relation_guided
     needed = guided.weight > 0 or guided.init == "teacher" or set(config.controls) - {"base"}
-    teacher, modeling = get_teacher(made) if needed else (None, {})
+    stage = guided_stages(made)
+    stage("relation_guided", None, 0.0, "random")  # everything is built, and so checked, before anything is written
+    source = teacher_source(made) if needed else lambda: (None, {})
+    directory.create(made.workdir, json.loads(config.to_json()))
+    labels = noise.describe(made.source.labels, made.given, len(made.source.names), made.noise.known)
+    say(report.describe(config, made.source, labels))
+    teacher, modeling = source()
     students = {"relation_guided": guide(made, stage("relation_guided", teacher, guided.weight, guided.init))}
     for name, init in (("base", "random"), ("base_from_teacher", "teacher")):
         if name in config.controls:
@@ -68,13 +70,18 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def get_teacher(made: Run) -> tuple[Variables, dict]:
-    """The teacher's encoder and stage 1's part of the summary: from `config.teacher`, or trained here."""
+def teacher_source(made: Run) -> Callable:
+    """`() -> (the teacher's encoder, stage 1's part of the summary)`: loaded from `config.teacher` already, or to be trained."""
     if made.config.teacher:
-        return load_teacher(made), {"teacher": made.config.teacher}
-    modeling = made.config.relation_modeling
-    ssl = build(SSL, "relation_modeling.ssl", modeling.ssl, made.encoder, made.config.encoder.dtype)
+        loaded = load_teacher(made)
+        return lambda: (loaded, {"teacher": made.config.teacher})
+    ssl = build(SSL, "relation_modeling.ssl", made.config.relation_modeling.ssl, made.encoder, made.config.encoder.dtype)
     stage = make_stage(made, "relation_modeling", 0, relation_modeling(ssl), functools.partial(watch, made))
+    return functools.partial(train_teacher, made, stage)
+
+
+def train_teacher(made: Run, stage: training.Stage) -> tuple[Variables, dict]:
+    """Relation modeling; the teacher is kept apart from the stage's checkpoints, for other runs to load."""
     teacher = encoder_of(train(made, stage))
     with checkpoint.opened(made.workdir / "teacher", 1) as manager:
         if manager.latest_step() is None:

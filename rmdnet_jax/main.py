@@ -51,7 +51,8 @@ def read_flags(argv: list[str]) -> None:
         rest = flags.FLAGS(argv)[1:]
         given = None not in (CONFIG.value and CONFIG.value.seed, WORKDIR.value)  # an absent file is told of when a field is read
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        raise UserError(" ".join(str(error).split())) from None
+        lines = str(error.args[0] if error.args else error).splitlines()
+        raise UserError(lines[-1].strip().split("UserError: ")[-1] if len(lines) > 2 else " ".join(lines)) from None
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}; --config and --workdir are the ones to give")
     if not given:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -60,11 +61,7 @@ class Writer:
     def __init__(self, workdir: pathlib.Path, tensorboard: bool = False):
         self.metrics = Records(workdir / "metrics.jsonl")
         self.timing = Records(workdir / "timing.jsonl")
-        self.tensorboard = None
-        if tensorboard and sharding.is_main():
-            from clu import metric_writers  # imports TensorFlow
-
-            self.tensorboard = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+        self.tensorboard = workdir / "tensorboard" if tensorboard and sharding.is_main() else None
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops what a stage wrote after `step`."""
@@ -76,8 +73,14 @@ class Writer:
         self.timing.append({"stage": stage, "step": step, **times})
         self.metrics.append({"stage": stage, "step": step, **values})
         if self.tensorboard:
-            self.tensorboard.write_scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
-            self.tensorboard.flush()
+            self._scalars.write_scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
+            self._scalars.flush()
+
+    @functools.cached_property
+    def _scalars(self):
+        from clu import metric_writers  # imports TensorFlow
+
+        return metric_writers.SummaryWriter(str(self.tensorboard))
 
     def speed(self, stage: str) -> dict[str, float]:
         """Seconds of a stage over all its sessions, and images/s: the median epoch, the first (which compiles) left out."""

@@ -48,10 +48,9 @@ class Run(NamedTuple):
 
 
 def setup(config: ConfigDict, workdir: pathlib.Path) -> Run:
-    """Checks the config, loads the data and builds what the stages share; writes nothing before all of it is found valid."""
+    """Checks the config, loads the data and builds what the stages share; writes nothing."""
     configuration.check(config)
-    plain = json.loads(config.to_json())
-    directory.check(workdir, plain)
+    directory.check(workdir, json.loads(config.to_json()))
     encoder = build(ENCODERS, "encoder", config.encoder)
     source = sources.load(config.data.name, dir=config.data.dir, image_size=config.data.image_size, limit=config.data.limit)
     kind = make_noise(config, source)
@@ -62,7 +61,6 @@ def setup(config: ConfigDict, workdir: pathlib.Path) -> Run:
     mesh = sharding.mesh()
     for name in ("relation_modeling", "relation_guided"):
         sharding.check_batch(f"{name}.batch_size", config[name].batch_size, len(train), mesh.size)
-    directory.create(workdir, plain)
     statistics = pipeline.channel_statistics(source.images)
 
     def predictor(apply):

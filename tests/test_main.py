@@ -65,7 +65,7 @@ def test_mistakes_are_one_line_before_any_work(arguments, said, command, tmp_pat
     assert status == 2
     assert len(lines) == 1, lines
     assert said in lines[0]
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_mistakes_in_files_are_one_line(command, tmp_path):
