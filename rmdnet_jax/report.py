@@ -1,7 +1,13 @@
-"""What a person looks at: lines of text, a table, figures. Accuracies are shown in %, rates as in the config."""
+"""What a person looks at: lines of text, tables, figures. Accuracies are shown in %, rates as in the config.
+
+`python -m rmdnet_jax.report runs/a runs/b ...` makes one Markdown table of several runs: mean ± standard deviation over seeds, and
+the paired gain of RMDNet over each control with its standard error. `--best` keeps the best settings of each arm, for a search.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import pathlib
 import platform
@@ -13,9 +19,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rmdnet_jax import relation
+from rmdnet_jax import relation, workdir
 from rmdnet_jax.data.sources import Source
+from rmdnet_jax.types import UserError
 
+ARMS = {"base": "{}", "base_from_teacher": "{} from teacher", "teacher_knn": "teacher kNN, noisy labels",
+        "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
 COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
 
 
@@ -63,13 +72,19 @@ def _revision() -> str | None:
     return answer.stdout.strip() or None
 
 
+def _title(guided: dict) -> str:
+    """What a student is called: its base method, with RMDNet or as a control."""
+    method = guided["method"]["name"]
+    if guided["weight"]:
+        return f"{method} + RMDNet"
+    return ARMS["base_from_teacher" if guided["init"] == "teacher" else "base"].format(method)
+
+
 def table(summary: dict, config: ConfigDict) -> str:
     """The accuracies of the result and its controls, one column each, and what else is worth a line."""
-    guided = config.relation_guided
-    title = f"{guided.method.name} + RMDNet (K = {guided.weight:g})" if guided.weight else guided.method.name
-    names = {"base": guided.method.name, "base_from_teacher": f"{guided.method.name} from teacher",
-             "teacher_knn": "teacher kNN, noisy labels", "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
-    rows = {title: summary["relation_guided"]} | {names[name]: row for name, row in summary["controls"].items()}
+    method = config.relation_guided.method.name
+    rows = {_title(config.relation_guided.to_dict()): summary["relation_guided"]}
+    rows |= {ARMS[name].format(method): row for name, row in summary["controls"].items()}
     width = max(map(len, rows))
     lines = [f"{'test accuracy, %':{width}}  " + "  ".join(f"{c:>12}" for c in COLUMNS.values())]
     for name, row in rows.items():
@@ -115,7 +130,7 @@ def curves(records: list[dict], path: pathlib.Path) -> None:
             points = [(r["epoch"], 100 * r[name]) for r in rows if name in r]
             if points:
                 axis.plot(*zip(*points), style, label=label)
-        axis.set(title=stage.replace("_", " "), xlabel="epoch", ylim=(0, 101))
+        axis.set(title=stage.removeprefix("controls/").replace("_", " "), xlabel="epoch", ylim=(0, 101))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("accuracy, %")
     axes[0][0].legend(loc="lower right")
@@ -137,3 +152,64 @@ def relations(features: dict[str, np.ndarray], labels: np.ndarray, temperature: 
             axis.axvline(bound, color="white", lw=0.3)
     figure.suptitle(f"relations in one batch, sorted by class (temperature {temperature:g})", fontsize=10)
     _save(figure, path)
+
+
+def _arms(config: dict, summary: dict, column: str) -> dict[str, float]:
+    """The accuracy of a run's student and of each of its controls."""
+    method = config["relation_guided"]["method"]["name"]
+    rows = {_title(config["relation_guided"]): summary["relation_guided"]}
+    rows |= {ARMS[name].format(method): row for name, row in summary["controls"].items()}
+    values = {name: row["test_accuracy"].get(column) for name, row in rows.items()}
+    return {name: 100 * value for name, value in values.items() if value is not None}
+
+
+def _settings(configs: list[dict]) -> list[str]:
+    """What tells each run's settings from the others', seeds, teacher and what an arm is by itself left out."""
+    flat = [workdir.flatten(config) for config in configs]
+    own = ("seed", "teacher", "noise.", "controls", "relation_guided.init")
+    names = [name for name in flat[0] if not name.startswith(own) and len({str(f.get(name)) for f in flat}) > 1]
+    return [", ".join(f"{name.removeprefix('relation_guided.')} {f.get(name)}" for name in names) for f in flat]
+
+
+def compare(directories: list[str], column: str = "last", best: bool = False) -> str:
+    """One Markdown table of the runs in these directories; see the module's docstring. Raises `UserError` on a directory without a run."""
+    try:
+        runs = [[json.loads((pathlib.Path(d) / name).read_text()) for name in ("config.json", "summary.json")] for d in directories]
+    except (OSError, ValueError) as error:
+        raise UserError(f"not a finished run: {error}") from None
+    groups: dict[tuple, dict[int, float]] = {}
+    for (config, summary), settings in zip(runs, _settings([config for config, _ in runs])):
+        noise = f"{config['noise']['name']} {config['noise'].get('rate', '')}".strip()
+        for arm, value in _arms(config, summary, column).items():
+            groups.setdefault((noise, arm, settings), {})[config["seed"]] = value
+    if best:
+        order = sorted(groups, key=lambda key: np.mean(list(groups[key].values())))
+        groups = {key: groups[key] for key in {key[:2]: key for key in order}.values()}
+    lines = [f"| noise | arm | settings | n | {COLUMNS[column]}, % | paired gain of RMDNet |", "|---|---|---|---|---|---|"]
+    for (noise, arm, settings), values in sorted(groups.items()):
+        mine = {key: v for key, v in groups.items() if key[0] == noise and key[1].endswith("+ RMDNet")}
+        gain = _gain(next(iter(mine.values())), values) if len(mine) == 1 and (noise, arm, settings) not in mine else ""
+        numbers = np.array(list(values.values()))
+        spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
+        lines.append(f"| {noise} | {arm} | {settings} | {len(numbers)} | {numbers.mean():.1f}{spread} | {gain} |")
+    return "\n".join(lines)
+
+
+def _gain(ours: dict[int, float], control: dict[int, float]) -> str:
+    """Mean difference over the seeds that both have, with its standard error."""
+    differences = np.array([ours[seed] - control[seed] for seed in ours.keys() & control.keys()])
+    if len(differences) < 2:
+        return ""
+    return f"{differences.mean():+.1f} ± {differences.std(ddof=1) / len(differences) ** 0.5:.1f}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="workdirs of finished runs")
+    parser.add_argument("--column", choices=list(COLUMNS), default="last", help="the accuracy; columns are never mixed")
+    parser.add_argument("--best", action="store_true", help="of each arm, only the settings of the highest mean")
+    arguments = parser.parse_args()
+    try:
+        print(compare(arguments.runs, arguments.column, arguments.best))
+    except UserError as error:
+        parser.error(str(error))

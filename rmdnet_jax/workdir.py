@@ -32,7 +32,7 @@ def check(workdir: pathlib.Path, config: dict) -> None:
     if not path.exists():
         return
     try:
-        there, here = _flatten(json.loads(path.read_text())), _flatten(config)
+        there, here = flatten(json.loads(path.read_text())), flatten(config)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from None
     names = [name for name in sorted(there | here) if there.get(name, "absent") != here.get(name, "absent")]
@@ -50,9 +50,9 @@ def create(workdir: pathlib.Path, config: dict) -> None:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

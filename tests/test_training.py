@@ -193,9 +193,9 @@ def test_a_teacher_serves_another_run_and_only_of_its_architecture(tmp_path):
         with pytest.raises(UserError, match="another architecture"):
             experiment.run(tiny(**{"teacher": str(tmp_path / "first"), field: value}), tmp_path / "other")
         assert not (tmp_path / "other").exists()
+    unfinished = tiny(teacher=str(tmp_path / "again"))
     with pytest.raises(UserError, match="has not finished relation modeling"):
-        unfinished = tmp_path / "again"
-        experiment.run(tiny(teacher=str(unfinished)), tmp_path / "third")
+        experiment.run(unfinished, tmp_path / "third")
 
 
 def test_noisy_validation_is_held_out_and_chosen_by(tmp_path):
