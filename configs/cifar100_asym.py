@@ -6,11 +6,10 @@
 Not yet measured at full size: that needs an accelerator.
 """
 
-from ml_collections import ConfigDict
-
 from rmdnet_jax.config import assemble, cifar, parse
+from rmdnet_jax.types import Config
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    arg = parse(arg, quick=False, small=False, rate=0.4, method="ce", seed=0)
-    return assemble(cifar("cifar100"), arg, "asymmetric", rate=arg.rate, mapping="cifar100")
+def get_config(arg: str = "") -> Config:
+    args = parse(arg, quick=False, small=False, rate=0.4, method="ce", seed=0)
+    return assemble(cifar("cifar100"), args, "asymmetric", rate=args.rate, mapping="cifar100")

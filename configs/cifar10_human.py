@@ -5,11 +5,10 @@
 `path` may be .npy, .npz (the array named `field`) or .csv. Not yet measured at full size: that needs an accelerator.
 """
 
-from ml_collections import ConfigDict
-
 from rmdnet_jax.config import assemble, cifar, parse
+from rmdnet_jax.types import Config
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    arg = parse(arg, quick=False, small=False, path="cifar10n.npz", field="worse_label", method="ce", seed=0)
-    return assemble(cifar("cifar10"), arg, "file", path=arg.path, field=arg.field)
+def get_config(arg: str = "") -> Config:
+    args = parse(arg, quick=False, small=False, path="cifar10n.npz", field="worse_label", method="ce", seed=0)
+    return assemble(cifar("cifar10"), args, "file", path=args.path, field=args.field)

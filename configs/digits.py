@@ -1,16 +1,15 @@
 """Digits with symmetric noise, or another kind that has a rate: cross entropy + RMDNet beside its controls.
 
-    python -m rmdnet_jax.main --config configs/digits.py --workdir runs/digits
-    python -m rmdnet_jax.main --config configs/digits.py:noise=pair,rate=0.3 --workdir runs/pair
+python -m rmdnet_jax.main --config configs/digits.py --workdir runs/digits
+python -m rmdnet_jax.main --config configs/digits.py:noise=pair,rate=0.3 --workdir runs/pair
 """
 
-from ml_collections import ConfigDict
-
 from rmdnet_jax.config import CONTROLS, assemble, default, parse
+from rmdnet_jax.types import Config
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    arg = parse(arg, quick=False, noise="symmetric", rate=0.5, method="ce", seed=0)
+def get_config(arg: str = "") -> Config:
+    args = parse(arg, quick=False, noise="symmetric", rate=0.5, method="ce", seed=0)
     config = default()
     config.controls = CONTROLS
-    return assemble(config, arg, arg.noise, rate=arg.rate)
+    return assemble(config, args, args.noise, rate=args.rate)

@@ -1,7 +1,7 @@
 """The study behind the digits' settings and the table of docs/results.md: every arm searched alike, on seeds apart from the reported ones.
 
-    python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # about an hour on two cores
-    python -m rmdnet_jax.report runs/study/same/* ; python -m rmdnet_jax.report runs/study/best/*
+python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # about an hour on two cores
+python -m rmdnet_jax.report runs/study/same/* ; python -m rmdnet_jax.report runs/study/best/*
 """
 
 import itertools
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rmdnet_jax.config import CONTROLS, choose, default, parse, quick
 from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.data.noise import KINDS
+from rmdnet_jax.types import Config
 
 NOISES = {"pair": 0.4, "symmetric": 0.5}
 ARMS = {"base": (0.0, "random"), "base_from_teacher": (0.0, "teacher"), "rmdnet": (None, "random")}
@@ -20,21 +21,21 @@ SEARCH_SEEDS, SEEDS = range(100, 103), range(10)
 BEST = {}  # (noise, arm): the settings with the highest mean last accuracy over the search seeds
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    arg = parse(
+def get_config(arg: str = "") -> Config:
+    args = parse(
         arg, quick=False, noise="pair", seed=0, arm="rmdnet", weight=30.0, augmentation="none", epochs=80, learning_rate=0.05,
         teacher="", controls=False,
     )  # fmt: skip
     config, guided = default(), default().relation_guided
-    weight, guided.init = ARMS[arg.arm]
-    guided.weight = arg.weight if weight is None else weight
-    guided.epochs, guided.optimizer.learning_rate = arg.epochs, arg.learning_rate
+    weight, guided.init = ARMS[args.arm]
+    guided.weight = args.weight if weight is None else weight
+    guided.epochs, guided.optimizer.learning_rate = args.epochs, args.learning_rate
     with config.unlocked():
-        config.noise = ConfigDict({**choose(KINDS, arg.noise, rate=NOISES[arg.noise]), "seed": arg.seed})
+        config.noise = ConfigDict({**choose(KINDS, args.noise, rate=NOISES[args.noise]), "seed": args.seed})
         config.relation_guided = guided
-        config.relation_guided.augmentation = choose(AUGMENTATIONS, arg.augmentation)
-    config.seed, config.teacher, config.controls = arg.seed, arg.teacher, CONTROLS if arg.controls else ()
-    return quick(config) if arg.quick else config
+        config.relation_guided.augmentation = choose(AUGMENTATIONS, args.augmentation)
+    config.seed, config.teacher, config.controls = args.seed, args.teacher, CONTROLS if args.controls else ()
+    return quick(config) if args.quick else config
 
 
 def sweep(root: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from rmdnet_jax.types import Array, PyTree
+from rmdnet_jax.types import Array, PyTree, first_line
 
 KEPT = 2  # the newest, and the one before to fall back to
 
@@ -65,8 +65,9 @@ def restore(manager: ocp.CheckpointManager, like: PyTree, remove: bool = False) 
                 raise ValueError("its content does not match its fingerprint")
             return step, found["state"]
         except Exception as error:  # whatever a damaged file makes the readers below raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            warnings.warn(f"checkpoint {step} in {manager.directory} cannot be read, taking the one before ({reason})", stacklevel=2)
+            warnings.warn(
+                f"checkpoint {step} in {manager.directory} cannot be read, taking the one before ({first_line(error)})", stacklevel=2
+            )
             if remove:
                 shutil.rmtree(pathlib.Path(manager.directory) / str(step), ignore_errors=True)
                 manager.reload()

@@ -16,24 +16,24 @@ from rmdnet_jax.methods import METHODS
 from rmdnet_jax.optimizer import OPTIMIZERS
 from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.types import UserError, entry, hyper, unknown
+from rmdnet_jax.types import Config, UserError, entry, hyper, unknown
 
 CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
 
 
-def choose(table: dict[str, Callable], name: str, **fields: Any) -> ConfigDict:
+def choose(table: dict[str, Callable], name: str, **fields: Any) -> Config:
     """The configuration of a table's entry: its name, its hyper-parameters with their defaults, and `fields` in their place."""
     factory = entry(table, "config", name, fields)
     return ConfigDict({"name": name, **hyper(factory), **fields})
 
 
-def bind(table: dict[str, Callable], field: str, node: ConfigDict, beside: tuple = ()) -> Callable:
+def bind(table: dict[str, Callable], field: str, node: Config, beside: tuple = ()) -> Callable:
     """The entry that `node` names with its fields bound; those named in `beside` are not the entry's."""
     fields = {name: value for name, value in node.items() if name not in ("name", *beside)}
     return functools.partial(entry(table, field, node.name, fields), **fields)
 
 
-def build(table: dict[str, Callable], field: str, node: ConfigDict, *facts: Any) -> Any:
+def build(table: dict[str, Callable], field: str, node: Config, *facts: Any) -> Any:
     """Calls the entry that `node` names with the facts and its fields."""
     return bind(table, field, node)(*facts)
 
@@ -59,9 +59,9 @@ def parse(arg: str, **defaults: Any) -> types.SimpleNamespace:
     return types.SimpleNamespace(**values)
 
 
-def default() -> ConfigDict:
+def default() -> Config:
     """scikit-learn's digits, with settings that take a minute on two cores: the schema and a working experiment."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.seed = 0
     config.data = ConfigDict({
         "name": "digits",  # digits, npz, folder, or a TFDS data set
@@ -87,8 +87,8 @@ def default() -> ConfigDict:
     config.relation_guided = ConfigDict({
         "method": choose(METHODS, "ce"),
         "weight": 30.0,  # K
-        "edge": choose(EDGES, "softmax_kl"),
-        "node": choose(NODES, "cosine"),
+        "edge": ConfigDict({**choose(EDGES, "softmax_kl"), "weight": 1.0}),
+        "node": ConfigDict({**choose(NODES, "cosine"), "weight": 1.0}),
         "warmup_epochs": 0.0,  # of K
         "augmentation": choose(AUGMENTATIONS, "none"),
         "optimizer": choose(OPTIMIZERS, "sgd"),
@@ -98,15 +98,13 @@ def default() -> ConfigDict:
         "init": "random",  # or teacher
         "teacher_features": "online",  # the augmented view, or stored: one clean view of each example
     })  # fmt: skip
-    config.relation_guided.edge.weight = 1.0
-    config.relation_guided.node.weight = 1.0
     config.controls = ()  # out of CONTROLS
     config.checkpoint_steps = 500
     config.tensorboard = False
     return config.lock()
 
 
-def cifar(name: str) -> ConfigDict:
+def cifar(name: str) -> Config:
     """`cifar10` or `cifar100` for one accelerator: the authors' SimSiam recipe, then 100 epochs of a PreAct ResNet-18."""
     config = default()
     config.data.name = name
@@ -123,7 +121,7 @@ def cifar(name: str) -> ConfigDict:
     return config
 
 
-def small(config: ConfigDict) -> ConfigDict:
+def small(config: Config) -> Config:
     """Shrinks a CIFAR experiment to about ten minutes on two cores: a small CNN on the first 5,000 images."""
     config.data.limit = 5000
     with config.unlocked():
@@ -135,7 +133,7 @@ def small(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def quick(config: ConfigDict) -> ConfigDict:
+def quick(config: Config) -> Config:
     """Shrinks an experiment to seconds on the embedded digits, to try its wiring; its numbers mean nothing."""
     with config.unlocked():
         config.data = default().data
@@ -154,7 +152,7 @@ def quick(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def assemble(config: ConfigDict, arg: types.SimpleNamespace, kind: str, **fields: Any) -> ConfigDict:
+def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: Any) -> Config:
     """An experiment from a base config, the arguments `seed`, `method`, `quick` and `small`, and a noise kind with its fields."""
     config.seed = arg.seed
     with config.unlocked():
@@ -164,7 +162,7 @@ def assemble(config: ConfigDict, arg: types.SimpleNamespace, kind: str, **fields
     return quick(config) if arg.quick else config
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raises `UserError` for values that no table entry checks by itself."""
     guided, modeling = config.relation_guided, config.relation_modeling
     _within("seed", config.seed, 0, 2**31 - 1)

@@ -57,8 +57,8 @@ def knn(bank: np.ndarray, label: np.ndarray, query: np.ndarray, num_classes: int
     Returns:
       int [m]. Source: Wu et al., CVPR 2018, the protocol of SimSiam's kNN monitor.
     """
-    bank, block, k = unit(jnp.asarray(bank)), 1000, min(k, len(bank))
-    parts = [_vote(bank, jnp.asarray(label), unit(jnp.asarray(query[i : i + block])), num_classes, k, temperature)
+    rows, block, k = unit(jnp.asarray(bank)), 1000, min(k, len(bank))
+    parts = [_vote(rows, jnp.asarray(label), unit(jnp.asarray(query[i : i + block])), num_classes, k, temperature)
              for i in range(0, len(query), block)]  # fmt: skip
     return np.concatenate([np.asarray(part) for part in parts])
 

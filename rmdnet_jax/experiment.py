@@ -7,10 +7,10 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from rmdnet_jax import checkpoint, evaluation, report, sharding, training
 from rmdnet_jax import workdir as directory
@@ -21,12 +21,12 @@ from rmdnet_jax.objectives import Teacher, classifier, relation_guided, relation
 from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.run import Run, make_stage, setup, train
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.types import UserError, Variables
+from rmdnet_jax.types import Config, UserError, Variables
 
 COLLAPSED = 0.1  # below this z_std * sqrt(dim), all projections have become one point
 
 
-def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
+def run(config: Config, workdir: str | pathlib.Path) -> dict:
     """Runs an experiment to its end, continuing what `workdir` holds, and returns the content of its `summary.json`.
 
     Raises:
@@ -144,7 +144,7 @@ def frozen_accuracy(made: Run, encoder: Variables, labels: np.ndarray, classify:
     return evaluation.accuracy(classify(bank, labels[made.train], query), made.source.test_labels)
 
 
-def frozen_controls(made: Run, teacher: Variables) -> dict:
+def frozen_controls(made: Run, teacher: Any) -> dict:
     """What the teacher's features alone give with the noisy labels."""
     kinds = {"teacher_knn": nearest(made), "teacher_probe": evaluation.linear_probe}
     chosen = {name: classify for name, classify in kinds.items() if name in made.config.controls and len(made.source.test_labels)}
@@ -170,7 +170,7 @@ def guided_stages(made: Run) -> Callable:
     return stage
 
 
-def matching(config: ConfigDict, table: dict, field: str) -> Callable:
+def matching(config: Config, table: dict, field: str) -> Callable:
     """An edge or node loss with its weight, tried on two examples so that bad values are refused at once."""
     weight = config.weight
     loss = bind(table, field, config, beside=("weight",))
@@ -194,7 +194,7 @@ def guide(made: Run, stage: training.Stage) -> tuple[Variables, dict]:
     """Trains one student; returns it with its part of the summary."""
     variables = train(made, stage)
     records = made.writer.metrics.of(stage.name)
-    result = {"test_accuracy": evaluation.columns(records)}
+    result: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
     if len(made.source.test_labels):
         logits = made.predict(variables, made.source.test_images).logits
         result["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)

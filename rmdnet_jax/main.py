@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
         if MULTIHOST.value:
             jax.distributed.initialize()
         try:
-            experiment.run(CONFIG.value, WORKDIR.value)
+            experiment.run(CONFIG.value, str(WORKDIR.value))
         except training.Stopped as stopped:
             return say(str(stopped), 143)
     except UserError as error:

@@ -64,7 +64,7 @@ def ensemble(student: Network) -> Callable:
 
     def predict(variables, image):
         outputs = [student.apply(Variables(p, s), image, False)[0] for p, s in zip(*variables)]
-        return Outputs(outputs[0].feature, sum(o.logits for o in outputs) / len(outputs))
+        return Outputs(outputs[0].feature, jnp.mean(jnp.stack([o.logits for o in outputs]), axis=0))
 
     return predict
 
@@ -97,7 +97,7 @@ def relation_guided(
 
     def init(key, image):
         students = [student.init(jax.random.fold_in(key, peer), image) for peer in range(method.peers)]
-        if from_teacher:
+        if from_teacher and teacher is not None:
             params, stats = teacher.variables
             students = [Variables({**v.params, "encoder": params}, {**v.stats, "encoder": stats}) for v in students]
         return Variables(tuple(v.params for v in students), tuple(v.stats for v in students)), method.init()
@@ -121,7 +121,7 @@ def relation_guided(
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
         return value, (new, memory, metrics, predicted)
 
-    return Objective(method.views, _frozen(teacher) if weight else (), init, loss)
+    return Objective(method.views, _frozen(teacher) if weight and teacher is not None else (), init, loss)
 
 
 def _frozen(teacher: Teacher) -> Teacher:
@@ -138,4 +138,5 @@ def _target(encoder: Network, teacher: Teacher, batch: Batch) -> Array:
 
 def _relate(outputs: tuple[Outputs, ...], target: Array, edge: Callable, node: Callable) -> tuple[Array, Array]:
     """The edge and the node term, each summed over the peers."""
-    return sum(edge(o.feature[0], target) for o in outputs), sum(node(o.feature[0], target) for o in outputs)
+    edges, nodes = (jnp.sum(jnp.stack([loss(o.feature[0], target) for o in outputs])) for loss in (edge, node))
+    return edges, nodes

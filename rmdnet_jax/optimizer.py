@@ -55,7 +55,7 @@ def _scale(rates: Callable, fixed: str, rate: float) -> optax.GradientTransforma
             raise UserError(f"optimizer.fixed must name one of {', '.join(params)}, got {fixed!r}")
         return {name: "fixed" if name == fixed else "scheduled" for name in params}
 
-    scales = {"fixed": optax.scale_by_learning_rate(rate), "scheduled": optax.scale_by_learning_rate(rates)}
+    scales: dict = {"fixed": optax.scale_by_learning_rate(rate), "scheduled": optax.scale_by_learning_rate(rates)}
     return optax.multi_transform(scales, labels)
 
 

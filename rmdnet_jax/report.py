@@ -17,18 +17,17 @@ from importlib import metadata
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rmdnet_jax import relation, workdir
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.types import UserError
+from rmdnet_jax.types import Config, UserError
 
 ARMS = {"base": "{}", "base_from_teacher": "{} from teacher", "teacher_knn": "teacher kNN, noisy labels",
         "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
 COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
 
 
-def describe(config: ConfigDict, source: Source, labels: dict) -> str:
+def describe(config: Config, source: Source, labels: dict) -> str:
     """The first lines of a run: its data and its noise."""
     n, shape = len(source.labels), "x".join(map(str, source.images.shape[1:]))
     rate = "unknown rate (labels as they are)" if labels["rate"] is None else f"{labels['rate']:.4f} of the labels are wrong"
@@ -80,7 +79,7 @@ def _title(guided: dict) -> str:
     return ARMS["base_from_teacher" if guided["init"] == "teacher" else "base"].format(method)
 
 
-def table(summary: dict, config: ConfigDict) -> str:
+def table(summary: dict, config: Config) -> str:
     """The accuracies of the result and its controls, one column each, and what else is worth a line."""
     method = config.relation_guided.method.name
     rows = {_title(config.relation_guided.to_dict()): summary["relation_guided"]}

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rmdnet_jax import config as configuration
 from rmdnet_jax import sharding, training
@@ -22,7 +21,7 @@ from rmdnet_jax.encoder import ENCODERS, Network
 from rmdnet_jax.metrics import Writer
 from rmdnet_jax.objectives import Objective, classifier, ensemble
 from rmdnet_jax.optimizer import OPTIMIZERS
-from rmdnet_jax.types import Array, UserError, Variables
+from rmdnet_jax.types import Array, Config, UserError, Variables
 
 PREDICT_BATCH = 512
 
@@ -30,7 +29,7 @@ PREDICT_BATCH = 512
 class Run(NamedTuple):
     """What the stages of one experiment share."""
 
-    config: ConfigDict
+    config: Config
     workdir: pathlib.Path
     writer: Writer
     mesh: Mesh
@@ -47,7 +46,7 @@ class Run(NamedTuple):
     predict: Callable  # (student Variables, uint8 images [n, h, w, c]) -> Outputs
 
 
-def setup(config: ConfigDict, workdir: pathlib.Path) -> Run:
+def setup(config: Config, workdir: pathlib.Path) -> Run:
     """Checks the config, loads the data and builds what the stages share; writes nothing."""
     configuration.check(config)
     directory.check(workdir, json.loads(config.to_json()))
@@ -85,7 +84,7 @@ def setup(config: ConfigDict, workdir: pathlib.Path) -> Run:
     )
 
 
-def make_noise(config: ConfigDict, source: sources.Source) -> noise.Noise:
+def make_noise(config: Config, source: sources.Source) -> noise.Noise:
     """The configured noise, an `auto` mapping resolved by the data set's name."""
     fields = config.noise.to_dict()
     if fields.get("mapping") == "auto" and config.data.name in ("cifar10", "cifar100"):

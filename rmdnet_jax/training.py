@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import pathlib
 import signal
 import threading
 import time
@@ -134,7 +135,7 @@ def _on_stop() -> Iterator[threading.Event]:
             signal.signal(which, before)
 
 
-def fit(stage: Stage, mesh: Mesh, directory: str, save_every: int, writer: Writer) -> TrainState:
+def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writer: Writer) -> TrainState:
     """Trains a stage to its end and returns its final state; continues from the newest checkpoint in `directory`.
 
     Args:

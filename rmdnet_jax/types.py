@@ -15,6 +15,7 @@ import jax
 
 Array = jax.Array
 PyTree = Any
+Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
 
 
 class UserError(ValueError):
@@ -49,6 +50,11 @@ def unknown(field: str, value: object, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return UserError(f"{field} must be one of the known names, got {value!r}: {hint}known: {', '.join(names)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type: for errors of libraries, which may be long."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def hyper(factory: Callable) -> dict[str, Any]:

@@ -47,9 +47,7 @@ def test_facts_come_before_hyper_parameters(name, factory):
 def test_a_method_is_a_pure_function_of_its_arguments(name):
     method = build(METHODS, "method", choose(METHODS, name), 12, 3)
     keys = jax.random.split(jax.random.key(0), method.peers)
-    outputs = tuple(
-        Outputs(jax.random.normal(k, (method.views, 8, 5)), jax.random.normal(k, (method.views, 8, 3))) for k in keys
-    )
+    outputs = tuple(Outputs(jax.random.normal(k, (method.views, 8, 5)), jax.random.normal(k, (method.views, 8, 3))) for k in keys)
     batch = Batch(jnp.zeros((method.views, 8, 4, 4, 1)), jnp.arange(8) % 3, jnp.arange(4, 12))
     args = (outputs, batch, method.init(), lambda image: outputs, jax.random.key(1), jnp.float32(0.5))
     value, memory, metrics = method.loss(*args)

@@ -124,9 +124,7 @@ def test_no_gradient_reaches_the_teacher():
     teacher = Teacher(encoder.init(jax.random.key(1), image[0]))
     from rmdnet_jax import relation
 
-    objective = relation_guided(
-        student, METHODS["ce"](6, 3), encoder, teacher, weight=2.0, edge=relation.softmax_kl, node=relation.cosine
-    )
+    objective = relation_guided(student, METHODS["ce"](6, 3), encoder, teacher, weight=2.0, edge=relation.softmax_kl, node=relation.cosine)
     variables, memory = objective.init(jax.random.key(2), image[0])
     batch = Batch(image, jnp.zeros(6, jnp.int32), jnp.arange(6))
 

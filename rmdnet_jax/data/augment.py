@@ -125,7 +125,7 @@ def random_resized_crop(key: Array, image: Array, scale: tuple[float, float], ra
     return resized_crop(image, draw_box(key, height, width, scale, ratio), height, width)
 
 
-def normalise(image: Array, mean: Array, std: Array) -> Array:
+def normalise(image: Array, mean: Any, std: Any) -> Array:
     """`(image - mean) / std` with mean and std [channel]: leaves [0, 1]."""
     mean, std = (jnp.asarray(x, jnp.float32)[None, None, :] for x in (mean, std))
     return (image - mean) / std

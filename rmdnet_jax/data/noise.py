@@ -91,7 +91,7 @@ def pair(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
 def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
     """The target class of each class, from a name or a sequence."""
     if mapping == "cifar10":
-        target = list(CIFAR10_MAP)
+        target = [*map(int, CIFAR10_MAP)]
     elif mapping == "cifar100":
         following = {group[k]: group[(k + 1) % 5] for group in CIFAR100_SUPERCLASSES for k in range(5)}
         target = [following[y] for y in range(100)]

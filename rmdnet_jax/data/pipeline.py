@@ -62,7 +62,7 @@ def resident(images: Array, labels: Array, rows: np.ndarray, batch_size: int, ke
     return Pipeline(steps, batch_size, batch)
 
 
-def prepare(noise: Noise, augment: Callable, views: int, mean: Array, std: Array) -> Callable:
+def prepare(noise: Noise, augment: Callable, views: int, mean: np.ndarray, std: np.ndarray) -> Callable:
     """The part of the data path that runs inside the jitted step: `(raw, key) -> Batch`, noisy labels and augmented, normalised views.
 
     Every draw is a function of the key (of a stage and step), the view and the example index.

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from rmdnet_jax.types import UserError, unknown
+from rmdnet_jax.types import UserError, first_line, unknown
 
 CHUNK = 1024  # examples decoded between two looks at the progress bar
 THREADS = min(16, os.cpu_count() or 1)  # that decode; Pillow lets others run while it unpacks a large image
@@ -61,6 +61,7 @@ def load(name: str, *, dir: str = "", image_size: int = 32, limit: int = 0) -> S
 def _digits(name: str, dir: str, image_size: int) -> Source:
     """Scikit-learn's 1,797 embedded 8x8 digits; every fifth example of each class, in file order, is test."""
     from sklearn.datasets import load_digits
+
     pixels, labels = load_digits(return_X_y=True)
     images, labels = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32)
     test = np.isin(np.arange(len(labels)), np.concatenate([np.flatnonzero(labels == digit)[4::5] for digit in range(10)]))
@@ -73,7 +74,7 @@ def _npz(name: str, dir: str, image_size: int) -> Source:
         with open(os.path.expanduser(dir), "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {field: archive[field] for field in Source._fields[1:] if field in archive}
     except Exception as error:  # no such file, a bad zip, a bad header, a pickled object: each raises a type of its own
-        raise UserError(f"data.dir must be a .npz file of plain arrays (no pickled objects), got {dir!r}: {_line(error)}") from error
+        raise UserError(f"data.dir must be a .npz file of plain arrays (no pickled objects), got {dir!r}: {first_line(error)}") from error
     if missing := sorted({"images", "labels"} - set(arrays)):
         raise UserError(f"data.dir: {dir!r} must hold the arrays images and labels, got no {missing[0]}")
     return _checked(name, arrays, f"data.dir: in {dir!r}, ")
@@ -90,8 +91,7 @@ def _checked(name: str, arrays: dict[str, np.ndarray], where: str) -> Source:
             raise UserError(f"{where}{field} must be uint8 [n, h, w] or [n, h, w, 1 to 4], test like train, got {x.dtype} {[*x.shape]}")
         if y.dtype.kind not in "iu" or y.shape != (len(x),):
             raise UserError(f"{where}{field[:-6]}labels must be integers of shape [{len(x)}], got {y.dtype} {[*y.shape]}")
-    every = np.concatenate([labels, test_labels])
-    if every.min() < 0 or every.max() >= MAX_CLASSES:
+    if (every := np.concatenate([labels, test_labels])).min() < 0 or every.max() >= MAX_CLASSES:
         raise UserError(f"{where}labels must be in [0, {MAX_CLASSES}), got {every.min()} to {every.max()}")
     names = arrays["names"] if "names" in arrays else np.arange(every.max() + 1).astype(str)
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) <= every.max():
@@ -107,8 +107,8 @@ def _folder(name: str, dir: str, image_size: int) -> Source:
         raise UserError(f"data.dir must be a folder that holds train/<class>/ for data.name=folder, got {dir!r}")
     if unseen := sorted(set(test) - set(train)):
         raise UserError(f"data.dir: {str(root / 'test' / unseen[0])!r} must be one of the classes of train, {', '.join(train)}")
-    sets = {"images": train, "test_images": test}
-    pairs = {field: [(path, i) for i, label in enumerate(train) for path in split.get(label, [])] for field, split in sets.items()}
+    sets = (("images", train), ("test_images", test))
+    pairs = {field: [(path, i) for i, label in enumerate(train) for path in split.get(label, [])] for field, split in sets}
     files = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for split in pairs.values() for path, _ in split]
 
     def build(allocate: Allocate) -> Source:
@@ -133,6 +133,7 @@ def _listing(folder: Path) -> dict[str, list[Path]]:
 
 def _decode(images: np.ndarray, items: Iterator[tuple[int, Path | bytes]], title: str) -> None:
     """Fills `images` from pairs (row, encoded image), with a progress bar where stderr is a terminal."""
+
     def fill(part: list[tuple[int, Path | bytes]]) -> None:
         for row, encoded in part:
             images[row] = _pixels(encoded, images.shape[1:], f"{title} {row}")
@@ -146,12 +147,13 @@ def _decode(images: np.ndarray, items: Iterator[tuple[int, Path | bytes]], title
 def _pixels(encoded: Path | bytes, shape: tuple[int, ...], where: str) -> np.ndarray:
     """The image in `shape`: the largest centred part of its aspect, scaled (bilinear, antialiased); raises UserError if unreadable."""
     from PIL import Image, ImageOps
+
     height, width, channels = shape
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as file:
             image = ImageOps.fit(file.convert(MODES[channels]), (width, height), Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"data.dir: cannot read the image {encoded if isinstance(encoded, Path) else where}: {_line(error)}") from error
+        raise UserError(f"data.dir: cannot read image {encoded if isinstance(encoded, Path) else where}: {first_line(error)}") from error
     return np.asarray(image).reshape(shape)
 
 
@@ -182,6 +184,7 @@ def _tfds(name: str, dir: str, image_size: int) -> Source:
 def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, int, int]]:
     """TFDS's builder of that name and the shape of its images, squares of `image_size` where it isn't fixed."""
     import tensorflow_datasets as tfds
+
     try:
         if not TFDS_NAME.fullmatch(name):
             raise tfds.core.DatasetNotFoundError
@@ -190,7 +193,7 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), cutoff=0.5)
         raise unknown("data.name", name, dict.fromkeys([*KINDS, "cifar10", "cifar100", *near, "other image data sets of TFDS"])) from None
     except Exception as error:  # an unknown config or version, a package that the builder needs
-        raise UserError(f"data.name: TFDS cannot open {name!r}: {_line(error)}") from error
+        raise UserError(f"data.name: TFDS cannot open {name!r}: {first_line(error)}") from error
     features: dict[str, Any] = dict(builder.info.features or {})
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel) or image.np_dtype != np.uint8:
@@ -202,13 +205,14 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
 def _prepare(name: str, builder: Any) -> None:
     """Downloads and writes a TFDS data set as ArrayRecord; raises UserError that says how to do it elsewhere."""
     import requests
+
     try:
         for url in [url for url in builder.url_infos or () if url.startswith("http")][:1]:
             requests.head(url, timeout=(5, 60))  # without a network TFDS itself would try for minutes
         _import_tensorflow()
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # no network, no TensorFlow, no space, data that must be fetched by hand
-        reason = "no network" if isinstance(error, requests.ConnectionError) else _line(error)
+        reason = "no network" if isinstance(error, requests.ConnectionError) else first_line(error)
         what = f"{name} is not prepared in {str(builder.data_dir_root)!r} and cannot be prepared here ({reason})"
         run = f"import tensorflow_datasets as t; t.builder('{name}', data_dir='DIR').download_and_prepare(file_format='array_record')"
         raise UserError(f'data.dir: {what}: where there is a network, run python -c "{run}", then let data.dir be DIR') from error
@@ -228,6 +232,7 @@ def _import_tensorflow() -> None:
 def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
     """The examples of a split in the order on disk, images still encoded."""
     import tensorflow_datasets as tfds
+
     encoded = {key: tfds.decode.SkipDecoding() for key, value in builder.info.features.items() if isinstance(value, tfds.features.Image)}
     try:
         data = builder.as_data_source(split=split, decoders=encoded)
@@ -269,7 +274,7 @@ def _cached(name: str, key: Any, build: Callable[[Allocate], Source]) -> Source:
             with contextlib.suppress(OSError):  # another process was faster
                 whole.rename(path)
     except OSError as error:
-        warnings.warn(f"cannot write the cache of decoded images in {str(root)!r} ({_line(error)}): going on without", stacklevel=2)
+        warnings.warn(f"cannot write the cache of decoded images in {str(root)!r} ({first_line(error)}): going on without", stacklevel=2)
         return build(lambda field, shape: np.empty(shape, np.uint8))
     return _read_cache(name, path) or source
 
@@ -290,11 +295,6 @@ def _read_cache(name: str, path: Path) -> Source | None:
         return _checked(name, arrays, "")
     except Exception:  # a damaged file raises anything: decode again
         return None
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's message, or its type."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 KINDS: dict[str, Callable[[str, str, int], Source]] = {"digits": _digits, "npz": _npz, "folder": _folder}
