@@ -63,7 +63,7 @@ def final_variables(state: TrainState) -> Variables:
     return state.variables if state.average == () else Variables(state.average, state.variables.stats)
 
 
-def _measure(stage: Stage, value: Array, metrics: dict, predicted: Array | None, raw: Raw, given: Array) -> dict[str, Array]:
+def _measure(value: Array, metrics: dict, predicted: Array | None, raw: Raw, given: Array) -> dict[str, Array]:
     """A step's metrics; accuracies on the training batch tell learning (clean) from memorising (given)."""
     metrics = {"loss": value, **metrics}
     if predicted is not None:
@@ -85,34 +85,34 @@ def step(stage: Stage, state: TrainState, frozen: PyTree, raw: Raw, key: Array) 
     updates, optimizer = stage.optimizer.transform.update(gradient, state.optimizer, state.variables.params)
     params = optax.apply_updates(state.variables.params, updates)
     average = jax.tree.map(lambda a, p: stage.average * a + (1 - stage.average) * p, state.average, params) if stage.average else ()
-    metrics = _measure(stage, value, metrics, predicted, raw, batch.label)
+    metrics = _measure(value, metrics, predicted, raw, batch.label)
     fresh = state.step % stage.pipeline.steps_per_epoch == 0
     totals = {name: jnp.where(fresh, 0.0, state.totals[name]) + metric for name, metric in metrics.items()}
     failed = jnp.where((state.failed < 0) & ~jnp.isfinite(value), state.step + 1, state.failed)
     return TrainState(state.step + 1, Variables(params, stats), memory, optimizer, average, totals, failed), value
 
 
-def initial(stage: Stage, mesh: Mesh) -> TrainState:
-    """The state before the first step, on every device."""
-    raw = stage.pipeline.batch(0)
+def initial(stage: Stage, frozen: PyTree, raw: Raw, key: Array) -> TrainState:
+    """The state before the first step."""
+    image = jnp.zeros((2, *raw.image.shape[1:]))
+    variables, memory = stage.objective.init(jax.random.fold_in(key, INIT), image)
 
-    def build(raw, frozen, key):
-        variables, memory = stage.objective.init(jax.random.fold_in(key, INIT), stage.prepare(raw, key).image[0][:2])
-        average = variables.params if stage.average else ()
-        optimizer = stage.optimizer.transform.init(variables.params)
-        state = TrainState(jnp.int32(0), variables, memory, optimizer, average, {}, jnp.int32(-1))
-        return state, frozen
-
-    def names(raw, frozen, key):
-        state, _ = build(raw, frozen, key)
+    def metrics():
         batch = stage.prepare(raw, key)
-        out = stage.objective.loss(state.variables.params, state.variables.stats, state.memory, frozen, batch, key, jnp.float32(0))
-        return _measure(stage, out[0], out[1][2], out[1][3], raw, batch.label)
+        value, (_, _, metrics, predicted) = stage.objective.loss(*variables, memory, frozen, batch, key, jnp.float32(0))
+        return _measure(value, metrics, predicted, raw, batch.label)
 
-    metrics = jax.eval_shape(names, raw, stage.objective.frozen, stage.key)
-    state = jax.jit(lambda *args: build(*args)[0], out_shardings=sharding.everywhere(mesh))(raw, stage.objective.frozen, stage.key)
-    totals = {name: np.float32(0) for name in metrics}
-    return state._replace(totals=sharding.replicate(mesh, totals))
+    totals = {name: jnp.zeros(()) for name in jax.eval_shape(metrics)}
+    average = variables.params if stage.average else ()
+    return TrainState(jnp.int32(0), variables, memory, stage.optimizer.transform.init(variables.params), average, totals, jnp.int32(-1))
+
+
+def start(stage: Stage, mesh: Mesh, manager: Any) -> tuple[int, TrainState]:
+    """The steps done and the state: of the newest readable checkpoint, else before the first step."""
+    build, place = functools.partial(initial, stage), sharding.everywhere(mesh)
+    args = (stage.objective.frozen, stage.pipeline.batch(0), stage.key)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(build, *args))
+    return checkpoint.restore(manager, like, remove=True) or (0, jax.jit(build, out_shardings=place)(*args))
 
 
 @contextlib.contextmanager
@@ -151,14 +151,15 @@ def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writ
     """
     per_epoch = stage.pipeline.steps_per_epoch
     total = stage.epochs * per_epoch
-    state = initial(stage, mesh)
-    with checkpoint.opened(directory, save_every) as manager, _on_stop() as stop:
-        start, state = checkpoint.restore(manager, state, remove=True) or (0, state)
-        writer.rewind(stage.name, start)
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(checkpoint.opened(directory, save_every))
+        stop = stack.enter_context(_on_stop())
+        begin, state = start(stage, mesh, manager)
+        writer.rewind(stage.name, begin)
+        progress = stack.enter_context(contextlib.closing(Progress(stage.name, total, begin, per_epoch, stage.pipeline.batch_size)))
         run = jax.jit(functools.partial(step, stage), donate_argnums=0)
-        progress = Progress(stage.name, total, start, per_epoch, stage.pipeline.batch_size)
-        loss, first, began = None, start, time.perf_counter()
-        for number in range(start, total):
+        loss, first, began = None, begin, time.perf_counter()
+        for number in range(begin, total):
             before, (state, loss) = loss, run(state, stage.objective.frozen, stage.pipeline.batch(number), stage.key)
             if before is not None and progress.due(number):  # one step late: reading it does not stall the device
                 progress.show(number, float(before))
@@ -171,9 +172,7 @@ def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writ
                 checkpoint.save(manager, done, state)
             if stop.is_set() and done < total:
                 manager.wait_until_finished()
-                progress.close()
                 raise Stopped(f"{stage.name}: stopped at step {done} of {total}, saved; the same command continues")
-        progress.close()
     return state
 
 

@@ -18,6 +18,10 @@ from rmdnet_jax.run import make_stage, setup
 from rmdnet_jax.types import Batch, Outputs, UserError, Variables
 
 
+def begin(stage):
+    return training.initial(stage, stage.objective.frozen, stage.pipeline.batch(0), stage.key)
+
+
 def records(workdir, stage):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [record for record in lines if record["stage"] == stage]
@@ -138,8 +142,7 @@ def test_no_gradient_reaches_the_teacher():
 def test_students_of_the_control_start_from_the_teacher(tmp_path):
     made = setup(tiny(), tmp_path)
     teacher = made.encoder.init(jax.random.key(5), jnp.zeros((2, 8, 8, 1)))
-    state = training.initial(experiment.guided_stages(made)("x", teacher, 0.0, "teacher"), made.mesh)
-    fresh = training.initial(experiment.guided_stages(made)("x", teacher, 0.0, "random"), made.mesh)
+    state, fresh = (begin(experiment.guided_stages(made)("x", teacher, 0.0, init)) for init in ("teacher", "random"))
     assert_same(state.variables.params[0]["encoder"], teacher.params)
     assert_same(state.variables.stats[0]["encoder"], teacher.stats)
     assert_same(state.variables.params[0]["head"], fresh.variables.params[0]["head"])
@@ -150,7 +153,7 @@ def test_students_of_the_control_start_from_the_teacher(tmp_path):
 def test_the_average_of_parameters_follows_its_recursion(tmp_path):
     made = setup(tiny(**{"relation_guided.weight": 0.0, "relation_guided.average": 0.9}), tmp_path)
     stage = experiment.guided_stages(made)("x", None, 0.0, "random")
-    state = training.initial(stage, made.mesh)
+    state = begin(stage)
     slow = jax.device_get(state.variables.params)
     for number in range(3):
         state, _ = training.step(stage, state, stage.objective.frozen, stage.pipeline.batch(number), stage.key)
@@ -230,7 +233,7 @@ def test_views_depend_on_step_view_and_example_only():
 
     image = jax.random.randint(jax.random.key(0), (6, 8, 8, 1), 0, 255).astype(jnp.uint8)
     raw = pipeline.Raw(image, jnp.arange(6), jnp.arange(6))
-    run = pipeline.prepare(make("none", num_classes=6, seed=0), AUGMENTATIONS["digits"](), 2, np.zeros(1), np.ones(1))
+    run = jax.jit(pipeline.prepare(make("none", num_classes=6, seed=0), AUGMENTATIONS["digits"](), 2, np.zeros(1), np.ones(1)))
     whole, part = run(raw, jax.random.key(1)), run(jax.tree.map(lambda x: x[3:5], raw), jax.random.key(1))
     np.testing.assert_allclose(whole.image[:, 3:5], part.image, atol=1e-6)
     assert np.any(whole.image[0] != whole.image[1])
