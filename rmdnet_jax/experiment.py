@@ -55,7 +55,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
         "controls": results | frozen_controls(made, teacher),
         "noise": {**config.noise.to_dict(), **labels},
         "environment": report.environment(made.mesh),
-        "seconds": round(time.perf_counter() - began, 3),
+        "session_seconds": round(time.perf_counter() - began, 3),  # of this process; the stages' seconds count all
     }
     directory.write_json(made.workdir / "summary.json", summary)
     if sharding.is_main():
@@ -100,10 +100,10 @@ def load_teacher(made: Run) -> Variables:
     """The teacher that an earlier run left; raises `UserError` unless it fits this run's encoder."""
     path = pathlib.Path(made.config.teacher)
     try:
-        there = json.loads((path / "config.json").read_text())["encoder"]
+        there = {**json.loads((path / "config.json").read_text())["encoder"], "dtype": made.config.encoder.dtype}
     except (OSError, ValueError, KeyError):
         raise UserError(f"teacher must be the workdir of an earlier run, got {str(path)!r} without a readable config.json") from None
-    here = json.loads(made.config.encoder.to_json())
+    here = json.loads(made.config.encoder.to_json())  # dtype is only what a network computes in
     if there != here:
         raise UserError(f"teacher {str(path)!r} has another architecture: encoder {there} there, {here} here")
     if not (path / "teacher").is_dir():

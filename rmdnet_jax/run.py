@@ -36,7 +36,7 @@ class Run(NamedTuple):
     source: sources.Source
     noise: noise.Noise
     given: np.ndarray  # int32 [n], the noisy labels of all training examples
-    train: np.ndarray  # int32, rows to train on
+    train: np.ndarray  # int32, rows whose labels are trained on
     held: np.ndarray  # int32, rows of the noisy validation split
     images: Array  # source.images on every device
     labels: Array  # source.labels on every device
@@ -58,8 +58,6 @@ def setup(config: Config, workdir: pathlib.Path) -> Run:
     shuffled = np.random.default_rng(config.noise.seed).permutation(index)
     held, train = np.split(shuffled, [round(config.data.validation * len(index))])
     mesh = sharding.mesh()
-    for name in ("relation_modeling", "relation_guided"):
-        sharding.check_batch(f"{name}.batch_size", config[name].batch_size, len(train), mesh.size)
     statistics = pipeline.channel_statistics(source.images)
 
     def predictor(apply):
@@ -102,7 +100,9 @@ def make_stage(made: Run, name: str, number: int, objective: Objective, evaluate
     config = made.config[part]
     key = jax.random.fold_in(jax.random.key(made.config.seed), number)
     order = jax.random.fold_in(key, training.ORDER)
-    batches = pipeline.resident(made.images, made.labels, made.train, config.batch_size, order, made.mesh)
+    rows = np.arange(len(made.given), dtype=np.int32) if number == 0 else made.train  # relation modeling reads no labels
+    sharding.check_batch(f"{part}.batch_size", config.batch_size, len(rows), made.mesh.size)
+    batches = pipeline.resident(made.images, made.labels, rows, config.batch_size, order, made.mesh)
     augment = build(AUGMENTATIONS, f"{part}.augmentation", config.augmentation)
     optimizer = build(OPTIMIZERS, f"{part}.optimizer", config.optimizer, batches.steps_per_epoch, config.epochs)
     prepare = pipeline.prepare(made.noise, augment, objective.views, *made.statistics)
