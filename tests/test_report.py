@@ -64,3 +64,17 @@ def test_relation_figures_need_features(tmp_path):
     features = {"teacher": np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)}
     report.relations(features, np.sort(np.arange(20) % 4), 0.1, tmp_path / "some.png")
     assert (tmp_path / "some.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's own
+def test_tensorboard_is_written_when_asked_for(tmp_path):
+    pytest.importorskip("tensorflow", reason="TensorBoard's files are written by TensorFlow")
+    from rmdnet_jax.metrics import Writer
+
+    Writer(tmp_path / "quiet").metrics.of("x")
+    tmp_path.joinpath("loud").mkdir()
+    writer = Writer(tmp_path / "loud", tensorboard=True)
+    writer.write("relation_guided", 5, {"loss": 1.0}, {"train_seconds": 1.0, "evaluate_seconds": 0.0, "images": 10})
+    assert list((tmp_path / "loud" / "tensorboard").rglob("events*"))
+    assert writer.metrics.of("relation_guided") == [{"stage": "relation_guided", "step": 5, "loss": 1.0}]
+    assert writer.speed("relation_guided") == {"seconds": 1.0, "images_per_second": 10.0}

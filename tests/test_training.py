@@ -262,3 +262,21 @@ def test_labels_in_the_step_are_those_that_the_run_reports(tmp_path):
         stage = experiment.guided_stages(made)("x", None, 0.0, "random")
         batch = jax.jit(stage.prepare)(stage.pipeline.batch(3), jax.random.key(9))
         np.testing.assert_array_equal(batch.label, made.given[np.asarray(batch.index)])
+
+
+def test_no_epochs_of_relation_modeling_leave_a_random_teacher(tmp_path):
+    summary = experiment.run(tiny(**{"relation_modeling.epochs": 0}), tmp_path)
+    assert summary["relation_modeling"]["epochs"] == 0
+    assert not records(tmp_path, "relation_modeling")
+    assert len(records(tmp_path, "relation_guided")) == 2
+
+
+def test_data_without_a_test_set_are_trained_on_and_say_so(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (128, 8, 8, 1)).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(128) % 3)
+    config = tiny(**{"data.name": "npz", "data.dir": str(tmp_path / "own.npz"), "controls": ("base", "teacher_knn")})
+    config.data.validation = 0.25
+    summary = experiment.run(config, tmp_path / "run")
+    assert summary["relation_guided"]["test_accuracy"] == dict.fromkeys(("last", "last10", "best", "noisy_validation"))
+    assert "validation_accuracy" in records(tmp_path / "run", "relation_guided")[-1]
+    assert set(summary["controls"]) == {"base"}
