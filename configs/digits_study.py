@@ -14,7 +14,12 @@ from rmdnet_jax.data.noise import KINDS
 from rmdnet_jax.types import Config
 
 NOISES = {"pair": 0.4, "symmetric": 0.5}
-ARMS = {"base": (0.0, "random"), "base_from_teacher": (0.0, "teacher"), "rmdnet": (None, "random")}
+ARMS = {
+    "base": (0.0, "random"),
+    "base_from_teacher": (0.0, "teacher"),
+    "rmdnet": (None, "random"),
+    "rmdnet_from_teacher": (None, "teacher"),
+}
 WEIGHTS = (3.0, 10.0, 30.0)
 SEARCH = {"augmentation": ("none", "shift"), "epochs": (20, 80), "learning_rate": (0.02, 0.1)}
 SEARCH_SEEDS, SEEDS = range(100, 103), range(10)

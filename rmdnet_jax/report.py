@@ -167,7 +167,9 @@ def _settings(configs: list[dict]) -> list[str]:
     flat = [workdir.flatten(config) for config in configs]
     own = ("seed", "teacher", "noise.", "controls", "relation_guided.init")
     names = [name for name in flat[0] if not name.startswith(own) and len({str(f.get(name)) for f in flat}) > 1]
-    return [", ".join(f"{name.removeprefix('relation_guided.')} {f.get(name)}" for name in names) for f in flat]
+    shown = [[f"{name.removeprefix('relation_guided.').removesuffix('.name')} {f.get(name)}" for name in names] for f in flat]
+    started = [["from teacher"] if f["relation_guided.weight"] and f["relation_guided.init"] == "teacher" else [] for f in flat]
+    return [", ".join(one + two) for one, two in zip(shown, started)]
 
 
 def compare(directories: list[str], column: str = "last", best: bool = False) -> str:
