@@ -97,7 +97,7 @@ class Progress:
         self.stage, self.steps, self.per_epoch, self.batch, self.interval = stage, steps, steps_per_epoch, batch_size, interval
         self.mark, self.said = None, time.perf_counter()
         bar = sys.stderr.isatty() and sharding.is_main()
-        self.bar = tqdm(total=steps, initial=start, desc=stage, bar_format="{desc} |{bar:20}| {postfix}") if bar else None
+        self.bar = tqdm(total=steps, initial=start, desc=stage, bar_format="|{bar:20}| {desc}") if bar else None
 
     def due(self, done: int) -> bool:
         """Whether it is time to show something: reading a loss from the device just for the bar must stay rare."""
@@ -115,7 +115,7 @@ class Progress:
         if rate and done < self.steps:
             text += f"  {(self.steps - done) / rate:.0f} s left"
         if self.bar:
-            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.set_description_str(f"{self.stage}: {text}", refresh=False)
             self.bar.update(done - self.bar.n)
         elif sharding.is_main():
             print(f"{self.stage}: {text}", file=sys.stderr, flush=True)
