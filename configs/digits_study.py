@@ -28,17 +28,21 @@ BEST = {
     ("pair", "base"): "augmentation=none,epochs=20,learning_rate=0.02",
     ("pair", "base_from_teacher"): "augmentation=shift,epochs=20,learning_rate=0.02",
     ("pair", "rmdnet"): "augmentation=none,epochs=20,learning_rate=0.02,weight=3",
+    ("symmetric", "base"): "augmentation=none,epochs=20,learning_rate=0.02",
+    ("symmetric", "base_from_teacher"): "augmentation=none,epochs=20,learning_rate=0.02",
+    ("symmetric", "rmdnet_from_teacher"): "augmentation=shift,epochs=20,learning_rate=0.1,weight=1,node=0,teacher_temperature=0.1",
 }
 
 
 def get_config(arg: str = "") -> Config:
     args = parse(
         arg, quick=False, noise="pair", seed=0, arm="rmdnet", weight=30.0, augmentation="none", epochs=80, learning_rate=0.05,
-        teacher="", controls=False,
+        node=1.0, teacher_temperature=0.04, teacher="", controls=False,
     )  # fmt: skip
     config, guided = default(), default().relation_guided
     weight, guided.init = ARMS[args.arm]
     guided.weight = args.weight if weight is None else weight
+    guided.node.weight, guided.edge.teacher_temperature = args.node, args.teacher_temperature
     guided.epochs, guided.optimizer.learning_rate = args.epochs, args.learning_rate
     with config.unlocked():
         config.noise = ConfigDict({**choose(KINDS, args.noise, rate=NOISES[args.noise]), "seed": args.seed})

@@ -127,8 +127,10 @@ def small(config: Config) -> Config:
     with config.unlocked():
         config.encoder = choose(ENCODERS, "cnn", widths=(16, 32, 64, 128))
         config.relation_modeling.ssl = choose(SSL, "simsiam", projection=256, hidden=64)
+        config.relation_guided.augmentation = choose(AUGMENTATIONS, "none")  # so that the base method memorises
     config.relation_modeling.batch_size = 256
-    config.relation_modeling.epochs, config.relation_guided.epochs = 60, 40
+    config.relation_modeling.epochs, config.relation_guided.epochs = 60, 30
+    config.relation_guided.weight = 3.0
     config.controls = CONTROLS
     return config
 
