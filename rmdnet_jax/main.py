@@ -51,8 +51,10 @@ def read_flags(argv: list[str]) -> None:
         rest = flags.FLAGS(argv)[1:]
         given = None not in (CONFIG.value and CONFIG.value.seed, WORKDIR.value)  # an absent file is told of when a field is read
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        lines = str(error.args[0] if error.args else error).splitlines()
-        raise UserError(lines[-1].strip().split("UserError: ")[-1] if len(lines) > 2 else " ".join(lines)) from None
+        cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error  # ml_collections nests them
+        lines = str(cause.args[0] if cause.args else cause).splitlines()
+        text = lines[-1].strip().split("UserError: ")[-1] if len(lines) > 2 else ". ".join(lines)
+        raise UserError(f"unknown field {text}" if isinstance(cause, KeyError) else text) from None
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}; --config and --workdir are the ones to give")
     if not given:

@@ -45,7 +45,7 @@ def folder(root, *, empty=False, broken=False):
 MISTAKES = {
     "unknown data set": (["--config.data.name=cifar1"], "data.name must be one of the known names, got 'cifar1': did you mean cifar10"),
     "rate": (["--config.noise.rate=1.4"], "noise.rate must be in [0, 1], got 1.4"),
-    "unknown field": (["--config.noise.rat=0.4"], "rat"),
+    "unknown field": (["--config.noise.rat=0.4"], "unknown field 'rat'. Did you mean \"rate\""),
     "wrong type": (["--config.relation_guided.epochs=many"], "many"),
     "unknown flag": (["--wrkdir=x"], "wrkdir"),
     "stray argument": (["quickly"], "unknown argument 'quickly'"),
