@@ -24,4 +24,4 @@ lint: setup
 	@test -x $(BIN)/pyright || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
