@@ -351,7 +351,7 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "field", "value", "allowed"), BAD)
 def test_bad_values_are_refused_by_name(name, field, value, allowed):
-    with pytest.raises(UserError, match=rf"augment\.{field} must be {allowed}, got {value!r}"):
+    with pytest.raises(UserError, match=rf"augmentation\.{field} must be {allowed}, got {value!r}"):
         A.AUGMENTATIONS[name](**{field: value})
 
 

@@ -85,20 +85,25 @@ def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch):
     assert_equal_runs(tmp_path / "run", whole)
 
 
-def largest(directory):
-    return max((p for p in directory.rglob("d/*") if p.is_file()), key=lambda p: p.stat().st_size)
+def arrays(directory):
+    """The files that hold arrays; which of them are read depends on the arrays' sizes."""
+    return [path for path in directory.rglob("d/*") if path.is_file()]
 
 
 def truncate(directory):
-    path = largest(directory)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for path in arrays(directory):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip(directory):
-    path = largest(directory)
+def flip_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
+
+
+def flip(directory):
+    for path in arrays(directory):
+        flip_bit(path)
 
 
 def empty(directory):
@@ -107,6 +112,8 @@ def empty(directory):
             path.unlink()
 
 
+# orbax leaves the errors of its other failed reads to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [truncate, flip, empty])
 def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(damage, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
@@ -125,7 +132,7 @@ def test_a_flipped_bit_inside_an_array_is_noticed(tmp_path):
         checkpoint.save(manager, 2, jax.tree.map(lambda x: x + 1, state))
     with checkpoint.opened(tmp_path, 1) as manager:
         assert checkpoint.restore(manager, state)[0] == 2
-    flip(tmp_path / "2")
+    flip_bit(max(arrays(tmp_path / "2"), key=lambda path: path.stat().st_size))
     with checkpoint.opened(tmp_path, 1) as manager, pytest.warns(UserWarning, match="does not match its fingerprint"):
         step, found = checkpoint.restore(manager, state)
     assert step == 1
