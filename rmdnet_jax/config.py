@@ -122,7 +122,7 @@ def cifar(name: str) -> Config:
 
 
 def small(config: Config) -> Config:
-    """Shrinks a CIFAR experiment to about ten minutes on two cores: a small CNN on the first 5,000 images."""
+    """Shrinks a CIFAR experiment for a CPU: a small CNN on the first 5,000 images."""
     config.data.limit = 5000
     with config.unlocked():
         config.encoder = choose(ENCODERS, "cnn", widths=(16, 32, 64, 128))
