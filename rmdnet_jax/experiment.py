@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rmdnet_jax import checkpoint, evaluation, report, sharding, training
+from rmdnet_jax import checkpoint, evaluation, report, sharding, training, weights
 from rmdnet_jax import workdir as directory
 from rmdnet_jax.config import bind, build
 from rmdnet_jax.data import noise
@@ -59,6 +59,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
     }
     directory.write_json(made.workdir / "summary.json", summary)
     if sharding.is_main():
+        export(made, students["relation_guided"][0])
         draw(made, teacher, {name: variables for name, (variables, _) in students.items()})
     say(report.table(summary, config))
     return summary
@@ -97,19 +98,24 @@ def encoder_of(variables: Variables) -> Variables:
 
 
 def load_teacher(made: Run) -> Variables:
-    """The teacher that an earlier run left; raises `UserError` unless it fits this run's encoder."""
+    """The teacher that an earlier run left, or that a file of weights holds; raises `UserError` unless it fits this run's encoder."""
     path = pathlib.Path(made.config.teacher)
+    image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
+    shapes = jax.eval_shape(made.encoder.init, jax.random.key(0), image)
+    if path.suffix in weights.SUFFIXES:
+        return sharding.replicate(made.mesh, weights.from_state_dict(weights.read(path, "teacher"), shapes, f"teacher {str(path)!r}"))
     try:
         there = {**json.loads((path / "config.json").read_text())["encoder"], "dtype": made.config.encoder.dtype}
     except (OSError, ValueError, KeyError):
-        raise UserError(f"teacher must be the workdir of an earlier run, got {str(path)!r} without a readable config.json") from None
+        kinds = ", ".join(weights.SUFFIXES)
+        raise UserError(
+            f"teacher must be the workdir of an earlier run or a file of weights ({kinds}), got {str(path)!r} without a readable config.json"
+        ) from None
     here = json.loads(made.config.encoder.to_json())  # dtype is only what a network computes in
     if there != here:
         raise UserError(f"teacher {str(path)!r} has another architecture: encoder {there} there, {here} here")
     if not (path / "teacher").is_dir():
         raise UserError(f"teacher {str(path)!r} has not finished relation modeling: there is no teacher/ in it")
-    image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
-    shapes = jax.eval_shape(made.encoder.init, jax.random.key(0), image)
     place = sharding.everywhere(made.mesh)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
     with checkpoint.opened(path / "teacher", 1) as manager:
@@ -201,6 +207,14 @@ def guide(made: Run, stage: training.Stage) -> tuple[Variables, dict]:
         result["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
     result["train_accuracy"] = {kind: records[-1][f"train_accuracy_{kind}"] for kind in ("given", "clean")}
     return variables, {**result, "epochs": stage.epochs, **made.writer.speed(stage.name)}
+
+
+def export(made: Run, student: Variables) -> None:
+    """The student under torchvision's names, with what else it takes to use it, as `student.safetensors`; of peers the first."""
+    state = weights.state_dict(Variables(student.params[0], student.stats[0]))
+    mean, std = (values.tolist() for values in made.statistics)  # of pixels in [0, 1], by channel
+    about = {"encoder": made.config.encoder.to_dict(), "mean": mean, "std": std, "classes": list(made.source.names)}
+    weights.write(made.workdir / "student.safetensors", {name.removeprefix("encoder."): array for name, array in state.items()}, about)
 
 
 def draw(made: Run, teacher: Variables | None, students: dict[str, Variables]) -> None:

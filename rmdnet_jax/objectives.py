@@ -40,9 +40,9 @@ def relation_modeling(ssl: SelfSupervised) -> Objective:
     return Objective(ssl.views, (), lambda key, image: (ssl.init(key, image), ()), loss)
 
 
-def classifier(encoder: Network, num_classes: int) -> Network:
-    """The student: an encoder below a linear head; `apply` returns `Outputs`."""
-    head = linear(num_classes)
+def classifier(encoder: Network, num_classes: int, *, dtype: str = "float32") -> Network:
+    """The student: an encoder below a linear head that computes in `dtype`; `apply` returns `Outputs`."""
+    head = linear(num_classes, dtype=dtype)
 
     def init(key, image):
         below = encoder.init(jax.random.fold_in(key, 0), image)

@@ -11,7 +11,7 @@ from conftest import ROOT
 LAYERS = (
     ("types",),
     ("losses", "relation", "evaluation", "data.noise", "data.augment", "data"),
-    ("encoder", "optimizer", "sharding", "data.sources", "data.pipeline"),
+    ("encoder", "weights", "optimizer", "sharding", "data.sources", "data.pipeline"),
     ("objectives", "ssl", "methods"),
     ("training", "checkpoint", "metrics", "workdir"),
     ("experiment", "run", "config", "report"),
@@ -31,6 +31,8 @@ HOMES = {
     "PIL": {"data.sources"},
     "tqdm": {"metrics", "data.sources"},
     "absl": {"main"},
+    "safetensors": {"weights"},
+    "torch": {"weights"},
 }
 FILES = sorted((ROOT / "rmdnet_jax").rglob("*.py"))
 

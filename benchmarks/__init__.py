@@ -1,0 +1,1 @@
+"""Measurements beside other software: a PyTorch reference of RMDNet, and speed against it."""

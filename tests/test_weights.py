@@ -1,0 +1,90 @@
+"""State dicts: torchvision's names and layout, there and back, files that are read and files that are refused."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_same, tiny
+from safetensors.numpy import load_file, save_file
+
+from rmdnet_jax import encoder, experiment, weights
+from rmdnet_jax.types import UserError
+
+# Names of torchvision's resnet18, by its documentation of the architecture.
+RESNET18 = {
+    "conv1.weight": (64, 3, 3, 3),  # 7x7 there: here the CIFAR stem
+    "bn1.running_var": (64,),
+    "layer1.0.conv1.weight": (64, 64, 3, 3),
+    "layer2.0.downsample.0.weight": (128, 64, 1, 1),
+    "layer2.0.downsample.1.bias": (128,),
+    "layer4.1.bn2.running_mean": (512,),
+}
+
+
+def drawn(network, seed=0, shape=(1, 32, 32, 3)):
+    """A network's arrays with arbitrary values."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(shape, np.float32))
+    return jax.tree.map(lambda leaf: np.random.default_rng(seed).uniform(0.1, 0.3, leaf.shape).astype(leaf.dtype), shapes)
+
+
+def test_a_resnet_has_torchvisions_names_and_layout():
+    state = weights.state_dict(drawn(encoder.resnet18()))
+    assert {name: state[name].shape for name in RESNET18} == RESNET18
+    assert len(state) == 60 + 40  # 20 convolutions and norms: a kernel, scale, bias; mean and variance
+
+
+@pytest.mark.parametrize("name", encoder.ENCODERS)
+@pytest.mark.parametrize("prefix", ["", "module.", "model.backbone."])
+def test_there_and_back(name, prefix):
+    network = encoder.ENCODERS[name](**({"widths": (4, 8)} if name == "cnn" else {"width": 4}))
+    variables = drawn(network)
+    state = {prefix + key: value for key, value in weights.state_dict(variables).items()}
+    assert len(state) == len(jax.tree.leaves(variables)), "two leaves share a name"
+    state |= {"fc.weight": np.zeros((10, 512)), prefix + "bn1.num_batches_tracked": np.int64(3)}
+    assert_same(weights.from_state_dict(state, variables, "teacher"), variables)
+
+
+def test_what_does_not_fit_is_named():
+    variables = drawn(encoder.cnn(widths=(4, 8)))
+    state = weights.state_dict(variables)
+    with pytest.raises(UserError, match=r"teacher must hold .* no entry 'bn2.running_var'"):
+        weights.from_state_dict({k: v for k, v in state.items() if k != "bn2.running_var"}, variables, "teacher")
+    with pytest.raises(UserError, match=r"teacher must hold .* 'conv1.weight' has shape \(4, 1, 3, 3\)"):
+        weights.from_state_dict({**state, "conv1.weight": state["conv1.weight"][:, :1]}, variables, "teacher")
+
+
+def test_a_file_is_a_teacher_and_the_student_becomes_one(tmp_path):
+    config = tiny(**{"relation_guided.init": "teacher", "relation_guided.epochs": 1})
+    first = drawn(encoder.cnn(widths=(4, 8)), shape=(1, 8, 8, 1))
+    save_file(weights.state_dict(first), tmp_path / "mine.safetensors")
+    config.teacher = str(tmp_path / "mine.safetensors")
+    summary = experiment.run(config, tmp_path / "run")
+    assert summary["relation_modeling"] == {"teacher": config.teacher}
+    student = load_file(tmp_path / "run" / "student.safetensors")
+    assert student["fc.weight"].shape == (10, 8)
+    assert np.abs(student["conv1.weight"] - weights.state_dict(first)["conv1.weight"]).max() < 0.5
+    config.teacher = str(tmp_path / "run" / "student.safetensors")
+    experiment.run(config, tmp_path / "again")
+
+
+def test_pytorch_files_are_read_and_never_run(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the extra `torch`")
+    variables = drawn(encoder.cnn(widths=(4, 8)))
+    state = {name: torch.from_numpy(value.copy()) for name, value in weights.state_dict(variables).items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "a.pt")
+    assert_same(weights.from_state_dict(weights.read(tmp_path / "a.pt", "teacher"), variables, "teacher"), variables)
+
+    class Harm:
+        def __reduce__(self):
+            return (tmp_path.joinpath("harmed").touch, ())
+
+    torch.save({"state_dict": Harm()}, tmp_path / "b.pt")
+    with pytest.raises(UserError, match=r"teacher .*b\.pt' cannot be read"):
+        weights.read(tmp_path / "b.pt", "teacher")
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("name", ["broken.safetensors", "absent.safetensors"])
+def test_files_that_cannot_be_read_are_named(name, tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"not a file of weights")
+    with pytest.raises(UserError, match=rf"teacher .*{name}' cannot be read"):
+        weights.read(tmp_path / name, "teacher")
