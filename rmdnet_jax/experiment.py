@@ -109,7 +109,7 @@ def load_teacher(made: Run) -> Variables:
     except (OSError, ValueError, KeyError):
         kinds = ", ".join(weights.SUFFIXES)
         raise UserError(
-            f"teacher must be the workdir of an earlier run or a file of weights ({kinds}), got {str(path)!r} without a readable config.json"
+            f"teacher must be the workdir of an earlier run, or a file of weights ({kinds}): no config.json can be read in {str(path)!r}"
         ) from None
     here = json.loads(made.config.encoder.to_json())  # dtype is only what a network computes in
     if there != here:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.torch_reference.train --data cifar10.npz --rate 0.5
 
-The file holds `images` uint8 [n, h, w, c], `labels` [n], `test_images`, `test_labels`. The data lie on the device; on a GPU the networks run
-in channels_last, under bfloat16 autocast and torch.compile.
+The file holds `images` uint8 [n, h, w, c], `labels` [n], `test_images`, `test_labels`. The data lie on the device; on a GPU the
+networks run in channels_last, under bfloat16 autocast and torch.compile.
 """
 
 import argparse
@@ -140,7 +140,6 @@ def main() -> None:
     teacher = copy.deepcopy(model.encoder).eval().requires_grad_(False)
     near = knn(apply(teacher, images, normalise), clean, apply(teacher, test_images, normalise), classes)
     print(f"teacher kNN, clean labels {100 * (near == test_labels).float().mean():.2f} %")
-    teacher.eval()
 
     student = prepare(Student(ENCODERS[args.encoder](), classes))
     run, (optimizer, schedule) = fast(student), sgd(student, 0.05, args.epochs[1] * (n // args.batch[1]))

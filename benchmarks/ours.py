@@ -1,0 +1,108 @@
+"""What is timed of rmdnet_jax: the stages that `experiment` builds and the loop that `training` runs, on random images."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rmdnet_jax import experiment, training
+from rmdnet_jax.config import build, choose, cifar
+from rmdnet_jax.data.noise import KINDS
+from rmdnet_jax.encoder import ENCODERS
+from rmdnet_jax.objectives import relation_modeling
+from rmdnet_jax.run import Run, make_stage, setup
+from rmdnet_jax.ssl import SSL
+
+
+def configured(data: str, network: str, case: str, batch: int, epochs: int):
+    """The CIFAR-10 experiment with this network, on the images of an .npz file."""
+    config = cifar("cifar10")
+    config.data.name, config.data.dir = "npz", data
+    with config.unlocked():
+        config.encoder = choose(ENCODERS, network, dtype=dtype())
+        config.noise = choose(KINDS, "symmetric", rate=0.5)
+        config.noise.seed = 0
+    for stage in (config.relation_modeling, config.relation_guided):
+        stage.batch_size, stage.epochs = batch, epochs
+    config.relation_guided.teacher_features = "stored" if case == "stored" else "online"
+    config.relation_guided.weight = 0.0 if case == "ce" else 1.0
+    config.checkpoint_steps = 10**9
+    return config
+
+
+def dtype() -> str:
+    """bfloat16 where it is fast."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def stage_of(made: Run, case: str) -> training.Stage:
+    """The stage that a case trains."""
+    if case == "simsiam":
+        ssl = build(SSL, "relation_modeling.ssl", made.config.relation_modeling.ssl, made.encoder, made.config.encoder.dtype)
+        return make_stage(made, "relation_modeling", 0, relation_modeling(ssl), lambda *_: {})
+    teacher = made.encoder.init(jax.random.key(1), jnp.zeros((2, *made.source.images.shape[1:])))
+    return experiment.guided_stages(made)("relation_guided", teacher, made.config.relation_guided.weight, "random")
+
+
+def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Callable) -> dict:
+    """Runs a case: `turn()` is called after the first step or pass, and then after each; returns what else is known of it."""
+    with tempfile.TemporaryDirectory() as workdir:
+        made = setup(configured(data, network, case, batch, epochs), pathlib.Path(workdir))
+        stage = stage_of(made, "online" if case in ("evaluation", "epoch") else case)
+        raw = stage.pipeline.batch(0)
+        state = jax.jit(functools.partial(training.initial, stage))(stage.objective.frozen, raw, stage.key)
+        if case == "evaluation":
+            while turn():
+                made.predict(state.variables, made.source.test_images)
+            return {}
+        if case == "epoch":
+            return epoch(made, stage, turn)
+        step = jax.jit(functools.partial(training.step, stage), donate_argnums=0)
+        lowered = step.lower(state, stage.objective.frozen, raw, stage.key)
+        flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
+        while turn():
+            state, loss = step(state, stage.objective.frozen, raw, stage.key)
+            loss.block_until_ready()
+        return {"flops": flops}
+
+
+class Enough(Exception):
+    """Raised within a loop that has been timed."""
+
+
+def epoch(made: Run, stage: training.Stage, turn: Callable) -> dict:
+    """Whole epochs by `training.fit`: data, steps, metrics, evaluation, records; checkpoints are left out."""
+
+    def evaluate(*args):
+        values = experiment.test(made, *args)
+        if not turn():
+            raise Enough
+        return values
+
+    turn()
+    try:
+        training.fit(stage._replace(evaluate=evaluate), made.mesh, made.workdir / "checkpoints", 10**9, made.writer)
+    except Enough:
+        return {}
+    raise AssertionError("more epochs were asked for than the stage has")
+
+
+def ceiling(turn: Callable) -> dict:
+    """A matrix product, large enough for the machine's highest rate."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype())
+    product = jax.jit(jnp.matmul)
+    while turn():
+        product(matrix, matrix).block_until_ready()
+    platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    return {"flops": 2 * size**3, "version": jax.__version__, "device": jax.devices()[0].device_kind, "platform": platform}
+
+
+def peak_memory() -> float | None:
+    """The device's peak use in bytes, where it is known."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

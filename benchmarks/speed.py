@@ -1,0 +1,213 @@
+"""Ours against the PyTorch reference, in turns, in one run on one machine.
+
+    python -m benchmarks.speed                                  # every network and case
+    python -m benchmarks.speed --networks cnn --cases ce,epoch  # some of them
+
+Each rival works in a process of its own, in turns with the other, so that whatever else the machine does meets both. Seconds are medians
+over the turns, with the lowest and the highest; a ratio is the median of the turns' ratios. Writes speed.json, speed.md and speed.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+NETWORKS = ("cnn", "resnet18", "resnet34", "wrn28_2")
+CASES = ("simsiam", "online", "stored", "ce", "evaluation", "epoch")
+RIVALS = ("ours", "theirs")
+BATCH = {"cpu": {"cnn": 128, "resnet18": 32, "resnet34": 32, "wrn28_2": 32}, "gpu": dict.fromkeys(NETWORKS, 512)}
+STEPS = 8  # batches in the measured epoch
+TEST = 512  # images in the measured evaluation
+DESCRIPTION = {
+    "simsiam": "SimSiam step, two views augmented",
+    "online": "CE + RMDNet step, teacher online",
+    "stored": "CE + RMDNet step, teacher stored",
+    "ce": "CE step",
+    "evaluation": f"evaluation of {TEST} images",
+    "epoch": f"epoch of {STEPS} online steps and an evaluation, data to metrics",
+}
+
+
+def work(pipe: Any, rival: str, began: float, cache: str, case: str, arguments: tuple) -> None:
+    """A process of one rival. Each True from `pipe` is answered by one turn's seconds, False by what is known at the end."""
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "RMDNET_CACHE": cache, "JAX_COMPILATION_CACHE_DIR": f"{cache}/compiled"}
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # progress bars
+    module, since = importlib.import_module(f"benchmarks.{rival}"), None
+
+    def turn() -> bool:
+        nonlocal since
+        if since is not None:
+            pipe.send({"seconds": time.perf_counter() - since, "since_start": time.time() - began})
+        more = pipe.recv()
+        since = time.perf_counter()
+        return more
+
+    known = module.ceiling(turn) if case == "ceiling" else module.run(case, *arguments, turn)
+    memory = module.peak_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pipe.send({**known, "peak_bytes": memory})
+
+
+class Rival:
+    """A started process of one rival."""
+
+    def __init__(self, name: str, cache: str, case: str, arguments: tuple):
+        context = multiprocessing.get_context("spawn")
+        self.name, (self.pipe, there) = name, context.Pipe()
+        self.process = context.Process(target=work, args=(there, name, time.time(), cache, case, arguments), daemon=True)
+        self.process.start()
+        there.close()
+
+    def turn(self, more: bool = True) -> dict:
+        """Lets it take a turn, or end; returns its answer."""
+        try:
+            self.pipe.send(more)
+            return self.pipe.recv()
+        except (EOFError, BrokenPipeError):
+            raise SystemExit(f"benchmarks.speed: the process of {self.name!r} ended early, status {self.process.exitcode}") from None
+
+
+@contextlib.contextmanager
+def started(cache: str, case: str, arguments: tuple) -> Iterator[list[Rival]]:
+    """Both rivals, started one after the other, their first turns taken."""
+    rivals = []
+    try:
+        for name in RIVALS:
+            rivals.append(Rival(name, cache, case, arguments))
+            rivals[-1].first = rivals[-1].turn()["since_start"]
+        yield rivals
+    finally:
+        for rival in rivals:
+            rival.process.terminate()
+
+
+def compare(cache: str, turns: int, case: str, arguments: tuple) -> dict[str, Any]:
+    """A case's figures: each rival's seconds, and the ratio of their speeds, above 1 where ours is the faster."""
+    with started(cache, case, arguments) as rivals:
+        for rival in rivals:
+            rival.turn()  # the second turn still warms up
+        seconds = [[rival.turn()["seconds"] for rival in rivals] for _ in range(turns)]
+        results = {
+            rival.name: {"seconds": spread(column), "first_step_seconds": rival.first, **rival.turn(False)}
+            for rival, column in zip(rivals, zip(*seconds))
+        }
+    return {**results, "ratio": spread([theirs / ours for ours, theirs in seconds])}
+
+
+def spread(values: list[float] | tuple[float, ...]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+
+
+def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[dict[str, Any]]:
+    """The ceiling, then each network's cases; ours is started twice, first without compiled programs."""
+    with tempfile.TemporaryDirectory() as folder:
+        top = compare(folder, turns, "ceiling", ())
+        yield {"case": "ceiling", **top}
+        for network in networks:
+            size = batch or BATCH[top["ours"]["platform"]][network]
+            data = f"{folder}/{network}.npz"
+            write_data(data, size)
+            for case in cases:
+                arguments = (data, network, size, turns + 3)
+                cold = Rival("ours", folder, case, arguments)
+                seconds = cold.turn()["since_start"]
+                cold.process.terminate()
+                images = {"evaluation": TEST, "epoch": STEPS * size}.get(case, size)
+                yield {
+                    "network": network, "case": case, "batch": size, "images": images, "first_step_seconds_cold": seconds,
+                    **compare(folder, turns, case, arguments),
+                }  # fmt: skip
+
+
+def write_data(path: str, batch: int) -> None:
+    """Random images of CIFAR's shape."""
+    draw = np.random.default_rng(0).integers
+    arrays = {"images": draw(0, 256, (STEPS * batch, 32, 32, 3)), "labels": np.arange(STEPS * batch) % 10}
+    arrays |= {"test_images": draw(0, 256, (TEST, 32, 32, 3)), "test_labels": np.arange(TEST) % 10}
+    np.savez(path, **{name: array.astype(np.uint8) for name, array in arrays.items()})
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    top = max(rows[0][rival]["flops"] / rows[0][rival]["seconds"]["low"] for rival in RIVALS)
+    lines = [
+        "| network, batch | case | ours, images/s | PyTorch, images/s | ratio (lowest to highest) | ours, share of the matrix ceiling "
+        "| peak MB, ours / PyTorch | first step, s: cold / cached / PyTorch |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows[1:]:
+        ours, theirs, ratio = row["ours"], row["theirs"], row["ratio"]
+        rates = [row["images"] / rival["seconds"]["median"] for rival in (ours, theirs)]
+        share = f"{ours['flops'] / ours['seconds']['median'] / top:.2f}" if "flops" in ours else "–"
+        lines.append(
+            f"| {row['network']}, {row['batch']} | {DESCRIPTION[row['case']]} | {rates[0]:,.0f} | {rates[1]:,.0f} "
+            f"| **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}) | {share} "
+            f"| {ours['peak_bytes'] / 2**20:,.0f} / {theirs['peak_bytes'] / 2**20:,.0f} "
+            f"| {row['first_step_seconds_cold']:.1f} / {ours['first_step_seconds']:.1f} / {theirs['first_step_seconds']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """The ratios with their spread, by case and network."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(7, 0.32 * len(rows) + 1), layout="constrained")
+    axes = drawing.subplots()
+    for place, row in enumerate(rows[:0:-1]):
+        ratio = row["ratio"]
+        axes.barh(place, ratio["median"], color=f"C{NETWORKS.index(row['network'])}")
+        axes.plot([ratio["low"], ratio["high"]], [place, place], color="black", linewidth=1)
+    axes.set_yticks(range(len(rows) - 1), [f"{row['network']}: {row['case']}" for row in rows[:0:-1]])
+    axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("speed, ours / PyTorch reference (right of 1: ours is faster)")
+    drawing.savefig(path, dpi=120)
+
+
+def about(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Hardware and versions."""
+    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] or [platform.machine()]
+    versions = {name: rows[0][rival]["version"] for name, rival in (("jax", "ours"), ("torch", "theirs"))}
+    return {"cpu": names[0], "cores": os.cpu_count(), "device": rows[0]["ours"]["device"], "python": platform.python_version(), **versions}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    some = {"networks": NETWORKS, "cases": CASES}
+    for name, known in some.items():
+        parser.add_argument(f"--{name}", default=",".join(known), help=f"comma-separated, of {', '.join(known)}")
+    parser.add_argument("--turns", type=int, default=5, help="measured turns of each rival")
+    parser.add_argument("--batch", type=int, default=0, help="images in a step; 0: 512 on an accelerator, less on a CPU")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/speed"))
+    args = parser.parse_args()
+    chosen = {name: tuple(getattr(args, name).split(",")) for name in some}
+    for name, known in some.items():
+        if unknown := set(chosen[name]) - set(known):
+            parser.error(f"--{name} must be out of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for row in measure(chosen["networks"], chosen["cases"], args.turns, args.batch):
+        rows.append(row)
+        print(f"{row.get('network', ''):10s} {row['case']:10s} ratio {row['ratio']['median']:.2f}", flush=True)
+        (args.out / "speed.json").write_text(json.dumps({"about": about(rows), "rows": rows}, indent=1) + "\n")
+    (args.out / "speed.md").write_text(table(rows))
+    figure(rows, args.out / "speed.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
