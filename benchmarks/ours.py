@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax import experiment, training
+from rmdnet_jax import experiment, report, sharding, training
 from rmdnet_jax.config import build, choose, cifar
 from rmdnet_jax.data.noise import KINDS
 from rmdnet_jax.encoder import ENCODERS
@@ -99,8 +99,7 @@ def ceiling(turn: Callable) -> dict:
     product = jax.jit(jnp.matmul)
     while turn():
         product(matrix, matrix).block_until_ready()
-    platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    return {"flops": 2 * size**3, "version": jax.__version__, "device": jax.devices()[0].device_kind, "platform": platform}
+    return {"flops": 2 * size**3, **report.environment(sharding.mesh())}
 
 
 def peak_memory() -> float | None:

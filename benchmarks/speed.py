@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import platform
 import resource
 import statistics
 import sys
@@ -67,7 +66,7 @@ class Rival:
 
     def __init__(self, name: str, cache: str, case: str, arguments: tuple):
         context = multiprocessing.get_context("spawn")
-        self.name, (self.pipe, there) = name, context.Pipe()
+        self.name, self.first, (self.pipe, there) = name, 0.0, context.Pipe()
         self.process = context.Process(target=work, args=(there, name, time.time(), cache, case, arguments), daemon=True)
         self.process.start()
         there.close()
@@ -118,7 +117,7 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
         top = compare(folder, turns, "ceiling", ())
         yield {"case": "ceiling", **top}
         for network in networks:
-            size = batch or BATCH[top["ours"]["platform"]][network]
+            size = batch or BATCH["cpu" if top["ours"]["platform"] == "cpu" else "gpu"][network]
             data = f"{folder}/{network}.npz"
             write_data(data, size)
             for case in cases:
@@ -178,13 +177,6 @@ def figure(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     drawing.savefig(path, dpi=120)
 
 
-def about(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Hardware and versions."""
-    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] or [platform.machine()]
-    versions = {name: rows[0][rival]["version"] for name, rival in (("jax", "ours"), ("torch", "theirs"))}
-    return {"cpu": names[0], "cores": os.cpu_count(), "device": rows[0]["ours"]["device"], "python": platform.python_version(), **versions}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     some = {"networks": NETWORKS, "cases": CASES}
@@ -203,7 +195,7 @@ def main() -> None:
     for row in measure(chosen["networks"], chosen["cases"], args.turns, args.batch):
         rows.append(row)
         print(f"{row.get('network', ''):10s} {row['case']:10s} ratio {row['ratio']['median']:.2f}", flush=True)
-        (args.out / "speed.json").write_text(json.dumps({"about": about(rows), "rows": rows}, indent=1) + "\n")
+        (args.out / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")
     (args.out / "speed.md").write_text(table(rows))
     figure(rows, args.out / "speed.png")
     print(table(rows))

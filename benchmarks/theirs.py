@@ -71,7 +71,7 @@ def ceiling(turn: Callable) -> dict:
     while turn():
         matrix @ matrix
         synchronize()
-    return {"flops": 2 * size**3, "version": torch.__version__}
+    return {"flops": 2 * size**3, "torch": torch.__version__}
 
 
 def peak_memory() -> float | None:

@@ -1,4 +1,11 @@
-"""`python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo`: runs one experiment, or continues it."""
+"""Runs one experiment, or continues it.
+
+    python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo
+    python -m rmdnet_jax.main --config configs/cifar10_sym.py:rate=0.8,seed=1 --config.encoder.dtype=bfloat16 --workdir runs/sym80
+
+A config's own arguments follow its colon; --config.field=value sets any field of the schema, which is `default()` in
+rmdnet_jax/config.py.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +25,10 @@ MULTIHOST = flags.DEFINE_bool("multihost", False, "Call jax.distributed.initiali
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0, 2 after one line on what the user can mend, 130 or 143 after a signal."""
+    if {"-h", "--help"} & set(argv[1:]):
+        module = flags.FLAGS.find_module_defining_flag("workdir")
+        print(__doc__, flags.FLAGS.module_help(module).partition(":\n")[2], sep="\n")
+        return 0
     try:
         read_flags(argv)
         import jax

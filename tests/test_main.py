@@ -126,6 +126,12 @@ def test_an_absent_config_file_and_a_broken_one_are_one_line(command, tmp_path):
         assert (status, len(lines)) == (2, 1), lines
 
 
+def test_help_says_what_can_be_given(capsys):
+    assert main.main(["rmdnet_jax", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(flag in said for flag in ("--config", "--workdir", "--[no]multihost"))
+
+
 def test_flags_are_required(capsys):
     flags.FLAGS.unparse_flags()
     for name in ("config", "workdir"):
