@@ -152,6 +152,7 @@ def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writ
     per_epoch = stage.pipeline.steps_per_epoch
     total = stage.epochs * per_epoch
     with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
         manager = stack.enter_context(checkpoint.opened(directory, save_every))
         stop = stack.enter_context(_on_stop())
         begin, state = start(stage, mesh, manager)

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 LAYERS = (
     ("types",),
-    ("losses", "relation", "evaluation", "data.noise", "data.augment", "data"),
+    ("losses", "relation", "distillation", "evaluation", "data.noise", "data.augment", "data"),
     ("encoder", "weights", "optimizer", "sharding", "data.sources", "data.pipeline"),
     ("objectives", "ssl", "methods"),
     ("training", "checkpoint", "metrics", "workdir"),

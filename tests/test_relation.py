@@ -1,12 +1,14 @@
 """Relation matrices and losses: METHOD's fixtures in float64, invariances, degenerate batches."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from rmdnet_jax import relation
+from rmdnet_jax import relation, sharding
 from rmdnet_jax.ssl import negative_cosine
 from rmdnet_jax.types import UserError
 
@@ -14,7 +16,8 @@ ROW, COLUMN = np.arange(6)[:, None], np.arange(4)[None]
 TEACHER = np.sin(1 + 0.7 * ROW + 1.3 * COLUMN) + 0.1 * ROW
 STUDENT = np.cos(0.5 + 0.9 * ROW - 0.4 * COLUMN) + 0.05 * COLUMN
 FIXTURES = {"softmax_kl": 0.60633902}
-LOSSES = [pytest.param(f, id=name) for name, f in {**relation.EDGES, **relation.NODES}.items()]
+BLOCKS = {f"softmax_kl in blocks of {block}": functools.partial(relation.softmax_kl, block=block) for block in (1, 4, 256)}
+LOSSES = [pytest.param(f, id=name) for name, f in {**relation.EDGES, **relation.NODES, **BLOCKS}.items()]
 
 
 def slow_matrix(z, temperature):
@@ -74,7 +77,7 @@ def test_edge_loss_does_not_see_rotations_but_shifts():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_vanish_where_student_and_teacher_agree(loss):
-    equal = {"student_temperature": 0.07, "teacher_temperature": 0.07} if loss in relation.EDGES.values() else {}
+    equal = {"student_temperature": 0.07, "teacher_temperature": 0.07} if loss not in relation.NODES.values() else {}
     assert abs(float(loss(jnp.asarray(TEACHER), jnp.asarray(TEACHER), **equal))) < 1e-12
 
 
@@ -98,7 +101,53 @@ def test_degenerate_batches_stay_finite(loss, student):
         assert np.isfinite(gradient).all()
 
 
+def drawn(batch, student_dim=5, teacher_dim=7):
+    generator = np.random.default_rng(0)
+    return jnp.asarray(generator.normal(size=(batch, student_dim))), jnp.asarray(generator.normal(size=(batch, teacher_dim)))
+
+
+def agree(found, expected, rtol=1e-11):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("temperature", [0.001, 0.04, 1.0])
+@pytest.mark.parametrize("block", [1, 7, 16, 50])
+def test_blocks_change_neither_value_nor_gradient(block, temperature):
+    s, t = drawn(37)
+    temperatures = {"student_temperature": temperature, "teacher_temperature": 2 * temperature}
+    plain, blocked = (jax.value_and_grad(functools.partial(relation.softmax_kl, block=b, **temperatures)) for b in (0, block))
+    agree(blocked(s, t), plain(s, t))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch", [37, 64])
+def test_blocks_over_devices_change_neither_value_nor_gradient(batch):
+    s, t = drawn(batch)
+    mesh = sharding.mesh()
+    assert mesh.size == 8
+    plain, blocked = (jax.value_and_grad(functools.partial(relation.softmax_kl, block=b)) for b in (0, 3))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data" if batch % 8 == 0 else None))
+    with jax.set_mesh(mesh):
+        found = jax.jit(blocked)(*jax.device_put((s, t), place))
+    agree(found, plain(s, t))
+
+
+def test_blocks_need_memory_in_proportion_to_the_batch():
+    def temporaries(batch, block):
+        rows = jax.ShapeDtypeStruct((batch, 32), jnp.float32)
+        run = jax.jit(jax.value_and_grad(functools.partial(relation.softmax_kl, block=block)))
+        return run.lower(rows, rows).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(4096, 64) < 2.5 * temporaries(2048, 64), "linear in the batch"
+    assert temporaries(4096, 64) < temporaries(4096, 0) / 10
+
+
 @pytest.mark.parametrize(("shape", "temperature"), [((1, 3), 0.1), ((4,), 0.1), ((4, 3), 0.0), ((4, 3), -1.0)])
 def test_bad_arguments_are_refused(shape, temperature):
     with pytest.raises(UserError, match="must be"):
         relation.matrix(jnp.ones(shape), temperature)
+    if len(shape) == 2:
+        with pytest.raises(UserError, match="must be"):
+            relation.softmax_kl(jnp.ones(shape), jnp.ones(shape), student_temperature=temperature, block=2)

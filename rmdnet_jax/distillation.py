@@ -1,0 +1,125 @@
+"""The relation loss `softmax_kl` a block of rows at a time: exact, without a [batch, batch] matrix, with its gradient by hand.
+
+With cosine logits `S = s s' / tau_s` and `T = t t' / tau_t` (diagonals left out) and row-wise log-sum-exps,
+
+    kl_i = sum_j Rt_ij (T_ij - S_ij) - lse(T_i) + lse(S_i),    d kl_i / d S_ij = Rs_ij - Rt_ij.
+
+S and T are symmetric, so a row's whole gradient is `1 / tau_s sum_j [(Rs_ij - Rt_ij) + (Rs_ji - Rt_ji)] s_j` with
+`Rs_ji = exp(S_ij - lse(S_j))`: it needs that row's logits and the log-sum-exps of all rows. Both passes go over blocks of rows; memory is
+O(batch dim + block batch). Over a mesh each device has its own rows and gathers the unit vectors [batch, dim] and the log-sum-exps [batch].
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from rmdnet_jax.types import Array
+
+MASKED = -1e30  # finite, so that masked logits never make a NaN
+AXIS = "data"
+
+
+def _logits(rows: Array, all_rows: Array, first: Array, size: int, temperature: float) -> Array:
+    """Cosine logits of a block of rows, its first being row `first` of all; masked at the diagonal and beyond `size` rows."""
+    logits = jnp.matmul(rows, all_rows.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    column, row = jnp.arange(len(all_rows)), first + jnp.arange(len(rows))
+    return jnp.where((column != row[:, None]) & (column < size), logits, MASKED)
+
+
+def _blocks(function, shift: Array, block: int, *rows: Array):
+    """`function(first row, block of each of rows)` for every block, the results joined along the rows."""
+    count = len(rows[0]) // block
+    split = [x.reshape(count, block, *x.shape[1:]) for x in rows]
+    joined = jax.lax.map(lambda part: function(*part), (shift + block * jnp.arange(count), *split))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), joined)
+
+
+def _forward(student: Array, teacher: Array, size: int, temperatures: tuple[float, float], block: int, sharded: bool):
+    """kl, lse(S) and lse(T) of this device's rows, [rows] each."""
+    all_student, all_teacher, shift = _gathered(student, teacher, sharded)
+
+    def one(first, s, t):
+        S, T = (_logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
+        lse_s, lse_t = jax.nn.logsumexp(S, axis=-1), jax.nn.logsumexp(T, axis=-1)
+        difference = jnp.where(T > MASKED, T - S, 0.0)
+        return jnp.sum(jnp.exp(T - lse_t[:, None]) * difference, axis=-1) - lse_t + lse_s, lse_s, lse_t
+
+    return _blocks(one, shift, block, student, teacher)
+
+
+def _backward(student, teacher, lse_s, lse_t, size: int, temperatures: tuple[float, float], block: int, sharded: bool) -> Array:
+    """The gradient of the sum of all rows' kl with respect to this device's student rows, [rows, dim]."""
+    all_student, all_teacher, shift = _gathered(student, teacher, sharded)
+    all_lse_s, all_lse_t, _ = _gathered(lse_s, lse_t, sharded)
+
+    def one(first, s, t, own_s, own_t):
+        S, T = (_logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
+        slope = jnp.exp(S - own_s[:, None]) - jnp.exp(T - own_t[:, None]) + jnp.exp(S - all_lse_s) - jnp.exp(T - all_lse_t)
+        return jnp.matmul(slope, all_student, precision=jax.lax.Precision.HIGHEST) / temperatures[0]
+
+    return _blocks(one, shift, block, student, teacher, lse_s, lse_t)
+
+
+def _gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array]:
+    """All devices' rows of both, and the place of this device's first."""
+    if not sharded:
+        return one, two, jnp.int32(0)
+    gather = functools.partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
+    return gather(one), gather(two), jax.lax.axis_index(AXIS) * len(one)
+
+
+def _devices() -> int:
+    """Devices on the data axis of the mesh that is set."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
+
+
+def _over_devices(function, *rows: Array):
+    """`function(rows, ..., sharded)` on each device's own rows, or on all rows where there is one device."""
+    if _devices() == 1:
+        return function(*rows, sharded=False)
+    split = PartitionSpec(AXIS)
+    return jax.shard_map(functools.partial(function, sharded=True), in_specs=split, out_specs=split, check_vma=False)(*rows)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def kl(student: Array, teacher: Array, temperatures: tuple[float, float], block: int) -> Array:
+    """`mean_i KL(R(teacher)_i || R(student)_i)` of unit rows.
+
+    Args:
+      student: [batch, dim], rows of unit norm, batch >= 2.
+      teacher: [batch, any dim], rows of unit norm; gets no gradient.
+      temperatures: the student's and the teacher's.
+      block: rows at a time on each device.
+    """
+    return _kl_forward(student, teacher, temperatures, block)[0]
+
+
+def _padded(block: int, *rows: Array) -> tuple[list[Array], int]:
+    """Zero rows added until every device has whole blocks; and the block's size."""
+    share = -(-len(rows[0]) // _devices())
+    block = min(block, share)
+    total = -(-share // block) * block * _devices()
+    return [jnp.pad(x, ((0, total - len(x)), *((0, 0),) * (x.ndim - 1))) for x in rows], block
+
+
+def _kl_forward(student, teacher, temperatures, block):
+    size = len(student)
+    rows, block = _padded(block, student, teacher)
+    run = functools.partial(_forward, size=size, temperatures=temperatures, block=block)
+    value, lse_s, lse_t = (x[:size] for x in _over_devices(run, *rows))
+    return jnp.mean(value), (student, teacher, lse_s, lse_t)
+
+
+def _kl_backward(temperatures, block, residuals, cotangent):
+    student, teacher, lse_s, lse_t = residuals
+    size = len(student)
+    rows, block = _padded(block, student, teacher, lse_s, lse_t)
+    run = functools.partial(_backward, size=size, temperatures=temperatures, block=block)
+    return _over_devices(run, *rows)[:size] * (cotangent / size), jnp.zeros_like(teacher)
+
+
+kl.defvjp(_kl_forward, _kl_backward)
