@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax import experiment, report, sharding, training
+from rmdnet_jax import experiment, relation, report, sharding, training
 from rmdnet_jax.config import build, choose, cifar
 from rmdnet_jax.data.noise import KINDS
 from rmdnet_jax.encoder import ENCODERS
@@ -90,6 +90,16 @@ def epoch(made: Run, stage: training.Stage, turn: Callable) -> dict:
     except Enough:
         return {}
     raise AssertionError("more epochs were asked for than the stage has")
+
+
+def related(form: str, batch: int, dim: int, turn: Callable) -> dict:
+    """The edge loss and its gradient, `plain` or in `blocks` of rows."""
+    student, teacher = jax.random.normal(jax.random.key(0), (2, batch, dim))
+    loss = functools.partial(relation.softmax_kl, block=256 if form == "blocks" else 0)
+    run = jax.jit(jax.value_and_grad(loss)).lower(student, teacher).compile()
+    while turn():
+        jax.block_until_ready(run(student, teacher))
+    return {"temporary_bytes": run.memory_analysis().temp_size_in_bytes}
 
 
 def ceiling(turn: Callable) -> dict:

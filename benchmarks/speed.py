@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,9 +29,10 @@ from typing import Any
 import numpy as np
 
 NETWORKS = ("cnn", "resnet18", "resnet34", "wrn28_2")
-CASES = ("simsiam", "online", "stored", "ce", "evaluation", "epoch")
+CASES = ("simsiam", "online", "stored", "ce", "evaluation", "epoch", "relation")
 RIVALS = ("ours", "theirs")
-BATCH = {"cpu": {"cnn": 128, "resnet18": 32, "resnet34": 32, "wrn28_2": 32}, "gpu": dict.fromkeys(NETWORKS, 512)}
+BATCH = {"cpu": {"cnn": 128, "resnet18": 16, "resnet34": 16, "wrn28_2": 16}, "gpu": dict.fromkeys(NETWORKS, 512)}
+RELATIONS = (1024, 4096, 16384)  # examples, of 512 dimensions
 STEPS = 8  # batches in the measured epoch
 TEST = 512  # images in the measured evaluation
 DESCRIPTION = {
@@ -38,6 +41,7 @@ DESCRIPTION = {
     "stored": "CE + RMDNet step, teacher stored",
     "ce": "CE step",
     "evaluation": f"evaluation of {TEST} images",
+    "relation": "edge loss and gradient, 512 dimensions",
     "epoch": f"epoch of {STEPS} online steps and an evaluation, data to metrics",
 }
 
@@ -56,7 +60,8 @@ def work(pipe: Any, rival: str, began: float, cache: str, case: str, arguments: 
         since = time.perf_counter()
         return more
 
-    known = module.ceiling(turn) if case == "ceiling" else module.run(case, *arguments, turn)
+    run = {"ceiling": module.ceiling, "relation": module.related}.get(case, functools.partial(module.run, case))
+    known = run(*arguments, turn)
     memory = module.peak_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     pipe.send({**known, "peak_bytes": memory})
 
@@ -120,7 +125,7 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
             size = batch or BATCH["cpu" if top["ours"]["platform"] == "cpu" else "gpu"][network]
             data = f"{folder}/{network}.npz"
             write_data(data, size)
-            for case in cases:
+            for case in (case for case in cases if case != "relation"):
                 arguments = (data, network, size, turns + 3)
                 cold = Rival("ours", folder, case, arguments)
                 seconds = cold.turn()["since_start"]
@@ -130,6 +135,14 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
                     "network": network, "case": case, "batch": size, "images": images, "first_step_seconds_cold": seconds,
                     **compare(folder, turns, case, arguments),
                 }  # fmt: skip
+        for size, form in itertools.product(RELATIONS if "relation" in cases else (), ("plain", "blocks")):
+            yield {
+                "network": form,
+                "case": "relation",
+                "batch": size,
+                "images": size,
+                **compare(folder, turns, "relation", (form, size, 512)),
+            }
 
 
 def write_data(path: str, batch: int) -> None:
@@ -151,12 +164,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows[1:]:
         ours, theirs, ratio = row["ours"], row["theirs"], row["ratio"]
         rates = [row["images"] / rival["seconds"]["median"] for rival in (ours, theirs)]
+        cold = f"{row['first_step_seconds_cold']:.1f}" if "first_step_seconds_cold" in row else "–"
         share = f"{ours['flops'] / ours['seconds']['median'] / top:.2f}" if "flops" in ours else "–"
         lines.append(
             f"| {row['network']}, {row['batch']} | {DESCRIPTION[row['case']]} | {rates[0]:,.0f} | {rates[1]:,.0f} "
             f"| **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}) | {share} "
             f"| {ours['peak_bytes'] / 2**20:,.0f} / {theirs['peak_bytes'] / 2**20:,.0f} "
-            f"| {row['first_step_seconds_cold']:.1f} / {ours['first_step_seconds']:.1f} / {theirs['first_step_seconds']:.1f} |"
+            f"| {cold} / {ours['first_step_seconds']:.1f} / {theirs['first_step_seconds']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -169,9 +183,9 @@ def figure(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes = drawing.subplots()
     for place, row in enumerate(rows[:0:-1]):
         ratio = row["ratio"]
-        axes.barh(place, ratio["median"], color=f"C{NETWORKS.index(row['network'])}")
+        axes.barh(place, ratio["median"], color=f"C{(*NETWORKS, 'plain', 'blocks').index(row['network'])}")
         axes.plot([ratio["low"], ratio["high"]], [place, place], color="black", linewidth=1)
-    axes.set_yticks(range(len(rows) - 1), [f"{row['network']}: {row['case']}" for row in rows[:0:-1]])
+    axes.set_yticks(range(len(rows) - 1), [f"{row['network']} {row['batch']}: {row['case']}" for row in rows[:0:-1]])
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel("speed, ours / PyTorch reference (right of 1: ours is faster)")
     drawing.savefig(path, dpi=120)

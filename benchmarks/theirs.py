@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmarks.torch_reference import augment
+from benchmarks.torch_reference import augment, losses
 from benchmarks.torch_reference.models import ENCODERS, SimSiam, Student
 from benchmarks.torch_reference.train import Normalise, apply, batches, guided_step, sgd, simsiam_step
 
@@ -60,6 +60,18 @@ def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Calla
             (apply(trained, test, normalise, 500)[1].argmax(1) == test_label).float().mean().item()
         else:
             step(index)
+        synchronize()
+    return {}
+
+
+def related(form: str, batch: int, dim: int, turn: Callable) -> dict:
+    """The edge loss and its gradient."""
+    student, teacher = torch.randn(2, batch, dim, device=DEVICE)
+    student.requires_grad_()
+    loss = torch.compile(losses.edge) if DEVICE == "cuda" else losses.edge
+    while turn():
+        student.grad = None
+        loss(student, teacher).backward()
         synchronize()
     return {}
 

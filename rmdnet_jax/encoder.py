@@ -75,6 +75,19 @@ def _pool(x: Array) -> Array:
     return jnp.mean(x, axis=(1, 2), dtype=_wide(x.dtype))
 
 
+def _halve(x: Array) -> Array:
+    """Max pooling over 2x2 windows; an axis already at one pixel stays there. Of equal values the first gets the gradient, as in PyTorch.
+
+    By comparisons, because the gradient of a window reduction is ten times slower on a CPU.
+    """
+    for axis in (2, 1):
+        if half := x.shape[axis] // 2:
+            pairs = jax.lax.slice_in_dim(x, 0, 2 * half, axis=axis).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
+            first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+            x = jnp.where(first >= second, first, second)
+    return x
+
+
 class _Block(nn.Module):
     """Residual block, a chain of convolutions beside a shortcut that is a 1x1 convolution where the shape changes."""
 
@@ -143,8 +156,7 @@ class _CNN(nn.Module):
         x = x.astype(self.dtype)
         for i, width in enumerate(self.widths, start=1):
             if i > 1:
-                window = (min(2, x.shape[1]), min(2, x.shape[2]))  # an axis already at one pixel stays there
-                x = nn.max_pool(x, window, window)
+                x = _halve(x)
             x = nn.relu(_norm(_conv(x, width, name=f"conv{i}"), train, name=f"norm{i}"))
         return _pool(x)
 
