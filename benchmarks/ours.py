@@ -99,7 +99,8 @@ def related(form: str, batch: int, dim: int, turn: Callable) -> dict:
     run = jax.jit(jax.value_and_grad(loss)).lower(student, teacher).compile()
     while turn():
         jax.block_until_ready(run(student, teacher))
-    return {"temporary_bytes": run.memory_analysis().temp_size_in_bytes}
+    memory = run.memory_analysis()
+    return {} if memory is None else {"temporary_bytes": memory.temp_size_in_bytes}
 
 
 def ceiling(turn: Callable) -> dict:

@@ -33,6 +33,7 @@ CASES = ("simsiam", "online", "stored", "ce", "evaluation", "epoch", "relation")
 RIVALS = ("ours", "theirs")
 BATCH = {"cpu": {"cnn": 128, "resnet18": 16, "resnet34": 16, "wrn28_2": 16}, "gpu": dict.fromkeys(NETWORKS, 512)}
 RELATIONS = (1024, 4096, 16384)  # examples, of 512 dimensions
+LEAST = 0.5  # seconds of a turn: shorter steps are repeated, and averaged
 STEPS = 8  # batches in the measured epoch
 TEST = 512  # images in the measured evaluation
 DESCRIPTION = {
@@ -47,17 +48,20 @@ DESCRIPTION = {
 
 
 def work(pipe: Any, rival: str, began: float, cache: str, case: str, arguments: tuple) -> None:
-    """A process of one rival. Each True from `pipe` is answered by one turn's seconds, False by what is known at the end."""
+    """A process of one rival. Each True from `pipe` is answered by the seconds of a step or pass, False by what is known at the end."""
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "RMDNET_CACHE": cache, "JAX_COMPILATION_CACHE_DIR": f"{cache}/compiled"}
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # progress bars
-    module, since = importlib.import_module(f"benchmarks.{rival}"), None
+    module, since, count = importlib.import_module(f"benchmarks.{rival}"), None, 0
 
     def turn() -> bool:
-        nonlocal since
+        """Called before each repetition; whether there is to be one."""
+        nonlocal since, count
         if since is not None:
-            pipe.send({"seconds": time.perf_counter() - since, "since_start": time.time() - began})
-        more = pipe.recv()
-        since = time.perf_counter()
+            count, seconds = count + 1, time.perf_counter() - since
+            if seconds < LEAST:
+                return True
+            pipe.send({"seconds": seconds / count, "since_start": time.time() - began})
+        more, count, since = pipe.recv(), 0, time.perf_counter()
         return more
 
     run = {"ceiling": module.ceiling, "relation": module.related}.get(case, functools.partial(module.run, case))
@@ -126,7 +130,7 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
             data = f"{folder}/{network}.npz"
             write_data(data, size)
             for case in (case for case in cases if case != "relation"):
-                arguments = (data, network, size, turns + 3)
+                arguments = (data, network, size, 10_000)  # epochs: more than are run
                 cold = Rival("ours", folder, case, arguments)
                 seconds = cold.turn()["since_start"]
                 cold.process.terminate()
