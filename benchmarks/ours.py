@@ -44,7 +44,7 @@ def stage_of(made: Run, case: str) -> training.Stage:
     """The stage that a case trains."""
     if case == "simsiam":
         ssl = build(SSL, "relation_modeling.ssl", made.config.relation_modeling.ssl, made.encoder, made.config.encoder.dtype)
-        return make_stage(made, "relation_modeling", 0, relation_modeling(ssl), lambda *_: {})
+        return make_stage(made, "relation_modeling", 0, relation_modeling(ssl, 1), lambda *_: {})
     teacher = made.encoder.init(jax.random.key(1), jnp.zeros((2, *made.source.images.shape[1:])))
     return experiment.guided_stages(made)("relation_guided", teacher, made.config.relation_guided.weight, "random")
 

@@ -19,7 +19,7 @@ def place(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def fast(model: torch.nn.Module) -> torch.nn.Module:
-    """Compiled on a GPU; on a CPU that made no step faster (see docs/benchmarks.md)."""
+    """Compiled on a GPU. On a CPU eager: see docs/benchmarks.md for what compiling gives and takes there."""
     return torch.compile(model) if DEVICE == "cuda" else model
 
 

@@ -5,10 +5,10 @@
 `path` may be .npy, .npz (the array named `field`) or .csv. Not yet measured at full size: that needs an accelerator.
 """
 
-from rmdnet_jax.config import assemble, cifar, parse
+from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, quick=False, small=False, path="cifar100n.npz", field="noisy_label", method="ce", seed=0)
+    args = parse(arg, **ARGUMENTS, small=False, path="cifar100n.npz", field="noisy_label")
     return assemble(cifar("cifar100"), args, "file", path=args.path, field=args.field)

@@ -6,10 +6,10 @@
 `small`, one seed: 50.2 %, cross entropy 52.8 % (last). Not yet measured at full size: that needs an accelerator.
 """
 
-from rmdnet_jax.config import assemble, cifar, parse
+from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, quick=False, small=False, rate=0.4, method="ce", seed=0)
+    args = parse(arg, **ARGUMENTS, small=False, rate=0.4)
     return assemble(cifar("cifar10"), args, "asymmetric", rate=args.rate, mapping="cifar10")

@@ -6,13 +6,13 @@
 Neither goal has been measured yet: that needs a GPU. The lengths come from SimSiam's published kNN curve (86 % after 400 epochs).
 """
 
-from rmdnet_jax.config import assemble, choose, cifar, parse
+from rmdnet_jax.config import ARGUMENTS, assemble, choose, cifar, parse
 from rmdnet_jax.encoder import ENCODERS
 from rmdnet_jax.types import Config
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, quick=False, data="", rate=0.5, method="ce", seed=0)
+    args = parse(arg, **ARGUMENTS, data="", rate=0.5)
     config = cifar("cifar10")
     if args.data:
         config.data.name, config.data.dir = "npz", args.data

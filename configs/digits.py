@@ -6,12 +6,12 @@ python -m rmdnet_jax.main --config configs/digits.py:noise=pair,rate=0.3 --workd
 Last accuracy over seeds 0 to 9, symmetric 50 %: 95.2 ± 1.0 %, cross entropy 56.1 ± 3.7 %; two cores of an AMD EPYC.
 """
 
-from rmdnet_jax.config import CONTROLS, assemble, default, parse
+from rmdnet_jax.config import ARGUMENTS, CONTROLS, assemble, default, parse
 from rmdnet_jax.types import Config
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, quick=False, noise="symmetric", rate=0.5, method="ce", seed=0)
+    args = parse(arg, **ARGUMENTS, noise="symmetric", rate=0.5)
     config = default()
     config.controls = CONTROLS
     return assemble(config, args, args.noise, rate=args.rate)

@@ -5,12 +5,12 @@ python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo
 Last accuracy over seeds 0 to 9: 75.0 ± 2.2 %, cross entropy 61.0 ± 1.6 %; 56 s with all controls (n = 5) on two cores of an AMD EPYC.
 """
 
-from rmdnet_jax.config import CONTROLS, assemble, default, parse
+from rmdnet_jax.config import ARGUMENTS, CONTROLS, assemble, default, parse
 from rmdnet_jax.types import Config
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, quick=False, rate=0.4, method="ce", seed=0)
+    args = parse(arg, **ARGUMENTS, rate=0.4)
     config = default()
     config.controls = CONTROLS
     return assemble(config, args, "asymmetric", rate=args.rate, mapping="pair")

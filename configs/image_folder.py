@@ -6,12 +6,12 @@
 No labels are changed. Give `test/` only if its labels are right; without it, hold out noisy ones: --config.data.validation=0.1.
 """
 
-from rmdnet_jax.config import assemble, cifar, parse
+from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, quick=False, small=False, dir="", kind="folder", size=32, method="ce", seed=0)
+    args = parse(arg, **ARGUMENTS, small=False, dir="", kind="folder", size=32)
     config = cifar(args.kind)
     config.data.dir, config.data.image_size = args.dir, args.size
     return assemble(config, args, "none")

@@ -19,6 +19,8 @@ from rmdnet_jax.ssl import SSL
 from rmdnet_jax.types import Config, UserError, entry, hyper, unknown
 
 CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
+# The arguments that every experiment takes, with their defaults: `parse(arg, **ARGUMENTS, ...)`, then `assemble`.
+ARGUMENTS = {"quick": False, "seed": 0, "method": "ce", "ssl": "simsiam", "edge": "softmax_kl", "node": "cosine"}
 
 
 def choose(table: dict[str, Callable], name: str, **fields: Any) -> Config:
@@ -126,7 +128,7 @@ def small(config: Config) -> Config:
     config.data.limit = 5000
     with config.unlocked():
         config.encoder = choose(ENCODERS, "cnn", widths=(16, 32, 64, 128))
-        config.relation_modeling.ssl = choose(SSL, "simsiam", projection=256, hidden=64)
+        config.relation_modeling.ssl = choose(SSL, config.relation_modeling.ssl.name, projection=256, hidden=64)
         config.relation_guided.augmentation = choose(AUGMENTATIONS, "none")  # so that the base method memorises
     config.relation_modeling.batch_size = 256
     config.relation_modeling.epochs, config.relation_guided.epochs = 60, 30
@@ -155,11 +157,19 @@ def quick(config: Config) -> Config:
 
 
 def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: Any) -> Config:
-    """An experiment from a base config, the arguments `seed`, `method`, `quick` and `small`, and a noise kind with its fields."""
+    """An experiment from a base config, the arguments `ARGUMENTS` and `small`, and a noise kind with its fields."""
+    modeling, guided = config.relation_modeling, config.relation_guided
+    own = hyper(SSL[modeling.ssl.name])
+    heads = {field: modeling.ssl[field] for field in ("projection", "hidden") if modeling.ssl[field] != own[field]}
     config.seed = arg.seed
     with config.unlocked():
         config.noise = ConfigDict({**choose(KINDS, kind, **fields), "seed": arg.seed})
-        config.relation_guided.method = choose(METHODS, arg.method)
+        guided.method = choose(METHODS, arg.method)
+        if arg.ssl != modeling.ssl.name:
+            modeling.ssl = choose(SSL, arg.ssl, **heads)  # a base config's own widths serve every objective
+        for name, table in (("edge", EDGES), ("node", NODES)):
+            if arg.__dict__[name] != guided[name].name:
+                guided[name] = ConfigDict({**choose(table, arg.__dict__[name]), "weight": 1.0})
     config = small(config) if getattr(arg, "small", False) else config
     return quick(config) if arg.quick else config
 

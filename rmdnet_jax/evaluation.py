@@ -22,9 +22,29 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def cross_entropy(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """`-log softmax(logits_i)[label_i]`, [n]; logits [n, class]."""
+    return -_log_softmax(logits)[np.arange(len(label)), label]
+
+
 def negative_log_likelihood(logits: np.ndarray, label: np.ndarray) -> float:
-    """`mean_i -log softmax(logits_i)[label_i]`; logits [n, class]."""
-    return float(-_log_softmax(logits)[np.arange(len(label)), label].mean())
+    """Mean of `cross_entropy`."""
+    return float(cross_entropy(logits, label).mean())
+
+
+def small_loss_probability(loss: np.ndarray) -> np.ndarray:
+    """The probability [n] that each loss is of the component with the smaller mean, by a mixture of two Gaussians.
+
+    Losses are scaled to [0, 1] first. Where all are equal there is one component: 1. Source: Li et al., ICLR 2020 (DivideMix), section 3.1.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    low, high = float(np.min(loss)), float(np.max(loss))
+    if not high > low:
+        return np.ones(len(loss))
+    scaled = ((np.asarray(loss, np.float64) - low) / (high - low))[:, None]
+    mixture = GaussianMixture(2, max_iter=100, tol=1e-3, reg_covar=5e-4, random_state=0).fit(scaled)
+    return mixture.predict_proba(scaled)[:, np.argmin(np.asarray(mixture.means_))]
 
 
 def expected_calibration_error(logits: np.ndarray, label: np.ndarray, bins: int = 15) -> float:

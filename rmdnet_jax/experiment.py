@@ -77,7 +77,8 @@ def teacher_source(made: Run) -> Callable:
         loaded = load_teacher(made)
         return lambda: (loaded, {"teacher": made.config.teacher})
     ssl = build(SSL, "relation_modeling.ssl", made.config.relation_modeling.ssl, made.encoder, made.config.encoder.dtype)
-    stage = make_stage(made, "relation_modeling", 0, relation_modeling(ssl), functools.partial(watch, made))
+    objective = relation_modeling(ssl, made.config.relation_modeling.epochs)
+    stage = make_stage(made, "relation_modeling", 0, objective, functools.partial(watch, made))
     return functools.partial(train_teacher, made, stage)
 
 
@@ -171,9 +172,20 @@ def guided_stages(made: Run) -> Callable:
             student, method, made.encoder, teacher and Teacher(teacher, features),
             weight=weight, edge=edge, node=node, warmup_epochs=config.warmup_epochs, from_teacher=init == "teacher",
         )  # fmt: skip
-        return make_stage(made, name, 1, objective, functools.partial(test, made))
+        refresh = functools.partial(remember, made, method.refresh) if method.refresh else None
+        return make_stage(made, name, 1, objective, functools.partial(test, made), refresh)
 
     return stage
+
+
+def remember(made: Run, refresh: Callable, variables: Variables, memory: Any, epoch: int) -> Any:
+    """A method's memory after an epoch, from what each peer says of the examples trained on."""
+
+    def logits() -> np.ndarray:
+        peers = [Variables((params,), (stats,)) for params, stats in zip(*variables)]
+        return np.stack([made.predict(peer, made.source.images[made.train]).logits for peer in peers])
+
+    return refresh(logits, made.given[made.train], memory, epoch)
 
 
 def matching(config: Config, table: dict, field: str) -> Callable:
@@ -205,6 +217,9 @@ def guide(made: Run, stage: training.Stage) -> tuple[Variables, dict]:
         logits = made.predict(variables, made.source.test_images).logits
         result["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
         result["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
+    if "noise_rate" in records[-1]:  # what a method that selects examples took it to be
+        used, true = records[-1]["noise_rate"], float(np.mean(made.given != made.source.labels))
+        result["noise_rate"] = {"used": used, "error": used - true if made.noise.known else None}
     result["train_accuracy"] = {kind: records[-1][f"train_accuracy_{kind}"] for kind in ("given", "clean")}
     return variables, {**result, "epochs": stage.epochs, **made.writer.speed(stage.name)}
 

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from rmdnet_jax.types import Array
 
 
 def cross_entropy(logits: Array, label: Array) -> Array:
-    """Cross entropy with integer labels: `-log softmax(logits)[label]`."""
+    """Cross entropy with integer labels: `-log p_label`, p the softmax."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def generalized_cross_entropy(logits: Array, label: Array, q: float) -> Array:
+    """`(1 - p_label^q) / q`, between cross entropy (q -> 0) and absolute error (q = 1). Source: Zhang & Sabuncu, NeurIPS 2018, eq. 6."""
+    return -jnp.expm1(-q * cross_entropy(logits, label)) / q  # by the logarithm: p^q has no finite slope at p = 0
+
+
+def symmetric_cross_entropy(logits: Array, label: Array, alpha: float, beta: float) -> Array:
+    """`alpha CE + beta RCE`, RCE the cross entropy with label and prediction exchanged and log 0 taken as log 1e-4.
+
+    RCE is `-log(1e-4) (1 - p_label)`. Source: Wang et al., ICCV 2019, eq. 6 and 7, with the clipping of its code.
+    """
+    right = jnp.take_along_axis(jax.nn.softmax(logits), label[:, None], axis=-1)[:, 0]
+    return alpha * cross_entropy(logits, label) - beta * math.log(1e-4) * (1.0 - right)

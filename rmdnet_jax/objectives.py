@@ -30,14 +30,14 @@ class Teacher(NamedTuple):
     features: Array | None = None  # float32 [example, dim]: one clean view of each training example; None: computed online
 
 
-def relation_modeling(ssl: SelfSupervised) -> Objective:
-    """Stage 1: a self-supervised objective on all images; labels are not read."""
+def relation_modeling(ssl: SelfSupervised, epochs: int) -> Objective:
+    """Stage 1: a self-supervised objective on all images for so many epochs; labels are not read."""
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
-        value, stats, metrics = ssl.loss(params, stats, batch.image)
+        value, stats, memory, metrics = ssl.loss(params, stats, memory, batch.image, epoch / max(epochs, 1))
         return value, (stats, memory, metrics, None)
 
-    return Objective(ssl.views, (), lambda key, image: (ssl.init(key, image), ()), loss)
+    return Objective(ssl.views, (), ssl.init, loss)
 
 
 def classifier(encoder: Network, num_classes: int, *, dtype: str = "float32") -> Network:

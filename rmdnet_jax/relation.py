@@ -23,6 +23,11 @@ def unit(features: Array) -> Array:
     return features * jax.lax.rsqrt(jnp.maximum(square, TINY))
 
 
+def _product(one: Array, two: Array) -> Array:
+    """All inner products of rows, in full precision: an error of bfloat16 size (TPU's default), divided by 0.04, would be seen."""
+    return jnp.matmul(one, two.T, precision=jax.lax.Precision.HIGHEST)
+
+
 def _check(features: Array, temperature: float) -> None:
     if features.ndim != 2 or features.shape[0] < 2:
         raise UserError(f"relation features must be [batch >= 2, dim], got shape {features.shape}")
@@ -34,8 +39,7 @@ def _log_matrix(features: Array, temperature: float) -> Array:
     """Logarithm of `matrix`, with `MASKED` or below on the diagonal."""
     _check(features, temperature)
     rows = unit(features)
-    # Full precision: a cosine error of bfloat16 size (TPU's default), divided by a temperature of 0.04, would change relations visibly.
-    logits = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    logits = _product(rows, rows) / temperature
     logits = jnp.where(jnp.eye(len(rows), dtype=bool), MASKED, logits)
     return jax.nn.log_softmax(logits, axis=-1)
 
@@ -73,12 +77,106 @@ def softmax_kl(
     return jnp.mean(jnp.sum(jnp.exp(target) * (target - guess), axis=-1))
 
 
+def _root(square: Array) -> Array:
+    """Square root whose gradient at 0 is 0; below `TINY` counts as 0."""
+    real = square > TINY
+    return jnp.where(real, jnp.sqrt(jnp.where(real, square, 1.0)), 0.0)
+
+
+def _centred(features: Array) -> Array:
+    """Rows without their mean, of unit norm: their products are Pearson correlations. A constant row has none."""
+    return unit(features - jnp.mean(features, axis=-1, keepdims=True))
+
+
+def _smooth_l1(difference: Array) -> Array:
+    """`x^2 / 2` where |x| < 1, else `|x| - 1/2`."""
+    size = jnp.abs(difference)
+    return jnp.where(size < 1.0, 0.5 * difference * difference, size - 0.5)
+
+
+def pearson(student: Array, teacher: Array, *, normalize: bool = False) -> Array:
+    """Edge loss `||E(teacher) - E(student)||_F`, E_ij the correlation of examples i and j over the features.
+
+    A norm, not a mean: it grows with the batch, unless `normalize` divides it by the batch's size. The paper's weight beside
+    `pearson_identity` is 0.3. Source: EGA (Ma, Chen, Akata, BMVC 2022); `normalize` is ours.
+    """
+    s, t = _centred(student), _centred(teacher)
+    return _root(jnp.sum((_product(t, t) - _product(s, s)) ** 2)) / (len(s) if normalize else 1)
+
+
+def _distances(features: Array) -> Array:
+    """Euclidean distances [batch, batch] over the mean of those above 0."""
+    products, apart = _product(features, features), ~jnp.eye(len(features), dtype=bool)
+    norms = jnp.diagonal(products)
+    distances = _root(jnp.where(apart, norms[:, None] + norms - 2 * products, 0.0))
+    count = jnp.maximum(jnp.sum(distances > 0), 1)
+    mean = jnp.sum(distances) / count
+    return distances / jnp.where(mean > 0, mean, 1.0)
+
+
+def rkd_distance(student: Array, teacher: Array) -> Array:
+    """Edge loss: smooth L1 between the distances of all pairs, each matrix over its mean. Source: Park et al., CVPR 2019, eq. 5 to 7."""
+    return jnp.mean(_smooth_l1(_distances(student) - _distances(teacher)))
+
+
+def _angles(features: Array) -> Array:
+    """Cosines of the angles at example j between i and k, [j, i, k]; 0 where two of them coincide."""
+    toward = unit(features[None] - features[:, None])
+    return jnp.einsum("jid,jkd->jik", toward, toward, precision=jax.lax.Precision.HIGHEST)
+
+
+def rkd_angle(student: Array, teacher: Array) -> Array:
+    """Edge loss: smooth L1 between the angles of all triplets, O(batch^3); its paper weighs it 2.
+
+    Source: Park et al., CVPR 2019, eq. 8 to 10.
+    """
+    return jnp.mean(_smooth_l1(_angles(student) - _angles(teacher)))
+
+
+def similarity_preserving(student: Array, teacher: Array) -> Array:
+    """Edge loss: mean squared difference of the Gram matrices, their rows of unit norm. Source: Tung & Mori, ICCV 2019, eq. 2 to 4."""
+    return jnp.mean((unit(_product(student, student)) - unit(_product(teacher, teacher))) ** 2)
+
+
+def pkt(student: Array, teacher: Array) -> Array:
+    """Edge loss: mean over pairs of `T log(T / S)`, rows of `(cosine + 1) / 2` that sum to 1. Source: Passalis & Tefas, ECCV 2018."""
+    rows = (z / (_root(jnp.sum(z * z, axis=-1, keepdims=True)) + 1e-7) for z in (student, teacher))  # as its authors scale them
+    s, t = ((_product(z, z) + 1.0) / 2.0 for z in rows)
+    s, t = (p / jnp.sum(p, axis=-1, keepdims=True) for p in (s, t))
+    return jnp.mean(t * jnp.log((t + 1e-7) / (s + 1e-7)))
+
+
+def _same_shape(name: str, student: Array, teacher: Array) -> None:
+    if student.shape != teacher.shape:
+        raise UserError(f"node {name} needs student and teacher features of one shape, got {student.shape} and {teacher.shape}")
+
+
 def cosine(student: Array, teacher: Array) -> Array:
     """Node loss `mean_i 1 - cos(s_i, t_i)`, in [0, 2]; both sides need the same dimension."""
-    if student.shape != teacher.shape:
-        raise UserError(f"node cosine needs student and teacher features of one shape, got {student.shape} and {teacher.shape}")
+    _same_shape("cosine", student, teacher)
     return jnp.mean(1.0 - jnp.sum(unit(student) * unit(teacher), axis=-1))
 
 
-EDGES = {"softmax_kl": softmax_kl}
-NODES = {"cosine": cosine}
+def pearson_identity(student: Array, teacher: Array, *, normalize: bool = False) -> Array:
+    """Node loss `||N - 1||_F`, N_ij the correlation of teacher i and student j; see `pearson`. Source: EGA (BMVC 2022)."""
+    _same_shape("pearson_identity", student, teacher)
+    across = _product(_centred(teacher), _centred(student))
+    return _root(jnp.sum((across - jnp.eye(len(across))) ** 2)) / (len(across) if normalize else 1)
+
+
+def infonce(student: Array, teacher: Array, *, temperature: float = 0.5) -> Array:
+    """Node loss `-mean_i log softmax_j(cos(s_i, t_j) / temperature)_i`: each student row is to find its teacher row among the batch's."""
+    _same_shape("infonce", student, teacher)
+    _check(student, temperature)
+    return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(_product(unit(student), unit(teacher)) / temperature, axis=-1)))
+
+
+EDGES = {
+    "softmax_kl": softmax_kl,
+    "pearson": pearson,
+    "rkd_distance": rkd_distance,
+    "rkd_angle": rkd_angle,
+    "similarity_preserving": similarity_preserving,
+    "pkt": pkt,
+}
+NODES = {"cosine": cosine, "pearson_identity": pearson_identity, "infonce": infonce}

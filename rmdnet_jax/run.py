@@ -94,7 +94,9 @@ def make_noise(config: Config, source: sources.Source) -> noise.Noise:
     return kind
 
 
-def make_stage(made: Run, name: str, number: int, objective: Objective, evaluate: Callable) -> training.Stage:
+def make_stage(
+    made: Run, name: str, number: int, objective: Objective, evaluate: Callable, refresh: Callable | None = None
+) -> training.Stage:
     """A stage from its part of the config; stages of one `number` (0: relation modeling) share every random draw."""
     part = ("relation_modeling", "relation_guided")[number]
     config = made.config[part]
@@ -106,7 +108,7 @@ def make_stage(made: Run, name: str, number: int, objective: Objective, evaluate
     augment = build(AUGMENTATIONS, f"{part}.augmentation", config.augmentation)
     optimizer = build(OPTIMIZERS, f"{part}.optimizer", config.optimizer, batches.steps_per_epoch, config.epochs)
     prepare = pipeline.prepare(made.noise, augment, objective.views, *made.statistics)
-    return training.Stage(name, objective, optimizer, batches, prepare, key, config.epochs, config.average, evaluate)
+    return training.Stage(name, objective, optimizer, batches, prepare, key, config.epochs, config.average, evaluate, refresh)
 
 
 def train(made: Run, stage: training.Stage) -> Variables:

@@ -12,7 +12,7 @@ LAYERS = (
     ("types",),
     ("losses", "relation", "distillation", "evaluation", "data.noise", "data.augment", "data"),
     ("encoder", "weights", "optimizer", "sharding", "data.sources", "data.pipeline"),
-    ("objectives", "ssl", "methods"),
+    ("objectives", "ssl", "methods", "methods.method", "methods.robust", "methods.elr", "methods.peers"),
     ("training", "checkpoint", "metrics", "workdir"),
     ("experiment", "run", "config", "report"),
     ("main",),

@@ -141,7 +141,7 @@ def test_relation_losses_and_gradients(name):
 def test_twenty_steps_of_relation_modeling(name):
     rate = 0.01
     batches = [(images(10 + i, 2, BATCH), np.zeros(BATCH, np.int32)) for i in range(STEPS)]
-    made = stage(relation_modeling(simsiam(ours(name), "float64", projection=16, hidden=8)), batches, rate)
+    made = stage(relation_modeling(simsiam(ours(name), "float64", projection=16, hidden=8), 1), batches, rate)
     state = training.initial(made, (), made.pipeline.batch(0), made.key)
     module = load(torch_models.SimSiam(theirs(name), 16, 8), state.variables)
     counts = counted(module)

@@ -15,7 +15,14 @@ from rmdnet_jax.types import UserError
 ROW, COLUMN = np.arange(6)[:, None], np.arange(4)[None]
 TEACHER = np.sin(1 + 0.7 * ROW + 1.3 * COLUMN) + 0.1 * ROW
 STUDENT = np.cos(0.5 + 0.9 * ROW - 0.4 * COLUMN) + 0.05 * COLUMN
-FIXTURES = {"softmax_kl": 0.60633902}
+FIXTURES = {
+    "softmax_kl": 0.60633902,
+    "pearson": 3.60306710,
+    "rkd_distance": 0.03643716,
+    "rkd_angle": 0.05597227,
+    "similarity_preserving": 0.03456722,
+    "pkt": 0.01354547,
+}
 BLOCKS = {f"softmax_kl in blocks of {block}": functools.partial(relation.softmax_kl, block=block) for block in (1, 4, 256)}
 LOSSES = [pytest.param(f, id=name) for name, f in {**relation.EDGES, **relation.NODES, **BLOCKS}.items()]
 
@@ -46,6 +53,24 @@ def test_edge_losses_reach_their_fixtures(name):
 
 
 @pytest.mark.usefixtures("x64")
+def test_node_losses_reach_their_fixtures():
+    s, t = jnp.asarray(STUDENT), jnp.asarray(TEACHER)
+    node = relation.pearson_identity(s, t)
+    assert abs(float(node) - 5.53369225) < 1e-8
+    assert abs(float(node + 0.3 * relation.pearson(s, t)) - 6.61461238) < 1e-8
+    assert float(relation.pearson(s, t, normalize=True)) == pytest.approx(3.60306710 / 6)
+    assert float(relation.pearson_identity(s, t, normalize=True)) == pytest.approx(5.53369225 / 6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_infonce_is_a_cross_entropy_over_the_batch():
+    s, t = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (STUDENT, TEACHER))
+    scores = np.exp(s @ t.T / 0.2)
+    slow = -np.mean([np.log(scores[i, i] / scores[i].sum()) for i in range(6)])
+    np.testing.assert_allclose(relation.infonce(jnp.asarray(STUDENT), jnp.asarray(TEACHER), temperature=0.2), slow, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
 def test_softmax_kl_is_the_mean_divergence_of_the_rows():
     target, guess = slow_matrix(TEACHER, 0.04), slow_matrix(STUDENT, 0.1)
     slow = np.mean([sum(t * np.log(t / g) for t, g in zip(ts, gs) if t > 0) for ts, gs in zip(target, guess)])
@@ -62,22 +87,28 @@ def test_simsiam_distance_reaches_its_fixture_and_falls_as_views_agree():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_do_not_depend_on_scale_or_order(loss):
     s, t, order = jnp.asarray(STUDENT), jnp.asarray(TEACHER), np.array([3, 1, 5, 0, 2, 4])
-    np.testing.assert_allclose(loss(3.7 * s, t), loss(s, t), rtol=1e-10)
+    near = 1e-5 if loss is relation.pkt else 1e-10  # pkt's authors add 1e-7 to norms
+    np.testing.assert_allclose(loss(3.7 * s, t), loss(s, t), rtol=near)
     np.testing.assert_allclose(loss(s[order], t[order]), loss(s, t), rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
-def test_edge_loss_does_not_see_rotations_but_shifts():
-    s, t = jnp.asarray(STUDENT), jnp.asarray(TEACHER)
+@pytest.mark.parametrize("name", relation.EDGES)
+def test_which_edge_losses_see_rotations_and_shifts(name):
+    loss, s, t = relation.EDGES[name], jnp.asarray(STUDENT), jnp.asarray(TEACHER)
     rotation, _ = np.linalg.qr(np.sin(np.arange(16.0)).reshape(4, 4) + np.eye(4))
-    np.testing.assert_allclose(relation.softmax_kl(s @ rotation, t), relation.softmax_kl(s, t), rtol=1e-9)
-    assert abs(float(relation.softmax_kl(s + 1.0, t) - relation.softmax_kl(s, t))) > 1e-3
+    turned, moved = (abs(float(loss(z, t) - loss(s, t))) for z in (s @ rotation, s + 1.0))
+    assert (turned > 1e-3) == (name == "pearson"), "correlation is over the features, which a rotation mixes"
+    if name == "pearson":
+        moved = abs(float(loss(s + jnp.arange(4.0), t) - loss(s, t)))  # the same shift of all features is centred away
+    assert (moved > 1e-5) == (not name.startswith("rkd")), moved
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("loss", LOSSES)
-def test_losses_vanish_where_student_and_teacher_agree(loss):
-    equal = {"student_temperature": 0.07, "teacher_temperature": 0.07} if loss not in relation.NODES.values() else {}
+@pytest.mark.parametrize("name", [*relation.EDGES, "cosine", "softmax_kl in blocks of 4"])
+def test_losses_vanish_where_student_and_teacher_agree(name):
+    equal = {"student_temperature": 0.07, "teacher_temperature": 0.07} if name.startswith("softmax_kl") else {}
+    loss = {**relation.EDGES, **relation.NODES, **BLOCKS}[name]
     assert abs(float(loss(jnp.asarray(TEACHER), jnp.asarray(TEACHER), **equal))) < 1e-12
 
 

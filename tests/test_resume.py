@@ -15,7 +15,10 @@ import pytest
 from conftest import ROOT, assert_same, tiny
 
 from rmdnet_jax import checkpoint, experiment, run
+from rmdnet_jax.config import choose
+from rmdnet_jax.methods import METHODS
 from rmdnet_jax.metrics import Records
+from rmdnet_jax.ssl import SSL
 
 
 def final_states(workdir):
@@ -53,9 +56,8 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [1, 4, 11, 24])
-def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monkeypatch):
-    """Breaks off before step `at` of all stages' 24; whatever was not yet saved is lost."""
+def break_off(config, workdir, at, monkeypatch):
+    """Runs an experiment that breaks off before a step, counted over its stages; whatever was not yet saved is lost."""
     count, original = iter(range(1, 1000)), run.pipeline.resident
 
     def resident(*args):
@@ -68,12 +70,36 @@ def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monk
 
         return made._replace(batch=batch)
 
-    monkeypatch.setattr(run.pipeline, "resident", resident)
-    with pytest.raises(Killed):
-        experiment.run(tiny(controls=("base",)), tmp_path)
-    monkeypatch.undo()
-    experiment.run(tiny(controls=("base",)), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.pipeline, "resident", resident)
+        with pytest.raises(Killed):
+            experiment.run(config, workdir)
+
+
+@pytest.mark.parametrize("at", [1, 4, 11, 24])
+def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monkeypatch):
+    config = tiny(controls=("base",))
+    break_off(config, tmp_path, at, monkeypatch)
+    experiment.run(config, tmp_path)
     assert_equal_runs(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+    ("table", "name"), [("method", name) for name in METHODS if name != "ce"] + [("ssl", name) for name in SSL if name != "simsiam"]
+)
+def test_what_a_method_or_an_objective_remembers_is_continued(table, name, tmp_path, monkeypatch):
+    """Broken off in the second epoch, between two checkpoints."""
+    if table == "method":
+        config = tiny(**{"relation_guided.method": choose(METHODS, name), "relation_guided.weight": 0.0})
+    else:
+        config = tiny(**{"relation_modeling.ssl": choose(SSL, name, projection=8, hidden=8), "relation_guided.epochs": 1})
+    experiment.run(config, tmp_path / "whole")
+    break_off(config, tmp_path / "broken", 6, monkeypatch)
+    experiment.run(config, tmp_path / "broken")
+    states, expected = final_states(tmp_path / "broken"), final_states(tmp_path / "whole")
+    assert states.keys() == expected.keys()
+    for stage in expected:
+        assert_same(states[stage], expected[stage])
 
 
 def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch):

@@ -1,0 +1,92 @@
+"""Self-supervised objectives against slow NumPy in float64, by a chain of heads that hands its input through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_same
+
+from rmdnet_jax import ssl
+from rmdnet_jax.encoder import Network, cnn
+from rmdnet_jax.types import UserError, Variables
+
+Z1, Z2 = np.random.default_rng(0).normal(size=(2, 6, 4))
+
+
+@pytest.fixture
+def through(monkeypatch):
+    """Heads that give their input: projections are then what a test says they are."""
+    same = Network(lambda key, x: Variables({}, {}), lambda variables, x, train: (x, {}))
+    monkeypatch.setattr(ssl, "mlp", lambda *args, **kwargs: same)
+    return same
+
+
+def value(objective):
+    variables, memory = objective.init(jax.random.key(0), jnp.asarray(Z1))
+    return float(objective.loss(*variables, memory, jnp.stack([Z1, Z2]), 0.0)[0])
+
+
+def rows(z):
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+@pytest.mark.usefixtures("x64")
+def test_simclr(through):
+    z = rows(np.concatenate([Z1, Z2]))
+    scores = np.exp(z @ z.T / 0.3)
+    slow = -np.mean([np.log(scores[i, (i + 6) % 12] / (scores[i].sum() - scores[i, i])) for i in range(12)])
+    np.testing.assert_allclose(value(ssl.simclr(through, "float64", temperature=0.3)), slow, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_barlow_twins(through):
+    a, b = ((z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) for z in (Z1, Z2))
+    slow = sum(
+        (1 - np.mean(a[:, i] * b[:, j])) ** 2 if i == j else 0.1 * np.mean(a[:, i] * b[:, j]) ** 2 for i in range(4) for j in range(4)
+    )
+    np.testing.assert_allclose(value(ssl.barlow_twins(through, "float64", redundancy=0.1)), slow, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_vicreg(through):
+    slow = 5.0 * np.mean((Z1 - Z2) ** 2)
+    for z in (Z1, Z2):
+        slow += 3.0 / 2 * np.mean([max(0.0, 1 - np.sqrt(z[:, i].var(ddof=1) + 1e-4)) for i in range(4)])
+        covariance = np.cov(z.T)
+        slow += 2.0 * sum(covariance[i, j] ** 2 for i in range(4) for j in range(4) if i != j) / 4
+    found = value(ssl.vicreg(through, "float64", invariance=5.0, variance=3.0, covariance=2.0))
+    np.testing.assert_allclose(found, slow, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_byol(through):
+    slow = 2 * np.mean([2 - 2 * a @ b for a, b in zip(rows(Z1), rows(Z2))])
+    np.testing.assert_allclose(value(ssl.byol(through, "float64")), slow, rtol=1e-10)
+
+
+def test_byols_target_is_a_moving_average_that_stops_at_the_end():
+    objective = ssl.byol(cnn(widths=(4,)), "float32", projection=4, hidden=8, momentum=0.9)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 8, 8, 1))
+    (params, stats), memory = objective.init(jax.random.key(1), images[0])
+    assert_same(memory, {name: params[name] for name in ("encoder", "projector")})
+    moved = jax.tree.map(lambda x: x + 1.0, params)
+    for progress, share in ((0.0, 0.1), (0.5, 0.05), (1.0, 0.0)):
+        _, _, new, _ = objective.loss(moved, stats, memory, images, progress)
+        for old, now in zip(jax.tree.leaves(memory), jax.tree.leaves(new)):
+            np.testing.assert_allclose(now - old, share, atol=1e-6)
+
+
+def test_no_gradient_reaches_byols_target():
+    objective = ssl.byol(cnn(widths=(4,)), "float32", projection=4, hidden=8)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 8, 8, 1))
+    (params, stats), memory = objective.init(jax.random.key(1), images[0])
+    gradient = jax.grad(lambda m: objective.loss(params, stats, m, images, 0.3)[0])(memory)
+    assert not any(np.any(g) for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    ("factory", "field"), [(ssl.byol, "momentum"), (ssl.simclr, "temperature"), (ssl.barlow_twins, "redundancy"), (ssl.vicreg, "variance")]
+)
+def test_bad_values_are_refused(factory, field):
+    with pytest.raises(UserError, match=f"relation_modeling.ssl.{field} must be"):
+        factory(cnn(), "float32", **{field: -1.0})
