@@ -169,23 +169,12 @@ class _Dense(nn.Module):
     bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, train: bool = False) -> Array:
         wide = _wide(self.dtype)
         uniform = _drawn(functools.partial(jax.random.uniform, minval=-1, maxval=1), 1 / math.sqrt(x.shape[-1]))
         kernel = self.param("kernel", uniform, (x.shape[-1], self.features), wide)
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=wide)
         return y + jnp.broadcast_to(self.param("bias", uniform, (self.features,), wide), y.shape) if self.bias else y
-
-
-class _Linear(nn.Module):
-    """One dense layer with a bias."""
-
-    classes: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        return _Dense(self.classes, self.dtype, name="dense")(x)
 
 
 class _MLP(nn.Module):
@@ -295,7 +284,7 @@ ENCODERS: dict[str, Callable[..., Network]] = {
 def linear(classes: int, *, dtype: str = "float32") -> Network:
     """Linear classifier, weights and bias uniform in ±1/√dim (PyTorch's default): [batch, dim] -> logits [batch, classes]."""
     _positive("classes", classes)
-    return _network(_Linear(classes, dtype), dtype)
+    return _network(_Dense(classes, dtype), dtype)
 
 
 def mlp(widths: Sequence[int], *, norm_last: bool = True, dtype: str = "float32") -> Network:

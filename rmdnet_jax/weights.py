@@ -30,7 +30,6 @@ RENAMED = (  # a part of our path -> torchvision's
     (r"final_norm", "bn"),
     (r"dense(\d+)", r"fc\1"),
     (r"head", "fc"),
-    (r"dense", ""),
     (r"kernel|scale", "weight"),
     (r"mean|var", r"running_\g<0>"),
 )
@@ -42,7 +41,7 @@ def _name(path: tuple) -> str:
     for part in (key.key for key in path):
         found = ((re.fullmatch(pattern, part), new) for pattern, new in RENAMED)
         parts.append(next((match.expand(new) if isinstance(new, str) else new(match) for match, new in found if match), part))
-    return ".".join(filter(None, parts))
+    return ".".join(parts)
 
 
 def _transposed(array: Any, back: bool = False) -> Any:

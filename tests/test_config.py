@@ -70,7 +70,9 @@ def test_choose_reads_the_signature_and_bind_gives_it_back():
         choose(KINDS, "symmetric", rat=0.2)
     edge = choose(EDGES, "softmax_kl", student_temperature=0.3)
     edge.weight = 2.0
-    assert bind(EDGES, "edge", edge, beside=("weight",)).keywords == {"teacher_temperature": 0.04, "student_temperature": 0.3}
+    assert bind(EDGES, "edge", edge, beside=("weight",)).keywords == {
+        "teacher_temperature": 0.04, "student_temperature": 0.3, "block": 0,
+    }  # fmt: skip
     with pytest.raises(UserError, match="field"):
         build(EDGES, "edge", edge)
 

@@ -281,7 +281,7 @@ def test_initial_values_are_the_stated_ones():
 
 
 def test_linear_is_uniform_by_the_inputs_dimension():
-    params = encoder.linear(500).init(jax.random.key(0), jnp.zeros((2, 16))).params["dense"]
+    params = encoder.linear(500).init(jax.random.key(0), jnp.zeros((2, 16))).params
     for name, shape in (("kernel", (16, 500)), ("bias", (500,))):
         assert params[name].shape == shape
         assert np.abs(params[name]).max() <= 0.25  # 1/√16
@@ -296,7 +296,7 @@ def test_linear_is_affine(dtype):
     head, x = encoder.linear(3, dtype=dtype), images().reshape(4, -1)[:, :7]
     variables = head.init(jax.random.key(0), x)
     logits, stats = head.apply(variables, x, True)
-    dense = variables.params["dense"]
+    dense = variables.params
     expected = np.float64(x) @ np.float64(dense["kernel"]) + np.float64(dense["bias"])
     assert logits.dtype == jnp.float32
     assert stats == variables.stats == {}

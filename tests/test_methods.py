@@ -87,7 +87,7 @@ def test_co_teaching_learns_what_is_easy_for_the_other(epoch, kept):
     one, two = slow_ce(LOGITS), slow_ce(OTHER)
     slow = one[np.argsort(two)[:kept]].mean() + two[np.argsort(one)[:kept]].mean()
     value, metrics = peers_loss(METHODS["co_teaching"](6, 4, rate="0.5", ramp_epochs=10.0), epoch)
-    np.testing.assert_allclose(value, slow, rtol=1e-10)
+    np.testing.assert_allclose(value, slow, rtol=1e-6)  # the rate, and so the weights, are float32
     assert float(metrics["noise_rate"]) == 0.5
 
 
@@ -97,7 +97,7 @@ def test_jocor_learns_what_is_easy_for_both_and_agreed_on(epoch, kept):
     p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (LOGITS, OTHER))
     joint = 0.2 * (slow_ce(LOGITS) + slow_ce(OTHER)) + 0.8 * ((p * np.log(p / q)).sum(1) + (q * np.log(q / p)).sum(1))
     value, _ = peers_loss(METHODS["jocor"](6, 4, agreement=0.8, rate="0.6"), epoch)
-    np.testing.assert_allclose(value, np.sort(joint)[:kept].mean(), rtol=1e-10)
+    np.testing.assert_allclose(value, np.sort(joint)[:kept].mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["co_teaching", "jocor"])
