@@ -165,7 +165,7 @@ def _arms(config: dict, summary: dict, column: str) -> dict[str, float]:
 def _settings(configs: list[dict]) -> list[str]:
     """What tells each run's settings from the others', seeds, teacher and what an arm is by itself left out."""
     flat = [workdir.flatten(config) for config in configs]
-    own = ("seed", "teacher", "noise.", "controls", "relation_guided.init")
+    own = ("seed", "teacher", "noise.", "controls", "relation_guided.init", "relation_guided.method.name")
     names = [name for name in flat[0] if not name.startswith(own) and len({str(f.get(name)) for f in flat}) > 1]
     shown = [[f"{name.removeprefix('relation_guided.').removesuffix('.name')} {f.get(name)}" for name in names] for f in flat]
     started = [["from teacher"] if f["relation_guided.weight"] and f["relation_guided.init"] == "teacher" else [] for f in flat]
@@ -188,12 +188,17 @@ def compare(directories: list[str], column: str = "last", best: bool = False) ->
         groups = {key: groups[key] for key in {key[:2]: key for key in order}.values()}
     lines = [f"| noise | arm | settings | n | {COLUMNS[column]}, % | paired gain of RMDNet |", "|---|---|---|---|---|---|"]
     for (noise, arm, settings), values in sorted(groups.items()):
-        mine = {key: v for key, v in groups.items() if key[0] == noise and key[1].endswith("+ RMDNet")}
-        gain = _gain(next(iter(mine.values())), values) if len(mine) == 1 and (noise, arm, settings) not in mine else ""
+        ours = [v for (where, title, _), v in groups.items() if where == noise and title.endswith("+ RMDNet") and _beside(arm, title)]
+        gain = _gain(ours[0], values) if len(ours) == 1 and not arm.endswith("+ RMDNet") else ""
         numbers = np.array(list(values.values()))
         spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
         lines.append(f"| {noise} | {arm} | {settings} | {len(numbers)} | {numbers.mean():.1f}{spread} | {gain} |")
     return "\n".join(lines)
+
+
+def _beside(control: str, title: str) -> bool:
+    """Whether an arm is a control of the one with this title: of its method, or the teacher alone."""
+    return control.split()[0] in ("teacher", title.split()[0])
 
 
 def _gain(ours: dict[int, float], control: dict[int, float]) -> str:

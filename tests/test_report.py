@@ -7,6 +7,8 @@ import pytest
 from conftest import tiny
 
 from rmdnet_jax import report
+from rmdnet_jax.config import choose
+from rmdnet_jax.methods import METHODS
 from rmdnet_jax.types import UserError
 
 OURS, BASE = np.array([0.80, 0.84, 0.79]), np.array([0.70, 0.71, 0.75])
@@ -32,6 +34,21 @@ def test_a_table_pairs_gains_by_seed(runs):
     assert f"| 3 | {100 * BASE.mean():.1f} ± {100 * BASE.std(ddof=1):.1f} |" in base
     assert f"{gain.mean():+.1f} ± {gain.std(ddof=1) / 3**0.5:.1f}" in base
     assert f"| 3 | {100 * OURS.mean():.1f} ± {100 * OURS.std(ddof=1):.1f} |" in next(row for row in rows if "+ RMDNet |" in row)
+
+
+def test_each_method_is_held_against_itself_alone(runs, tmp_path):
+    for seed, directory in enumerate(runs):
+        path = tmp_path / f"elr-{seed}"
+        path.mkdir()
+        config = tiny(seed=seed, **{"relation_guided.method": choose(METHODS, "elr"), "teacher": directory})
+        (path / "config.json").write_text(config.to_json())
+        rows = {"relation_guided": OURS[seed] - 0.2, "base": BASE[seed] - 0.3}
+        accuracy = {name: {"test_accuracy": {"last": value}} for name, value in rows.items()}
+        (path / "summary.json").write_text(json.dumps({"relation_guided": accuracy.pop("relation_guided"), "controls": accuracy}))
+    rows = report.compare([*runs, *(str(tmp_path / f"elr-{seed}") for seed in range(3))]).splitlines()
+    for method, more in (("ce", 0), ("elr", 10)):
+        gain = (100 * (OURS - BASE)).mean() + more
+        assert f"{gain:+.1f} ±" in next(row for row in rows if f"| {method} |" in row)
 
 
 def test_a_column_that_a_row_lacks_is_not_filled_from_another(runs):
