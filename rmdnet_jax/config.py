@@ -158,6 +158,8 @@ def quick(config: Config) -> Config:
 
 def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: Any) -> Config:
     """An experiment from a base config, the arguments `ARGUMENTS` and `small`, and a noise kind with its fields."""
+    for name, table in (("method", METHODS), ("ssl", SSL), ("edge", EDGES), ("node", NODES)):
+        entry(table, name, arg.__dict__[name], ())  # an unknown name is told of as the argument that it is
     modeling, guided = config.relation_modeling, config.relation_guided
     own = hyper(SSL[modeling.ssl.name])
     heads = {field: modeling.ssl[field] for field in ("projection", "hidden") if modeling.ssl[field] != own[field]}

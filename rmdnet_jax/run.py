@@ -54,6 +54,8 @@ def setup(config: Config, workdir: pathlib.Path) -> Run:
     source = sources.load(config.data.name, dir=config.data.dir, image_size=config.data.image_size, limit=config.data.limit)
     kind = make_noise(config, source)
     index = np.arange(len(source.labels), dtype=np.int32)
+    if kind.images:
+        kind = noise.frozen(kind.labels(index, source.labels, source.images))
     given = np.asarray(jax.jit(kind.labels)(index, source.labels))
     shuffled = np.random.default_rng(config.noise.seed).permutation(index)
     held, train = np.split(shuffled, [round(config.data.validation * len(index))])

@@ -35,6 +35,7 @@ class Noise(NamedTuple):
     labels: Callable  # (index [n], clean [n], image=None) -> given int32 [n]
     size: int | None = None  # number of examples it has labels for; None: any
     known: bool = True  # False where the stored labels may be wrong already, so that no rate can be stated
+    images: bool = False  # whether `labels` reads images, uint8 [n, height, width, channel], on the host: drawn once, then `frozen`
 
 
 def _draw(seed: int, index: Array, stream: int) -> Array:
@@ -88,6 +89,9 @@ def pair(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
     return _mapped([(y + 1) % num_classes for y in range(num_classes)], seed, rate)
 
 
+NAMED = "auto, cifar10, cifar100, superclass_uniform, blocks_of_five, next, pair"
+
+
 def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
     """The target class of each class, from a name or a sequence."""
     if mapping == "cifar10":
@@ -95,16 +99,34 @@ def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
     elif mapping == "cifar100":
         following = {group[k]: group[(k + 1) % 5] for group in CIFAR100_SUPERCLASSES for k in range(5)}
         target = [following[y] for y in range(100)]
-    elif mapping == "pair":
+    elif mapping == "blocks_of_five":
+        target = [y // 5 * 5 + (y + 1) % 5 for y in range(num_classes)]
+    elif mapping in ("pair", "next"):
         target = [(y + 1) % num_classes for y in range(num_classes)]
     else:
         try:
             target = [int(y) for y in (mapping.split(",") if isinstance(mapping, str) else mapping)]
         except ValueError:
-            raise UserError(f"noise.mapping must be auto, cifar10, cifar100, pair or one class number a class, got {mapping!r}") from None
+            raise UserError(f"noise.mapping must be {NAMED} or one class number a class, got {mapping!r}") from None
     if len(target) != num_classes or not all(0 <= y < num_classes for y in target):
         raise UserError(f"noise.mapping must give one class in [0, {num_classes}) for each of the {num_classes} classes, got {mapping!r}")
     return target
+
+
+def _within_superclass(num_classes: int, seed: int, rate: float) -> Noise:
+    """CIFAR-100: with probability `rate` to one of the four other classes of the true superclass."""
+    if num_classes != 100:
+        raise UserError(f"noise.mapping superclass_uniform is for the 100 classes of CIFAR-100, got {num_classes} classes")
+    _check_rate(rate)
+    others = {y: [other for other in group if other != y] for group in CIFAR100_SUPERCLASSES for y in group}
+    table = np.asarray([others[y] for y in range(100)], np.int32)
+
+    def labels(index, clean, image=None):
+        index, clean = jnp.asarray(index), jnp.asarray(clean, jnp.int32)
+        pick = jnp.minimum((_draw(seed, index, 1) * 4).astype(jnp.int32), 3)
+        return jnp.where(_draw(seed, index, 0) < rate, jnp.asarray(table)[clean, pick], clean)
+
+    return Noise(labels)
 
 
 def asymmetric(num_classes: int, seed: int, *, rate: float = 0.4, mapping: str = "auto") -> Noise:
@@ -114,11 +136,47 @@ def asymmetric(num_classes: int, seed: int, *, rate: float = 0.4, mapping: str =
       num_classes: C.
       seed: the noise seed.
       rate: probability for a class that has another target; CIFAR-10's map moves five of ten classes, so about `rate / 2` of all labels.
-      mapping: `cifar10` (Patrini et al. 2017), `cifar100` (the circularly next class inside the true superclass), `pair`, or a map of
-        one's own, one target for each class: "1,0,2". `auto`: an experiment on `cifar10` or `cifar100` takes the map of that name;
-        else `pair`.
+      mapping: `cifar10` (Patrini et al. 2017), `cifar100` (the circularly next class inside the true superclass), `superclass_uniform` (any
+        other class inside it), `blocks_of_five` (the next of classes 0 to 4, 5 to 9, ...: Patrini's, JoCoR's, UNICON's and ELR's code),
+        `next` or `pair` (y + 1 mod C), or a map of one's own, one target for each class: "1,0,2". `auto`: an experiment on `cifar10`
+        or `cifar100` takes the map of that name; else `pair`.
     """
+    if mapping == "superclass_uniform":
+        return _within_superclass(num_classes, seed, rate)
     return _mapped(_class_map("pair" if mapping == "auto" else mapping, num_classes), seed, rate)
+
+
+def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
+    """Labels move by what is in the image: `p = q softmax(x W_y without class y)`, `p_y = 1 - q`, the given label drawn from p.
+
+    q is normal around `rate` with deviation 0.1, within [0, 1], for each example; W_y ~ N(0, 1) of shape [pixels, C] for each class;
+    x are the pixels in [0, 1]. W is rounded to a grid, so that the products with uint8 pixels are exact and no label depends on
+    the order of an addition. Source: Xia et al., NeurIPS 2020, Algorithm 2, whose x is normalised per channel.
+    """
+    _check_rate(rate)
+
+    def labels(index, clean, image=None):
+        if image is None:
+            raise UserError("noise instance needs the images: labels(index, clean, image)")
+        clean, pixels = np.asarray(clean), np.asarray(image).reshape(len(image), -1)
+        low, high = (0.0 - rate) / 0.1, (1.0 - rate) / 0.1
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), i))(jnp.asarray(index))
+        flip = rate + 0.1 * np.asarray(jax.vmap(lambda k: jax.random.truncated_normal(k, low, high, dtype=jnp.float32))(keys), np.float64)
+        given, draw = np.array(clean, np.int32), np.asarray(_draw(seed, jnp.asarray(index), 1), np.float64)
+        for y in np.unique(clean):
+            rows = np.flatnonzero(clean == y)
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), int(y))
+            grid = np.round(np.asarray(jax.random.normal(key, (pixels.shape[1], num_classes), jnp.float32), np.float64) * 2**16)
+            logits = pixels[rows].astype(np.float64) @ grid / (255 * 2**16)
+            logits[:, y] = -np.inf
+            p = np.exp(logits - logits.max(axis=1, keepdims=True))
+            p *= flip[rows, None] / p.sum(axis=1, keepdims=True)
+            p[:, y] = 1.0 - flip[rows]
+            bounds = np.cumsum(p, axis=1)
+            given[rows] = np.sum(draw[rows, None] * bounds[:, -1:] >= bounds, axis=1)
+        return given
+
+    return Noise(labels, images=True)
 
 
 def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> Noise:
@@ -175,12 +233,17 @@ def file(num_classes: int, seed: int, *, path: str = "", field: str = "labels") 
         raise UserError(f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}")
     if table.size == 0 or table.min() < 0 or table.max() >= num_classes:
         raise UserError(f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min(initial=0)}, {table.max(initial=0)}]")
-    table = table.astype(np.int32)
-    return Noise(lambda index, clean, image=None: jnp.asarray(table)[jnp.asarray(index)], size=len(table))
+    return frozen(table)
+
+
+def frozen(given: np.ndarray, known: bool = True) -> Noise:
+    """These labels, one for each example of the training set."""
+    table = np.asarray(given, np.int32)
+    return Noise(lambda index, clean, image=None: jnp.asarray(table)[jnp.asarray(index)], size=len(table), known=known)
 
 
 KINDS = {
-    "none": none, "symmetric": symmetric, "asymmetric": asymmetric, "pair": pair, "matrix": matrix, "file": file,
+    "none": none, "symmetric": symmetric, "asymmetric": asymmetric, "pair": pair, "instance": instance, "matrix": matrix, "file": file,
 }  # fmt: skip
 
 
