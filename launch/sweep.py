@@ -30,8 +30,9 @@ def main() -> None:
         return
     from tqdm import tqdm
 
-    from rmdnet_jax import experiment
+    from rmdnet_jax import experiment, run
 
+    run.keep_programs()
     for name, arg in tqdm(points.items(), unit="run"):
         workdir = pathlib.Path(args.workdir, name)
         if not (workdir / "summary.json").exists():

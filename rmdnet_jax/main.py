@@ -9,8 +9,6 @@ rmdnet_jax/config.py.
 
 from __future__ import annotations
 
-import os
-import pathlib
 import sys
 
 from absl import flags
@@ -33,10 +31,9 @@ def main(argv: list[str]) -> int:
         read_flags(argv)
         import jax
 
-        from rmdnet_jax import experiment, training
+        from rmdnet_jax import experiment, run, training
 
-        root = pathlib.Path(os.environ.get("RMDNET_CACHE", "~/.cache/rmdnet_jax")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(root / "compiled")))
+        run.keep_programs()
         if MULTIHOST.value:
             jax.distributed.initialize()
         try:

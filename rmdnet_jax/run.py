@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -44,6 +45,12 @@ class Run(NamedTuple):
     encoder: Network
     features: Callable  # (encoder Variables, uint8 images [n, h, w, c]) -> float32 [n, dim]
     predict: Callable  # (student Variables, uint8 images [n, h, w, c]) -> Outputs
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs on disk, beside decoded data unless `$JAX_COMPILATION_CACHE_DIR` says where: later runs need not compile."""
+    root = pathlib.Path(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax").expanduser()
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(root / "compiled")))
 
 
 def setup(config: Config, workdir: pathlib.Path) -> Run:

@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_same, tiny
 
 from rmdnet_jax import experiment, sharding, training
+from rmdnet_jax.config import choose
 from rmdnet_jax.data import pipeline
 from rmdnet_jax.data.noise import KINDS, make
 from rmdnet_jax.encoder import ENCODERS
@@ -31,24 +32,24 @@ def base_only(student, method):
     """The base method's objective, written without any relation code."""
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
-        outputs, new = student.apply(Variables(params[0], stats[0]), batch.image[0], True)
-        outputs = Outputs(outputs.feature[None], outputs.logits[None])
-        value, memory, metrics = method.loss((outputs,), batch, memory, None, key, epoch)
-        return value, ((new,), memory, metrics, jnp.argmax(outputs.logits[0], -1))
+        outputs, new = zip(*(student.apply(Variables(p, s), batch.image[0], True) for p, s in zip(params, stats)))
+        outputs = tuple(Outputs(o.feature[None], o.logits[None]) for o in outputs)
+        value, memory, metrics = method.loss(outputs, batch, memory, None, key, epoch)
+        return value, (new, memory, metrics, jnp.argmax(sum(o.logits[0] for o in outputs), -1))
 
     def init(key, image):
-        variables = student.init(jax.random.fold_in(key, 0), image)
-        return Variables((variables.params,), (variables.stats,)), method.init()
+        peers = [student.init(jax.random.fold_in(key, peer), image) for peer in range(method.peers)]
+        return Variables(tuple(v.params for v in peers), tuple(v.stats for v in peers)), method.init()
 
     return Objective(1, (), init, loss)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_weight_zero_is_the_base_method_bit_for_bit(name, tmp_path):
-    made = setup(tiny(**{"relation_guided.weight": 0.0}), tmp_path)
+    made = setup(tiny(**{"relation_guided.weight": 0.0, "relation_guided.method": choose(METHODS, name)}), tmp_path)
     student, method = classifier(made.encoder, 10), METHODS[name](256, 10)
     plain = make_stage(made, "plain", 1, base_only(student, method), lambda *_: {})
-    ours = experiment.guided_stages(made)("ours", None, 0.0, "random")._replace(evaluate=lambda *_: {})
+    ours = experiment.guided_stages(made)("ours", None, 0.0, "random")._replace(evaluate=lambda *_: {}, refresh=None)
     one = training.fit(plain, made.mesh, tmp_path / "plain", 100, made.writer)
     two = training.fit(ours, made.mesh, tmp_path / "ours", 100, made.writer)
     assert_same(one.variables, two.variables)
