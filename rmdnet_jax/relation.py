@@ -35,7 +35,7 @@ def _check(features: Array, temperature: float) -> None:
         raise UserError(f"temperature must be > 0, got {temperature}")
 
 
-def _log_matrix(features: Array, temperature: float) -> Array:
+def log_matrix(features: Array, temperature: float) -> Array:
     """Logarithm of `matrix`, with `MASKED` or below on the diagonal."""
     _check(features, temperature)
     rows = unit(features)
@@ -54,7 +54,7 @@ def matrix(features: Array, temperature: float) -> Array:
     Returns:
       [batch, batch]; rows sum to 1, the diagonal is 0.
     """
-    return jnp.exp(_log_matrix(features, temperature))
+    return jnp.exp(log_matrix(features, temperature))
 
 
 def softmax_kl(
@@ -72,8 +72,8 @@ def softmax_kl(
         for features, temperature in ((student, student_temperature), (teacher, teacher_temperature)):
             _check(features, temperature)
         return distillation.kl(unit(student), unit(teacher), (student_temperature, teacher_temperature), block)
-    target = _log_matrix(teacher, teacher_temperature)
-    guess = _log_matrix(student, student_temperature)
+    target = log_matrix(teacher, teacher_temperature)
+    guess = log_matrix(student, student_temperature)
     return jnp.mean(jnp.sum(jnp.exp(target) * (target - guess), axis=-1))
 
 

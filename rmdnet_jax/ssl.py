@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax.encoder import Network, mlp
-from rmdnet_jax.relation import MASKED, cosine, unit
+from rmdnet_jax.relation import cosine, log_matrix, unit
 from rmdnet_jax.types import Array, PyTree, UserError, Variables
 
 
@@ -137,12 +137,9 @@ def simclr(encoder: Network, dtype: str, *, projection: int = 256, hidden: int =
         raise UserError(f"relation_modeling.ssl.temperature must be > 0, got {temperature}")
 
     def loss(one, two):
-        z = unit(jnp.concatenate([one[1], two[1]]))
         batch = len(one[1])
-        logits = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST) / temperature
-        logits = jax.nn.log_softmax(jnp.where(jnp.eye(2 * batch, dtype=bool), MASKED, logits), axis=-1)
         other = (jnp.arange(2 * batch) + batch) % (2 * batch)
-        return -jnp.mean(jnp.take_along_axis(logits, other[:, None], axis=-1))
+        return -jnp.mean(jnp.take_along_axis(log_matrix(jnp.concatenate([one[1], two[1]]), temperature), other[:, None], axis=-1))
 
     return _joint(_chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
 
