@@ -1,31 +1,44 @@
-"""Digits: every base method, alone and with RMDNet, at the same settings (those of configs/digits.py).
+"""Digits: every base method, alone and with RMDNet: at the same settings (those of configs/digits.py), and each at its own best.
 
-python launch/sweep.py configs/digits_methods.py --workdir runs/methods --run --match symmetric
-python -m rmdnet_jax.report runs/methods/symmetric-*
+python launch/sweep.py configs/digits_methods.py --workdir runs/methods --run                   # hours on two cores; --match for a part
+python -m rmdnet_jax.report table runs/methods/same/* ; python -m rmdnet_jax.report table runs/methods/best/*
+python -m rmdnet_jax.report table --best runs/methods/search/symmetric-*                        # where BEST comes from
 """
+
+import itertools
 
 from rmdnet_jax.config import ARGUMENTS, assemble, default, parse
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.types import Config
 
 NOISES = {"symmetric": 0.5, "pair": 0.4}
-SEEDS = range(10)
+SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
+SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
+WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}
+BEST: dict[tuple[str, str, str], str] = {}  # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, **ARGUMENTS, noise="symmetric", teacher="")
+    args = parse(arg, **ARGUMENTS, noise="symmetric", teacher="", weight=30.0, epochs=80, learning_rate=0.05, base=False)
     config = default()
-    config.teacher, config.controls = args.teacher, ("base",)
+    guided = config.relation_guided
+    config.teacher, config.controls = args.teacher, ("base",) if args.base else ()
+    guided.weight, guided.epochs, guided.optimizer.learning_rate = args.weight, args.epochs, args.learning_rate
     return assemble(config, args, args.noise, rate=NOISES[args.noise])
 
 
 def sweep(root: str) -> dict[str, str]:
-    """Directory below `root` -> config argument: the first method's run of a seed trains the teacher, the others load it."""
-    first, *others = METHODS
-    points = {}
-    for noise in NOISES:
-        for seed in SEEDS:
-            points[f"{noise}-{first}-{seed}"] = f"noise={noise},seed={seed},method={first}"
-            for method in others:
-                points[f"{noise}-{method}-{seed}"] = f"noise={noise},seed={seed},method={method},teacher={root}/{noise}-{first}-{seed}"
+    """Directory below `root` -> config argument, teachers before the students that they serve."""
+    points = {f"teacher/{seed}": f"seed={seed},epochs=1" for seed in (*SEARCH_SEEDS, *SEEDS)}
+    for noise, method in itertools.product(NOISES, METHODS):
+        for seed in (*SEEDS, *SEARCH_SEEDS):
+            here = f"seed={seed},noise={noise},method={method},teacher={root}/teacher/{seed}"
+            if seed in SEEDS:
+                points[f"same/{noise}-{method}-{seed}"] = f"{here},base"
+            for arm, weights in WEIGHTS.items():
+                if seed in SEEDS and (noise, method, arm) in BEST:
+                    points[f"best/{noise}-{method}-{arm}-{seed}"] = f"{here},{BEST[noise, method, arm]}"
+                for weight, *values in itertools.product(weights, *SEARCH.values()) if seed in SEARCH_SEEDS else ():
+                    settings = ",".join(f"{name}={value}" for name, value in zip(("weight", *SEARCH), (weight, *values)))
+                    points[f"search/{noise}-{method}-{'-'.join(map(str, (weight, *values)))}-{seed}"] = f"{here},{settings}"
     return points

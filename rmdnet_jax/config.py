@@ -21,6 +21,12 @@ from rmdnet_jax.types import Config, UserError, entry, hyper, unknown
 CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
 # The arguments that every experiment takes, with their defaults: `parse(arg, **ARGUMENTS, ...)`, then `assemble`.
 ARGUMENTS = {"quick": False, "seed": 0, "method": "ce", "ssl": "simsiam", "edge": "softmax_kl", "node": "cosine"}
+# (data set, method): what the method's authors set differently there.
+RECIPES = {
+    ("cifar100", "sce"): {"alpha": 6.0, "beta": 0.1},
+    ("cifar100", "elr"): {"weight": 7.0, "momentum": 0.9},
+    ("cifar100", "dividemix"): {"warmup_epochs": 30, "unlabelled_weight": 150.0},
+}
 
 
 def choose(table: dict[str, Callable], name: str, **fields: Any) -> Config:
@@ -91,6 +97,13 @@ def default() -> Config:
         "weight": 30.0,  # K
         "edge": ConfigDict({**choose(EDGES, "softmax_kl"), "weight": 1.0}),
         "node": ConfigDict({**choose(NODES, "cosine"), "weight": 1.0}),
+        "targets": "given",  # or propagated: the given labels corrected over the teacher's relation graph, our extension
+        "propagation": ConfigDict({
+            "neighbours": "auto", "alpha": "auto", "temperature": "auto",  # numbers, or chosen without clean labels
+            "mix": 1.0,  # how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule
+            "refresh": 0,  # epochs after which targets are made again from the student's features; 0: never
+        }),
+        "mixup": 0.0,  # alpha of the mixed images' Beta(alpha, alpha); 0: none; for ce, gce and sce
         "warmup_epochs": 0.0,  # of K
         "augmentation": choose(AUGMENTATIONS, "none"),
         "optimizer": choose(OPTIMIZERS, "sgd"),
@@ -153,6 +166,8 @@ def quick(config: Config) -> Config:
             stage.augmentation = choose(AUGMENTATIONS, augmentation)
             stage.optimizer.warmup_epochs = 0.0
         config.relation_modeling.knn.k = 20
+        if "warmup_epochs" in config.relation_guided.method:
+            config.relation_guided.method.warmup_epochs, config.relation_guided.epochs = 2, 3
     return config
 
 
@@ -166,7 +181,7 @@ def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: An
     config.seed = arg.seed
     with config.unlocked():
         config.noise = ConfigDict({**choose(KINDS, kind, **fields), "seed": arg.seed})
-        guided.method = choose(METHODS, arg.method)
+        guided.method = choose(METHODS, arg.method, **RECIPES.get((config.data.name, arg.method), {}))
         if arg.ssl != modeling.ssl.name:
             modeling.ssl = choose(SSL, arg.ssl, **heads)  # a base config's own widths serve every objective
         for name, table in (("edge", EDGES), ("node", NODES)):
@@ -193,7 +208,12 @@ def check(config: Config) -> None:
     for name, stage in (("relation_modeling", modeling), ("relation_guided", guided)):
         _within(f"{name}.average", stage.average, 0.0, 0.99999)
     _among("relation_guided.init", guided.init, ("random", "teacher"))
+    _among("relation_guided.targets", guided.targets, ("given", "propagated"))
+    _within("relation_guided.propagation.mix", guided.propagation.mix, 0.0, 1.0)
+    _within("relation_guided.propagation.refresh", guided.propagation.refresh, 0)
     _among("relation_guided.teacher_features", guided.teacher_features, ("online", "stored"))
+    if (warm := guided.method.get("warmup_epochs", 0)) >= guided.epochs:
+        raise UserError(f"relation_guided.method.warmup_epochs must be below relation_guided.epochs, {guided.epochs}, got {warm}")
     for control in config.controls:
         _among("controls", control, CONTROLS)
 

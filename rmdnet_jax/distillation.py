@@ -72,14 +72,14 @@ def _gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Arra
     return gather(one), gather(two), jax.lax.axis_index(AXIS) * len(one)
 
 
-def _devices() -> int:
+def devices() -> int:
     """Devices on the data axis of the mesh that is set."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
 
 
 def _over_devices(function, *rows: Array):
     """`function(rows, ..., sharded)` on each device's own rows, or on all rows where there is one device."""
-    if _devices() == 1:
+    if devices() == 1:
         return function(*rows, sharded=False)
     split = PartitionSpec(AXIS)
     return jax.shard_map(functools.partial(function, sharded=True), in_specs=split, out_specs=split, check_vma=False)(*rows)
@@ -100,9 +100,9 @@ def kl(student: Array, teacher: Array, temperatures: tuple[float, float], block:
 
 def _padded(block: int, *rows: Array) -> tuple[list[Array], int]:
     """Zero rows added until every device has whole blocks; and the block's size."""
-    share = -(-len(rows[0]) // _devices())
+    share = -(-len(rows[0]) // devices())
     block = min(block, share)
-    total = -(-share // block) * block * _devices()
+    total = -(-share // block) * block * devices()
     return [jnp.pad(x, ((0, total - len(x)), *((0, 0),) * (x.ndim - 1))) for x in rows], block
 
 

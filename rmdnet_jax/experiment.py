@@ -16,12 +16,13 @@ from rmdnet_jax import checkpoint, evaluation, report, sharding, training, weigh
 from rmdnet_jax import workdir as directory
 from rmdnet_jax.config import bind, build
 from rmdnet_jax.data import noise
-from rmdnet_jax.methods import METHODS
+from rmdnet_jax.methods import METHODS, mixup, on_targets
 from rmdnet_jax.objectives import Teacher, classifier, relation_guided, relation_modeling
 from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.run import Run, make_stage, setup, train
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.types import Config, UserError, Variables
+from rmdnet_jax.targets import corrected, propagator
+from rmdnet_jax.types import Config, Outputs, UserError, Variables
 
 COLLAPSED = 0.1  # below this z_std * sqrt(dim), all projections have become one point
 
@@ -36,7 +37,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
     began = time.perf_counter()
     made = setup(config, pathlib.Path(workdir))
     guided = config.relation_guided
-    needed = guided.weight > 0 or guided.init == "teacher" or set(config.controls) - {"base"}
+    propagate = propagator(made) if guided.targets == "propagated" else None
+    needed = propagate or guided.weight > 0 or guided.init == "teacher" or set(config.controls) - {"base"}
     stage = guided_stages(made)
     stage("relation_guided", None, 0.0, "random")  # everything is built, and so checked, before anything is written
     source = teacher_source(made) if needed else lambda: (None, {})
@@ -44,7 +46,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
     labels = noise.describe(made.source.labels, made.given, len(made.source.names), made.noise.known)
     say(report.describe(config, made.source, labels))
     teacher, modeling = source()
-    students = {"relation_guided": guide(made, stage("relation_guided", teacher, guided.weight, guided.init))}
+    targets, about = corrected(made, teacher, propagate) if propagate and teacher else (None, {})
+    student, result = guide(made, stage("relation_guided", teacher, guided.weight, guided.init, targets, propagate))
+    students = {"relation_guided": (student, {**result, "propagation": about} if about else result)}
     for name, init in (("base", "random"), ("base_from_teacher", "teacher")):
         if name in config.controls:
             students[name] = guide(made, stage(f"controls/{name}", teacher, 0.0, init))
@@ -159,20 +163,24 @@ def frozen_controls(made: Run, teacher: Any) -> dict:
 
 
 def guided_stages(made: Run) -> Callable:
-    """`stage(name, teacher, weight, init)`: relation-guided learning as configured but for K and the first weights."""
+    """`stage(name, teacher, weight, init, targets, propagate)`: relation-guided learning as configured but for K, weights and labels."""
     config, num_classes = made.config.relation_guided, len(made.source.names)
     method = build(METHODS, "relation_guided.method", config.method, len(made.source.labels), num_classes)
+    method = mixup(method, config.mixup, num_classes)
     edge, node = (matching(config[name], table, f"relation_guided.{name}") for name, table in (("edge", EDGES), ("node", NODES)))
     student = classifier(made.encoder, num_classes)
 
-    def stage(name: str, teacher: Variables | None, weight: float, init: str) -> training.Stage:
+    def stage(name: str, teacher: Variables | None, weight: float, init: str, targets=None, propagate=None) -> training.Stage:
         stored = weight and config.teacher_features == "stored"
         features = sharding.replicate(made.mesh, made.features(teacher, made.source.images)) if stored else None
+        learner = method
+        if targets is not None:
+            learner = on_targets(method, targets, lambda *args: propagate(*args).target, config.propagation.refresh)
         objective = relation_guided(
-            student, method, made.encoder, teacher and Teacher(teacher, features),
+            student, learner, made.encoder, teacher and Teacher(teacher, features),
             weight=weight, edge=edge, node=node, warmup_epochs=config.warmup_epochs, from_teacher=init == "teacher",
         )  # fmt: skip
-        refresh = functools.partial(remember, made, method.refresh) if method.refresh else None
+        refresh = functools.partial(remember, made, learner.refresh) if learner.refresh else None
         return make_stage(made, name, 1, objective, functools.partial(test, made), refresh)
 
     return stage
@@ -181,11 +189,11 @@ def guided_stages(made: Run) -> Callable:
 def remember(made: Run, refresh: Callable, variables: Variables, memory: Any, epoch: int) -> Any:
     """A method's memory after an epoch, from what each peer says of the examples trained on."""
 
-    def logits() -> np.ndarray:
+    def outputs() -> Outputs:
         peers = [Variables((params,), (stats,)) for params, stats in zip(*variables)]
-        return np.stack([made.predict(peer, made.source.images[made.train]).logits for peer in peers])
+        return jax.tree.map(lambda *x: np.stack(x), *(made.predict(peer, made.source.images[made.train]) for peer in peers))
 
-    return refresh(logits, made.given[made.train], memory, epoch)
+    return refresh(outputs, made.given[made.train], made.train, memory, epoch)
 
 
 def matching(config: Config, table: dict, field: str) -> Callable:

@@ -1,14 +1,29 @@
-"""Per-example criteria: (logits [batch, class], label [batch]) -> loss [batch], in float32."""
+"""Per-example criteria: (logits [batch, class], label [batch]) -> loss [batch], in float32. `expected` takes soft targets as well."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from rmdnet_jax.types import Array
+
+
+def distribution(label: Array, num_classes: int) -> Array:
+    """Targets [batch, class]: the one-hot rows of int labels [batch]; targets stay as they are."""
+    return label if label.ndim == 2 else jax.nn.one_hot(label, num_classes)
+
+
+def expected(criterion: Callable, logits: Array, label: Array) -> Array:
+    """The criterion [batch] with int labels [batch], or its mean over labels drawn from targets [batch, class]."""
+    if label.ndim == 1:
+        return criterion(logits, label)
+    classes = jnp.arange(logits.shape[-1])
+    each = jax.vmap(lambda c: criterion(logits, jnp.full(len(logits), c)), out_axes=1)(classes)
+    return jnp.sum(label * each, axis=-1)
 
 
 def cross_entropy(logits: Array, label: Array) -> Array:

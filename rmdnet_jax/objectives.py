@@ -106,14 +106,14 @@ def relation_guided(
         outputs, new = student.apply(Variables(params, stats), image.reshape(-1, *image.shape[2:]), True)
         return jax.tree.map(lambda x: x.reshape(*image.shape[:2], *x.shape[1:]), outputs), new
 
-    def forward(params, stats, image):
+    def forward(params, stats, images):
         """Every peer's outputs [view, batch, ...]; callers drop the new statistics of all but a step's first forward."""
-        outputs, new = zip(*(run(p, s, image) for p, s in zip(params, stats)))
+        outputs, new = zip(*(run(p, s, image) for p, s, image in zip(params, stats, images)))
         return outputs, new
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
-        outputs, new = forward(params, stats, batch.image)
-        value, memory, metrics = method.loss(outputs, batch, memory, lambda image: forward(params, stats, image)[0], key, epoch)
+        outputs, new = forward(params, stats, [batch.image] * method.peers)
+        value, memory, metrics = method.loss(outputs, batch, memory, lambda images: forward(params, stats, images)[0], key, epoch)
         if weight:
             edges, nodes = _relate(outputs, _target(encoder, frozen, batch), edge, node)
             value += weight * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0) * (edges + nodes)

@@ -1,13 +1,11 @@
 """What a person looks at: lines of text, tables, figures. Accuracies are shown in %, rates as in the config.
 
-`python -m rmdnet_jax.report runs/a runs/b ...` makes one Markdown table of several runs: mean ± standard deviation over seeds, and
-the paired gain of RMDNet over each control with its standard error. `--best` keeps the best settings of each arm, for a search.
+`python -m rmdnet_jax.report table runs/a runs/b ...` makes one table of several runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import platform
@@ -18,13 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rmdnet_jax import relation, workdir
+from rmdnet_jax import relation, tables
 from rmdnet_jax.data.sources import Source
+from rmdnet_jax.tables import COLUMNS, arm_of, name_of
 from rmdnet_jax.types import Config, UserError
-
-ARMS = {"base": "{}", "base_from_teacher": "{} from teacher", "teacher_knn": "teacher kNN, noisy labels",
-        "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
-COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
 
 
 def describe(config: Config, source: Source, labels: dict) -> str:
@@ -35,11 +30,32 @@ def describe(config: Config, source: Source, labels: dict) -> str:
         f"data   {source.name}: {n} training and {len(source.test_labels)} test images of {shape}, {len(source.names)} classes",
         f"noise  {config.noise.name}, seed {config.noise.seed}: {rate}, sha256 {labels['sha256'][:16]}",
     ]
-    matrix = np.asarray(labels["transition"])
-    if len(matrix) <= 20:
-        lines += ["       share of each class (row) given each label (column), %"]
-        lines += ["       " + " ".join(f"{100 * share:3.0f}" if share else "  ." for share in row) for row in matrix]
-    return "\n".join(lines)
+    return "\n".join([*lines, *("       " + line for line in matrix(labels["transition"]))])
+
+
+def matrix(transition: list[list[float]]) -> list[str]:
+    """A transition matrix as lines of text; none where it would be too wide to read."""
+    if len(transition) > 20:
+        return []
+    rows = [" ".join(f"{100 * share:3.0f}" if share else "  ." for share in row) for row in transition]
+    return ["share of each class (row) given each label (column), %", *rows]
+
+
+def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -> None:
+    """The transition matrix [C, C] as a figure, in %."""
+    side = 1.5 + 0.45 * min(len(names), 20)
+    figure, axes = _figure(1, 1, (side + 1, side))
+    axis, few = axes[0][0], len(names) <= 20
+    image = axis.imshow(100 * shares, cmap="magma_r", vmin=0, vmax=100)
+    for (i, j), share in np.ndenumerate(shares) if few else ():
+        if share:
+            axis.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color="white" if share > 0.5 else "black")
+    places = range(len(names)) if few else ()
+    axis.set_xticks(places, [names[i] for i in places], rotation=90)
+    axis.set_yticks(places, [names[i] for i in places])
+    axis.set(xlabel="given label", ylabel="clean label")
+    figure.colorbar(image, label="share of the clean class, %")
+    _save(figure, path)
 
 
 def environment(mesh: Mesh) -> dict:
@@ -71,19 +87,10 @@ def _revision() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _title(guided: dict) -> str:
-    """What a student is called: its base method, with RMDNet or as a control."""
-    method = guided["method"]["name"]
-    if guided["weight"]:
-        return f"{method} + RMDNet"
-    return ARMS["base_from_teacher" if guided["init"] == "teacher" else "base"].format(method)
-
-
 def table(summary: dict, config: Config) -> str:
     """The accuracies of the result and its controls, one column each, and what else is worth a line."""
-    method = config.relation_guided.method.name
-    rows = {_title(config.relation_guided.to_dict()): summary["relation_guided"]}
-    rows |= {ARMS[name].format(method): row for name, row in summary["controls"].items()}
+    arms = {arm_of(config.relation_guided.to_dict()): summary["relation_guided"], **summary["controls"]}
+    rows = {name_of(config.relation_guided.method.name, arm): row for arm, row in arms.items()}
     width = max(map(len, rows))
     lines = [f"{'test accuracy, %':{width}}  " + "  ".join(f"{c:>12}" for c in COLUMNS.values())]
     for name, row in rows.items():
@@ -153,69 +160,22 @@ def relations(features: dict[str, np.ndarray], labels: np.ndarray, temperature: 
     _save(figure, path)
 
 
-def _arms(config: dict, summary: dict, column: str) -> dict[str, float]:
-    """The accuracy of a run's student and of each of its controls."""
-    method = config["relation_guided"]["method"]["name"]
-    rows = {_title(config["relation_guided"]): summary["relation_guided"]}
-    rows |= {ARMS[name].format(method): row for name, row in summary["controls"].items()}
-    values = {name: row["test_accuracy"].get(column) for name, row in rows.items()}
-    return {name: 100 * value for name, value in values.items() if value is not None}
-
-
-def _settings(configs: list[dict]) -> list[str]:
-    """What tells each run's settings from the others', seeds, teacher and what an arm is by itself left out."""
-    flat = [workdir.flatten(config) for config in configs]
-    own = ("seed", "teacher", "noise.", "controls", "relation_guided.init", "relation_guided.method.name")
-    names = [name for name in flat[0] if not name.startswith(own) and len({str(f.get(name)) for f in flat}) > 1]
-    shown = [[f"{name.removeprefix('relation_guided.').removesuffix('.name')} {f.get(name)}" for name in names] for f in flat]
-    started = [["from teacher"] if f["relation_guided.weight"] and f["relation_guided.init"] == "teacher" else [] for f in flat]
-    return [", ".join(one + two) for one, two in zip(shown, started)]
-
-
-def compare(directories: list[str], column: str = "last", best: bool = False) -> str:
-    """One Markdown table of the runs in these directories; see the module's docstring. Raises `UserError` on a directory without a run."""
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rmdnet_jax.report", description=__doc__)
+    runs = parser.add_subparsers(required=True).add_parser("table", help="runs over seeds", description=tables.__doc__)
+    runs.add_argument("runs", nargs="+", help="workdirs of finished runs")
+    runs.add_argument("--column", choices=list(tables.COLUMNS), default="last", help="the accuracy; columns are never mixed")
+    runs.add_argument("--best", action="store_true", help="of each arm, only the settings of the highest mean, for a search")
+    runs.add_argument("--csv", default="", help="a file for the same table as CSV")
+    args = parser.parse_args()
     try:
-        runs = [[json.loads((pathlib.Path(d) / name).read_text()) for name in ("config.json", "summary.json")] for d in directories]
-    except (OSError, ValueError) as error:
-        raise UserError(f"not a finished run: {error}") from None
-    groups: dict[tuple, dict[int, float]] = {}
-    for (config, summary), settings in zip(runs, _settings([config for config, _ in runs])):
-        noise = f"{config['noise']['name']} {config['noise'].get('rate', '')}".strip()
-        for arm, value in _arms(config, summary, column).items():
-            groups.setdefault((noise, arm, settings), {})[config["seed"]] = value
-    if best:
-        order = sorted(groups, key=lambda key: np.mean(list(groups[key].values())))
-        groups = {key: groups[key] for key in {key[:2]: key for key in order}.values()}
-    lines = [f"| noise | arm | settings | n | {COLUMNS[column]}, % | paired gain of RMDNet |", "|---|---|---|---|---|---|"]
-    for (noise, arm, settings), values in sorted(groups.items()):
-        ours = [v for (where, title, _), v in groups.items() if where == noise and title.endswith("+ RMDNet") and _beside(arm, title)]
-        gain = _gain(ours[0], values) if len(ours) == 1 and not arm.endswith("+ RMDNet") else ""
-        numbers = np.array(list(values.values()))
-        spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
-        lines.append(f"| {noise} | {arm} | {settings} | {len(numbers)} | {numbers.mean():.1f}{spread} | {gain} |")
-    return "\n".join(lines)
-
-
-def _beside(control: str, title: str) -> bool:
-    """Whether an arm is a control of the one with this title: of its method, or the teacher alone."""
-    return control.split()[0] in ("teacher", title.split()[0])
-
-
-def _gain(ours: dict[int, float], control: dict[int, float]) -> str:
-    """Mean difference over the seeds that both have, with its standard error."""
-    differences = np.array([ours[seed] - control[seed] for seed in ours.keys() & control.keys()])
-    if len(differences) < 2:
-        return ""
-    return f"{differences.mean():+.1f} ± {differences.std(ddof=1) / len(differences) ** 0.5:.1f}"
+        lines = tables.compare(args.runs, args.column, args.best)
+        if args.csv:
+            tables.write_csv(lines, args.csv)
+    except UserError as error:
+        parser.error(str(error))
+    print(tables.markdown(lines))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="workdirs of finished runs")
-    parser.add_argument("--column", choices=list(COLUMNS), default="last", help="the accuracy; columns are never mixed")
-    parser.add_argument("--best", action="store_true", help="of each arm, only the settings of the highest mean")
-    arguments = parser.parse_args()
-    try:
-        print(compare(arguments.runs, arguments.column, arguments.best))
-    except UserError as error:
-        parser.error(str(error))
+    main()

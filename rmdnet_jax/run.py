@@ -16,7 +16,7 @@ from rmdnet_jax import config as configuration
 from rmdnet_jax import sharding, training
 from rmdnet_jax import workdir as directory
 from rmdnet_jax.config import build
-from rmdnet_jax.data import noise, pipeline, sources
+from rmdnet_jax.data import noise, pipeline, sources, store, tfds
 from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.encoder import ENCODERS, Network
 from rmdnet_jax.metrics import Writer
@@ -49,8 +49,7 @@ class Run(NamedTuple):
 
 def keep_programs() -> None:
     """Keeps compiled programs on disk, beside decoded data unless `$JAX_COMPILATION_CACHE_DIR` says where: later runs need not compile."""
-    root = pathlib.Path(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax").expanduser()
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(root / "compiled")))
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(store.root() / "compiled")))
 
 
 def setup(config: Config, workdir: pathlib.Path) -> Run:
@@ -59,11 +58,8 @@ def setup(config: Config, workdir: pathlib.Path) -> Run:
     directory.check(workdir, json.loads(config.to_json()))
     encoder = build(ENCODERS, "encoder", config.encoder)
     source = sources.load(config.data.name, dir=config.data.dir, image_size=config.data.image_size, limit=config.data.limit)
-    kind = make_noise(config, source)
+    kind, given = corrupt(config, source)
     index = np.arange(len(source.labels), dtype=np.int32)
-    if kind.images:
-        kind = noise.frozen(kind.labels(index, source.labels, source.images))
-    given = np.asarray(jax.jit(kind.labels)(index, source.labels))
     shuffled = np.random.default_rng(config.noise.seed).permutation(index)
     held, train = np.split(shuffled, [round(config.data.validation * len(index))])
     mesh = sharding.mesh()
@@ -91,9 +87,20 @@ def setup(config: Config, workdir: pathlib.Path) -> Run:
     )
 
 
+def corrupt(config: Config, source: sources.Source) -> tuple[noise.Noise, np.ndarray]:
+    """The configured noise, and the label int32 [n] that it gives each training example."""
+    kind = make_noise(config, source)
+    index = np.arange(len(source.labels), dtype=np.int32)
+    if kind.images:
+        kind = noise.frozen(kind.labels(index, source.labels, source.images))
+    return kind, np.asarray(jax.jit(kind.labels)(index, source.labels))
+
+
 def make_noise(config: Config, source: sources.Source) -> noise.Noise:
-    """The configured noise, an `auto` mapping resolved by the data set's name."""
+    """The configured noise, an `auto` mapping resolved by the data set's name, labels without a path read from the TFDS data set itself."""
     fields = config.noise.to_dict()
+    if fields["name"] == "file" and not fields["path"] and config.data.name not in sources.KINDS:
+        return noise.frozen(tfds.labels(config.data.name, config.data.dir, fields["field"])[: config.data.limit or None])
     if fields.get("mapping") == "auto" and config.data.name in ("cifar10", "cifar100"):
         fields["mapping"] = config.data.name
     kind = noise.make(num_classes=len(source.names), **fields)

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """What one training step sees."""
 
     image: Array  # float32 [view, batch, height, width, channel]
-    label: Array  # int32 [batch], as given, possibly wrong
+    label: Array  # int32 [batch], as given, possibly wrong; a method may also meet float32 [batch, class], soft targets
     index: Array  # int32 [batch], position in the training set
 
 

@@ -8,7 +8,8 @@ from conftest import tiny
 
 from rmdnet_jax import evaluation, experiment, losses
 from rmdnet_jax.config import choose
-from rmdnet_jax.methods import METHODS
+from rmdnet_jax.methods import METHODS, mixup
+from rmdnet_jax.methods.mixup import mixed
 from rmdnet_jax.types import Batch, Outputs, UserError
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 4)) * 3
@@ -108,11 +109,11 @@ def test_the_noise_rate_is_estimated_from_the_losses(name, rate):
     clean = np.arange(400) % 5
     given = np.where(np.arange(400) < 400 * rate, (clean + 1) % 5, clean)
     logits = 4 * np.eye(5)[clean] + generator.normal(size=(2, 400, 5)) / 2
-    memory = method.refresh(lambda: logits, given, method.init(), 1)
+    memory = method.refresh(lambda: Outputs(None, logits), given, np.arange(400), method.init(), 1)
     assert 0 <= memory <= 1
     if 0 < rate < 0.9:
         assert memory == pytest.approx(rate, abs=0.03)
-    assert method.refresh(lambda: pytest.fail("the ramp is over"), given, memory, 11) == memory
+    assert method.refresh(lambda: pytest.fail("the ramp is over"), given, np.arange(400), memory, 11) == memory
     assert np.isfinite(peers_loss(method, 10.0, jnp.float32(memory))[0]), "one example at least is kept"
 
 
@@ -128,6 +129,140 @@ def test_a_run_tells_the_rate_that_it_used(tmp_path):
     assert used["error"] == pytest.approx(used["used"] - summary["noise"]["rate"], abs=1e-6)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("criterion", [losses.cross_entropy, lambda z, y: losses.generalized_cross_entropy(z, y, 0.7)], ids=["ce", "gce"])
+def test_a_soft_target_is_the_mean_over_labels_drawn_from_it(criterion):
+    logits, target = jnp.asarray(LOGITS), np.random.default_rng(2).dirichlet(np.ones(4), 6)
+    each = np.stack([criterion(logits, jnp.full(6, c)) for c in range(4)], axis=1)
+    np.testing.assert_allclose(losses.expected(criterion, logits, jnp.asarray(target)), (target * each).sum(1), rtol=1e-12)
+    hard = losses.expected(criterion, logits, jnp.eye(4)[LABEL])
+    np.testing.assert_allclose(hard, losses.expected(criterion, logits, jnp.asarray(LABEL)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_soft_targets(name):
+    """One-hot targets are the labels themselves."""
+    method = METHODS[name](6, 4)
+    outputs = tuple(Outputs(None, jnp.asarray(z, jnp.float32)[None].repeat(method.views, 0)) for z in (LOGITS, OTHER)[: method.peers])
+    image = jnp.zeros((method.views, 6, 2, 2, 1))
+    for epoch in (0.0, 50.0):
+        given, soft = (
+            method.loss(outputs, Batch(image, y, jnp.arange(6)), method.init(), lambda images: outputs, jax.random.key(0), epoch)[0]
+            for y in (jnp.asarray(LABEL), jnp.eye(4)[LABEL])
+        )
+        np.testing.assert_allclose(given, soft, rtol=1e-5)
+
+
+def test_mixed_images_lie_between_two_and_their_targets_likewise():
+    image = jnp.eye(8).reshape(2, 4, 8)  # each image of each view is a direction of its own
+    target = jnp.eye(4)
+    for seed in range(5):
+        x, y = (np.asarray(a).reshape(8, -1) for a in mixed(jax.random.key(seed), 0.5, image, target))
+        share = max(x.max(1)[(x > 0).sum(1) == 2], default=1.0)
+        assert share >= 0.5
+        for i in range(8):
+            j = next((k for k in np.flatnonzero(x[i]) if k != i), i)
+            np.testing.assert_allclose(x[i], share * np.eye(8)[i] + (1 - share) * np.eye(8)[j], atol=1e-6)
+            np.testing.assert_allclose(y[i], share * np.eye(4)[i % 4] + (1 - share) * np.eye(4)[j % 4], atol=1e-6)
+
+
+WEIGHTS = np.random.default_rng(3).normal(size=(2, 12, 4))
+
+
+def network(images):
+    """Two linear networks on flattened images."""
+    return tuple(Outputs(None, x.reshape(*x.shape[:2], -1) @ jnp.asarray(w)) for x, w in zip(images, WEIGHTS))
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+
+
+@pytest.mark.usefixtures("x64")
+def test_dividemix_is_the_slow_one():
+    """Three of six labels are likely right for peer 0, two for peer 1; half of the ramp of the unlabelled weight."""
+    image = np.random.default_rng(4).normal(size=(2, 6, 2, 2, 3))
+    clean = np.array([[0.9, 0.2, 0.8, 0.6, 0.1, 0.0], [0.3, 0.4, 1.0, 0.2, 0.7, 0.5]])
+    method, key, index = METHODS["dividemix"](8, 4, unlabelled_weight=10.0), jax.random.key(5), np.array([7, 1, 0, 3, 5, 2])
+    memory = np.ones((2, 8))
+    memory[:, index] = clean
+    both = jnp.stack([image] * 2)
+    outputs = network(both)
+    p = [softmax(np.asarray(o.logits)).mean(0) for o in outputs]
+    total, guesses = 0.0, []
+    for k in range(2):
+        w = clean[k][:, None]
+        target = np.where(w > 0.5, w * np.eye(4)[LABEL] + (1 - w) * p[k], (p[0] + p[1]) / 2) ** 2
+        target /= target.sum(1, keepdims=True)
+        x, y = mixed(jax.random.fold_in(key, k), 4.0, jnp.asarray(image), jnp.asarray(target))
+        q, y = softmax(np.asarray(x).reshape(12, -1) @ WEIGHTS[k]), np.asarray(y).reshape(12, 4)
+        labelled = np.tile(clean[k] > 0.5, 2)
+        guesses.append(((q - y) ** 2)[~labelled].mean())
+        spread = (0.25 * np.log(0.25 / q.mean(0))).sum()
+        total += -(y * np.log(q)).sum(1)[labelled].mean() + 10.0 * (18 - 10) / 16 * guesses[-1] + spread
+    batch = Batch(jnp.asarray(image), jnp.asarray(LABEL), jnp.asarray(index))
+    value, after, metrics = method.loss(outputs, batch, jnp.asarray(memory), network, key, 18.0)
+    np.testing.assert_allclose(value, total, rtol=1e-6)  # the share of the mixture is float32
+    np.testing.assert_allclose(metrics["unlabelled_loss"], np.mean(guesses), rtol=1e-6)
+    np.testing.assert_array_equal(after, memory)
+    warm, *_ = method.loss(outputs, batch, jnp.asarray(memory), network, key, 9.9)
+    np.testing.assert_allclose(warm, sum(slow_ce(np.asarray(o.logits[0])).mean() for o in outputs), rtol=1e-6)
+
+
+@pytest.mark.parametrize("clean", [0.0, 1.0])
+def test_dividemix_stands_an_empty_part(clean):
+    """All labels likely right, or none; gradients are finite either way."""
+    method = METHODS["dividemix"](6, 4)
+    image = jnp.asarray(np.random.default_rng(4).normal(size=(2, 6, 2, 2, 3)), jnp.float32)
+    batch = Batch(image, jnp.asarray(LABEL), jnp.arange(6))
+
+    def loss(w):
+        def forward(images):
+            return tuple(Outputs(None, x.reshape(2, 6, -1) @ v) for x, v in zip(images, w))
+
+        return method.loss(forward([image] * 2), batch, jnp.full((2, 6), clean), forward, jax.random.key(0), 30.0)[0]
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(WEIGHTS, jnp.float32))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert np.any(gradient)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4, 0.95])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_dividemix_peers_part_the_examples_for_each_other(rate, classes):
+    """Peer 1 sees what is wrong, peer 0 nothing: so peer 0 is told. Rows that are not trained on keep their 1."""
+    method, n = METHODS["dividemix"](400, classes), 300
+    clean, index = np.arange(n) % classes, np.arange(400)[::-1][:n]
+    given = np.where(np.arange(n) < n * rate, (clean + 1) % classes, clean)
+    logits = np.stack([np.zeros((n, classes)), 4 * np.eye(classes)[clean]]) + 0.1 * np.random.default_rng(0).normal(size=(2, n, classes))
+    memory = method.refresh(lambda: Outputs(None, logits), given, index, method.init(), 10)
+    assert np.all((memory >= 0) & (memory <= 1))
+    assert np.all(memory[:, :100] == 1)
+    if rate == 0.4:
+        assert np.mean((memory[0, index] > 0.5) == (given == clean)) > 0.99
+        assert np.mean((memory[1, index] > 0.5) == (given == clean)) < 0.9
+    assert method.refresh(lambda: pytest.fail("it warms up"), given, index, memory, 9) is memory
+
+
+def test_mixup_is_the_method_on_mixed_images_and_targets():
+    method, image = METHODS["gce"](6, 4), jnp.asarray(np.random.default_rng(4).normal(size=(1, 6, 2, 2, 3)), jnp.float32)
+    batch, key = Batch(image, jnp.asarray(LABEL), jnp.arange(6)), jax.random.key(1)
+    value, *_ = mixup(method, 1.0, 4).loss(network([image]), batch, (), network, key, 0.0)
+    x, y = mixed(key, 1.0, image, jnp.eye(4)[LABEL])
+    p = softmax(np.asarray(x).reshape(6, -1) @ WEIGHTS[0])
+    np.testing.assert_allclose(value, (np.asarray(y)[0] * (1 - p**0.7) / 0.7).sum(1).mean(), rtol=1e-5)
+    assert mixup(method, 0.0, 4) is method
+
+
+@pytest.mark.parametrize("name", ["elr", "co_teaching", "jocor", "dividemix"])
+def test_mixup_is_refused_where_it_does_not_suit(name):
+    with pytest.raises(UserError, match=r"relation_guided\.mixup must be 0 but for .*ce, gce, sce.* got 1\.0"):
+        mixup(METHODS[name](6, 4), 1.0, 4)
+    with pytest.raises(UserError, match=r"relation_guided\.mixup must be in"):
+        mixup(METHODS["ce"](6, 4), -1.0, 4)
+
+
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [
@@ -140,6 +275,12 @@ def test_a_run_tells_the_rate_that_it_used(tmp_path):
         ("sce", "alpha", -1.0),
         ("elr", "momentum", 1.0),
         ("elr", "weight", -1.0),
+        ("dividemix", "warmup_epochs", 1),
+        ("dividemix", "alpha", 0.0),
+        ("dividemix", "temperature", 0.0),
+        ("dividemix", "threshold", 1.5),
+        ("dividemix", "unlabelled_weight", -1.0),
+        ("dividemix", "confidence_penalty", -1.0),
     ],
 )
 def test_bad_values_are_refused(name, field, value):

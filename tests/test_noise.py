@@ -1,6 +1,10 @@
-"""Label noise: rates, maps, independence of order and batch, files, bad input."""
+"""Label noise: rates, maps, independence of order and batch, files, the label tool, bad input."""
 
+import contextlib
 import csv
+import io
+import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from rmdnet_jax.data import noise
+from rmdnet_jax.data import noise, sources
 from rmdnet_jax.types import UserError
 
 N, CLASSES = 20000, 10
@@ -224,10 +228,11 @@ def test_bad_input_is_refused_in_one_line(name, fields, message, tmp_path):
         (np.array([0.5, 1.0]), "must hold one whole number an example"),
         (np.array([[0, 1]]), "must hold one whole number an example"),
         (np.array(["cat", "dog"]), "must hold one whole number an example"),
-        (np.array([], np.int64), "must hold labels in"),
+        (np.array([], np.int64), "must hold labels from 0"),
+        (np.array([3, -1]), "must hold labels from 0"),
         (np.array([{"a": 1}], dtype=object), "cannot be read"),
     ],
-    ids=["range", "fraction", "matrix", "text", "empty", "pickle"],
+    ids=["range", "fraction", "matrix", "text", "empty", "negative", "pickle"],
 )
 def test_bad_label_files_are_refused(content, message, tmp_path):
     path = str(tmp_path / "labels.npy")
@@ -240,3 +245,75 @@ def test_an_absent_field_lists_those_that_are_there(tmp_path):
     np.savez(tmp_path / "labels.npz", worse_label=np.zeros(3, int), aggre_label=np.zeros(3, int))
     with pytest.raises(UserError, match="did you mean worse_label"):
         noise.make("file", num_classes=10, seed=0, path=str(tmp_path / "labels.npz"), field="worst_label")
+
+
+def command(*args):
+    """`python -m rmdnet_jax.data.noise ...`, in this process: (status, what it printed)."""
+    from rmdnet_jax.data.noise import __main__ as tool
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        patch.setattr("sys.argv", ["noise", *map(str, args)])
+        return tool.main(), out.getvalue()
+
+
+def test_a_label_file_is_what_the_experiment_draws(tmp_path):
+    status, text = command("make", tmp_path / "labels.npz", "--kind", "pair", "--fields", "rate=0.3", "--seed", "4")
+    assert status == 0
+    source = sources.load("digits")
+    expected = noise.make("pair", num_classes=10, seed=4, rate=0.3).labels(np.arange(len(source.labels)), source.labels)
+    with np.load(tmp_path / "labels.npz") as file:
+        np.testing.assert_array_equal(file["labels"], expected)
+        np.testing.assert_array_equal(file["clean"], source.labels)
+        assert json.loads(str(file["about"])) == {"data": "digits", "name": "pair", "rate": 0.3, "seed": 4}
+    read = noise.make("file", num_classes=10, seed=0, path=str(tmp_path / "labels.npz"))
+    np.testing.assert_array_equal(read.labels(np.arange(len(source.labels)), None), expected)
+    found = noise.describe(source.labels, np.asarray(expected), 10)
+    assert found["sha256"] in text
+    assert f"{found['rate']:.4f} of the labels are wrong" in text
+    assert command("show", tmp_path / "labels.npz", "--figure", tmp_path / "t.png") == (0, text)
+    assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_instance_noise_is_frozen_into_a_file(tmp_path):
+    assert command("make", tmp_path / "labels.npz", "--kind", "instance", "--fields", "rate=0.2")[0] == 0
+    source = sources.load("digits")
+    expected = noise.make("instance", num_classes=10, seed=0, rate=0.2).labels(np.arange(len(source.labels)), source.labels, source.images)
+    with np.load(tmp_path / "labels.npz") as file:
+        np.testing.assert_array_equal(file["labels"], expected)
+
+
+def test_label_files_are_compared(tmp_path):
+    one = np.arange(50) % 5
+    two = np.where(np.arange(50) < 12, (one + 1) % 5, one)
+    np.save(tmp_path / "one.npy", one)
+    np.savez(tmp_path / "two.npz", worse=two)
+    assert command("diff", tmp_path / "one.npy", tmp_path / "one.npy") == (0, "0 of 50 labels differ (0.0000)\n")
+    status, text = command("diff", tmp_path / "one.npy", f"{tmp_path}/two.npz:worse")
+    assert status == 1
+    assert text.startswith("12 of 50 labels differ (0.2400)\n  example 0: 0 and 1\n")
+    assert "and 2 more" in text
+    np.save(tmp_path / "short.npy", one[:9])
+    assert command("diff", tmp_path / "one.npy", tmp_path / "short.npy")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("show", "labels.txt"), "must end in .npy, .npz or .csv"),
+        (("show", "absent.npy"), "cannot be read"),
+        (("make", "labels.csv"), "must end in .npz"),
+        (("make", "labels.npz", "--kind", "pear"), "did you mean pair"),
+        (("make", "labels.npz", "--fields", "rate=2.0"), r"noise.rate must be in \[0, 1\], got 2.0"),
+        (("make", "labels.npz", "--fields", "speed=2.0"), "speed"),
+        (("make", "labels.npz", "--seed", "-1"), "noise.seed must be"),
+        (("make", "no/labels.npz"), "cannot be written"),
+        (("show", "given.npy", "--data", "digits"), "holds 3 labels for 1442 clean ones"),
+        (("show", "given.npy", "--figure", "x.png"), "needs clean labels"),
+    ],
+)
+def test_the_label_tool_says_what_is_wrong(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("given.npy", np.array([0, 1, 2]))
+    status, text = command(*args)
+    assert status == 2
+    assert re.search(message, text.splitlines()[-1])

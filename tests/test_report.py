@@ -1,12 +1,13 @@
-"""Tables over runs: means, spreads, paired gains, and no mixing of columns."""
+"""Tables over runs: means, spreads, paired gains, no mixing of columns or protocols. Figures."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 from conftest import tiny
 
-from rmdnet_jax import report
+from rmdnet_jax import report, tables
 from rmdnet_jax.config import choose
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.types import UserError
@@ -27,52 +28,104 @@ def runs(tmp_path):
     return [str(tmp_path / str(seed)) for seed in range(3)]
 
 
+def write(path, rows, **fields):
+    """A finished run with these last accuracies."""
+    path.mkdir()
+    (path / "config.json").write_text(tiny(**fields).to_json())
+    arms = {name: {"test_accuracy": {"last": value}} for name, value in rows.items()}
+    (path / "summary.json").write_text(json.dumps({"relation_guided": arms.pop("rmdnet"), "controls": arms}))
+    return str(path)
+
+
 def test_a_table_pairs_gains_by_seed(runs):
-    rows = report.compare(runs[::-1]).splitlines()
+    rows = {row["arm"]: row for row in tables.compare(runs[::-1])}
     gain = 100 * (OURS - BASE)
-    base = next(row for row in rows if "| ce |" in row)
-    assert f"| 3 | {100 * BASE.mean():.1f} ± {100 * BASE.std(ddof=1):.1f} |" in base
-    assert f"{gain.mean():+.1f} ± {gain.std(ddof=1) / 3**0.5:.1f}" in base
-    assert f"| 3 | {100 * OURS.mean():.1f} ± {100 * OURS.std(ddof=1):.1f} |" in next(row for row in rows if "+ RMDNet |" in row)
+    assert rows["ce"]["n"] == rows["ce + RMDNet"]["n"] == "3"
+    assert rows["ce"]["last, %"] == f"{100 * BASE.mean():.1f} ± {100 * BASE.std(ddof=1):.1f}"
+    assert rows["ce + RMDNet"]["last, %"] == f"{100 * OURS.mean():.1f} ± {100 * OURS.std(ddof=1):.1f}"
+    assert rows["ce + RMDNet"]["gain over base"] == f"{gain.mean():+.1f} ± {gain.std(ddof=1) / 3**0.5:.1f}"
+    assert rows["ce"]["gain over base"] == ""
 
 
 def test_each_method_is_held_against_itself_alone(runs, tmp_path):
-    for seed, directory in enumerate(runs):
-        path = tmp_path / f"elr-{seed}"
-        path.mkdir()
-        config = tiny(seed=seed, **{"relation_guided.method": choose(METHODS, "elr"), "teacher": directory})
-        (path / "config.json").write_text(config.to_json())
-        rows = {"relation_guided": OURS[seed] - 0.2, "base": BASE[seed] - 0.3}
-        accuracy = {name: {"test_accuracy": {"last": value}} for name, value in rows.items()}
-        (path / "summary.json").write_text(json.dumps({"relation_guided": accuracy.pop("relation_guided"), "controls": accuracy}))
-    rows = report.compare([*runs, *(str(tmp_path / f"elr-{seed}") for seed in range(3))]).splitlines()
-    for method, more in (("ce", 0), ("elr", 10)):
-        gain = (100 * (OURS - BASE)).mean() + more
-        assert f"{gain:+.1f} ±" in next(row for row in rows if f"| {method} |" in row)
+    elr = {"relation_guided.method": choose(METHODS, "elr")}
+    more = [
+        write(tmp_path / f"elr-{seed}", {"rmdnet": OURS[seed] - 0.2, "base": BASE[seed] - 0.3}, seed=seed, teacher=runs[seed], **elr)
+        for seed in range(3)
+    ]
+    rows = {row["arm"]: row for row in tables.compare([*runs, *more])}
+    for method, extra in (("ce", 0), ("elr", 10)):
+        assert rows[f"{method} + RMDNet"]["gain over base"].startswith(f"{(100 * (OURS - BASE)).mean() + extra:+.1f} ±")
 
 
-def test_a_column_that_a_row_lacks_is_not_filled_from_another(runs):
-    rows = report.compare(runs, column="best").splitlines()
-    assert len(rows) == 3, "only the student has that column"
-    assert "90.0 ± 0.0" in rows[2]
+def test_every_strength_is_held_against_the_one_base(runs, tmp_path):
+    """K is nothing to the base method; so runs that differ in K share theirs, whether it ran beside them or by itself."""
+    more = [
+        write(tmp_path / f"weak-{seed}", {"rmdnet": BASE[seed] + 0.01}, seed=seed, **{"relation_guided.weight": 1.0}) for seed in range(3)
+    ]
+    rows = tables.compare([*runs, *more])
+    assert [row["n"] for row in rows if row["arm"] == "ce"] == ["3"]
+    weak = next(row for row in rows if row["settings"] == "weight 1.0")
+    assert weak["gain over base"] == "+1.0 ± 0.0"
+
+
+def test_settings_of_the_base_are_matched(runs, tmp_path):
+    long = {"relation_guided.epochs": 7}
+    more = [write(tmp_path / f"long-{s}", {"rmdnet": OURS[s], "base": OURS[s] - 0.05}, seed=s, **long) for s in range(3)]
+    rows = tables.compare([*runs, *more])
+    gains = {row["settings"]: row["gain over base"] for row in rows if row["arm"] == "ce + RMDNet"}
+    assert gains["epochs 7"] == "+5.0 ± 0.0"
+    assert gains["epochs 2"].startswith(f"{(100 * (OURS - BASE)).mean():+.1f}")
+
+
+def test_a_column_that_a_run_lacks_is_not_filled_from_another(runs):
+    rows = tables.compare(runs, column="best")
+    assert [row["arm"] for row in rows] == ["ce + RMDNet"], "only the student has that column"
+    assert rows[0]["best, peeks at test, %"] == "90.0 ± 0.0"
+    with pytest.raises(UserError, match=r"noisy_validation.* another column does not stand in"):
+        tables.compare(runs, column="noisy_validation")
+
+
+@pytest.mark.parametrize(("field", "value"), [("data.limit", 9), ("data.name", "npz"), ("noise.inclusive", True), ("data.validation", 0.1)])
+def test_protocols_are_not_mixed(field, value, runs, tmp_path):
+    other = write(tmp_path / "other", {"rmdnet": 0.5}, **{field: value})
+    with pytest.raises(UserError, match=f"one protocol .*{field} is .* {value} in {other}"):
+        tables.compare([*runs, other])
 
 
 def test_best_keeps_the_settings_of_the_highest_mean(runs, tmp_path):
-    config = tiny(seed=0, **{"relation_guided.epochs": 7})
-    (tmp_path / "long").mkdir()
-    (tmp_path / "long" / "config.json").write_text(config.to_json())
-    summary = {"relation_guided": {"test_accuracy": {"last": 0.95}}, "controls": {}}
-    (tmp_path / "long" / "summary.json").write_text(json.dumps(summary))
-    directories = [*runs, str(tmp_path / "long")]
-    assert len(report.compare(directories).splitlines()) == 2 + 3
-    rows = report.compare(directories, best=True).splitlines()
-    assert len(rows) == 2 + 2
-    assert "epochs 7" in next(row for row in rows if "+ RMDNet |" in row)
+    long = write(tmp_path / "long", {"rmdnet": 0.95}, **{"relation_guided.epochs": 7})
+    assert len(tables.compare([*runs, long])) == 3
+    rows = tables.compare([*runs, long], best=True)
+    assert {row["arm"]: row["settings"] for row in rows}["ce + RMDNet"] == "epochs 7"
+    assert len(rows) == 2
+
+
+def test_markdown_and_csv_are_the_same_table(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "table.csv")])
+    report.main()
+    lines = capsys.readouterr().out.splitlines()
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")] == rows
+    monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "no" / "table.csv")])
+    with pytest.raises(SystemExit) as stopped:
+        report.main()
+    assert stopped.value.code == 2
+    assert "--csv" in capsys.readouterr().err
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match="nothing"):
-        report.compare([str(tmp_path / "nothing")])
+        tables.compare([str(tmp_path / "nothing")])
+
+
+def test_a_transition_matrix_is_drawn_for_few_and_many_classes(tmp_path):
+    for classes in (3, 30):
+        report.transition(np.eye(classes), tuple(map(str, range(classes))), tmp_path / f"{classes}.png")
+        assert (tmp_path / f"{classes}.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(report.matrix(np.eye(3).tolist())) == 4
+    assert report.matrix(np.eye(30).tolist()) == []
 
 
 def test_relation_figures_need_features(tmp_path):

@@ -3,11 +3,14 @@
 A factory is `f(num_examples, num_classes, *, hyper-parameters) -> Method`; its keyword defaults are the configuration.
 """
 
+from rmdnet_jax.methods.dividemix import dividemix
 from rmdnet_jax.methods.elr import elr
 from rmdnet_jax.methods.method import Method, from_criterion
+from rmdnet_jax.methods.mixup import mixup
 from rmdnet_jax.methods.peers import co_teaching, jocor
 from rmdnet_jax.methods.robust import ce, gce, sce
+from rmdnet_jax.methods.soft import on_targets
 
-__all__ = ["METHODS", "Method", "from_criterion"]
+__all__ = ["METHODS", "Method", "from_criterion", "mixup", "on_targets"]
 
-METHODS = {"ce": ce, "gce": gce, "sce": sce, "elr": elr, "co_teaching": co_teaching, "jocor": jocor}
+METHODS = {"ce": ce, "gce": gce, "sce": sce, "elr": elr, "co_teaching": co_teaching, "jocor": jocor, "dividemix": dividemix}

@@ -33,7 +33,7 @@ def elr(num_examples: int, num_classes: int, *, weight: float = 3.0, momentum: f
         fresh = jax.lax.stop_gradient(p / jnp.sum(p, axis=-1, keepdims=True))
         target = momentum * memory[batch.index] + (1 - momentum) * fresh
         regulariser = jnp.mean(jnp.log(1 - jnp.sum(target * p, axis=-1)))
-        value = losses.cross_entropy(logits, batch.label).mean() + weight * regulariser
+        value = losses.expected(losses.cross_entropy, logits, batch.label).mean() + weight * regulariser
         return value, memory.at[batch.index].set(target), {"regulariser": regulariser}
 
     return Method(peers=1, views=1, init=lambda: jnp.zeros((num_examples, num_classes)), loss=loss)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rmdnet_jax import losses
+
 
 class Method(NamedTuple):
     """A base method as pure functions; all state is `memory`, carried in the train state."""
@@ -12,8 +14,11 @@ class Method(NamedTuple):
     peers: int  # networks trained side by side
     views: int  # augmented views of each image
     init: Callable  # () -> memory
-    loss: Callable  # (outputs: one Outputs [view, batch, ...] a peer, batch, memory, forward, key, epoch) -> (scalar, memory, metrics)
-    # After each epoch, outside the step: (logits: () -> [peer, example, class], given [example], memory, epochs done) -> memory
+    # (outputs: one Outputs [view, batch, ...] a peer, batch, memory, forward, key, epoch) -> (scalar, memory, metrics);
+    # forward(images: [view, batch, ...] for each peer) -> outputs of images that the method makes
+    loss: Callable
+    # After each epoch, outside the step: (outputs: () -> Outputs [peer, example, ...] of the examples trained on, given [example], index
+    # [example], memory, epochs done) -> memory; `given` are their labels, `index` their positions in the training set.
     refresh: Callable | None = None
 
 
@@ -21,6 +26,6 @@ def from_criterion(criterion: Callable) -> Method:
     """The method that minimises the batch mean of a per-example `criterion(logits [batch, class], label [batch]) -> [batch]`."""
 
     def loss(outputs, batch, memory, forward, key, epoch):
-        return criterion(outputs[0].logits[0], batch.label).mean(), memory, {}
+        return losses.expected(criterion, outputs[0].logits[0], batch.label).mean(), memory, {}
 
     return Method(peers=1, views=1, init=lambda: (), loss=loss)

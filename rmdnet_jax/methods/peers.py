@@ -45,10 +45,10 @@ def _selecting(choose, rate: str, ramp_epochs: float) -> Method:
         value = choose([o.logits[0] for o in outputs], batch.label, share)
         return value, memory, {"noise_rate": memory, "kept": share}
 
-    def refresh(logits, given, memory, epoch):
+    def refresh(outputs, given, index, memory, epoch):
         if known is not None or epoch > ramp_epochs:
             return memory
-        loss = np.mean([evaluation.cross_entropy(peer, given) for peer in logits()], axis=0)
+        loss = np.mean([evaluation.cross_entropy(peer, given) for peer in outputs().logits], axis=0)
         return np.float32(1.0 - evaluation.small_loss_probability(loss).mean())
 
     return Method(peers=2, views=1, init=lambda: jnp.float32(known or 0.0), loss=loss, refresh=refresh)
@@ -67,7 +67,7 @@ def co_teaching(num_examples: int, num_classes: int, *, rate: str = "estimate", 
     """
 
     def choose(logits, label, share):
-        one, two = (losses.cross_entropy(z, label) for z in logits)
+        one, two = (losses.expected(losses.cross_entropy, z, label) for z in logits)
         return jnp.sum(_small(two, share) * one) + jnp.sum(_small(one, share) * two)
 
     return _selecting(choose, rate, ramp_epochs)
@@ -91,7 +91,7 @@ def jocor(num_examples: int, num_classes: int, *, agreement: float = 0.9, rate: 
     def choose(logits, label, share):
         one, two = (jax.nn.log_softmax(z) for z in logits)
         apart = jnp.sum((jnp.exp(one) - jnp.exp(two)) * (one - two), axis=-1)  # both divergences
-        joint = (1 - agreement) * sum(losses.cross_entropy(z, label) for z in logits) + agreement * apart
+        joint = (1 - agreement) * sum(losses.expected(losses.cross_entropy, z, label) for z in logits) + agreement * apart
         return jnp.sum(_small(joint, share) * joint)
 
     return _selecting(choose, rate, ramp_epochs)

@@ -223,17 +223,25 @@ def file(num_classes: int, seed: int, *, path: str = "", field: str = "labels") 
     Args:
       num_classes: C; every label in the file must lie in [0, C).
       seed: unused, labels are given.
-      path: `.npy`, `.npz` or `.csv` (one label a line).
-      field: the array's name inside an `.npz`.
+      path: `.npy`, `.npz` or `.csv` (one label a line); an experiment on a TFDS data set may leave it empty.
+      field: the array's name inside an `.npz`, or without a path the data set's own feature, such as `worse_label` of `cifar10_n`.
     """
+    table = read(path, field)
+    if table.max() >= num_classes:
+        raise UserError(f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min()}, {table.max()}]")
+    return frozen(table)
+
+
+def read(path: str, field: str) -> np.ndarray:
+    """The labels in a file, int32 [n], see `file`; raises `UserError` unless they are whole numbers from 0."""
     if not path:
         raise UserError("noise.path must name a .npy, .npz or .csv file of labels, got ''")
     table = _read(path, field)
     if table.ndim != 1 or not np.issubdtype(table.dtype, np.number) or not np.array_equal(table, np.trunc(table)):
         raise UserError(f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}")
-    if table.size == 0 or table.min() < 0 or table.max() >= num_classes:
-        raise UserError(f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min(initial=0)}, {table.max(initial=0)}]")
-    return frozen(table)
+    if table.size == 0 or table.min() < 0:
+        raise UserError(f"noise.path {path!r} must hold labels from 0, got {table.size} with the lowest {table.min(initial=0)}")
+    return table.astype(np.int32)
 
 
 def frozen(given: np.ndarray, known: bool = True) -> Noise:

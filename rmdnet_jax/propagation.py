@@ -1,0 +1,254 @@
+"""Noisy labels corrected over the relation graph of the whole training set: our extension of relation distillation.
+
+The graph joins each example with its k nearest neighbours by cosine similarity, `w_ij = exp((cos_ij - 1) / temperature)`,
+`W = A + A'`, `S = D^-1/2 W D^-1/2`; labels Y spread as `Z = (I - alpha S)^-1 Y` (Zhou et al., NIPS 2004; Iscen et al., CVPR 2019). What
+is ours: an example's own label never votes on itself (`held_out`), so that
+
+- the mutual information of these votes and the given labels chooses k, temperature and alpha without a clean label (`choose`),
+- the noise is read off the examples that the graph is surest of (`transition`), and
+- vote and given label are joined by Bayes' rule, `target_iy ~ q_iy T_y,given_i`: little noise leaves the given labels, much the graph's.
+
+Memory is O(n k + block n): the similarities of a block of rows at a time. Over the mesh that is set each device has its own rows.
+Features are float32 [n, dim], labels int [n] in [0, C).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from rmdnet_jax.distillation import AXIS, devices
+from rmdnet_jax.relation import unit
+from rmdnet_jax.types import Array, UserError
+
+BLOCK = 512  # rows whose similarities to all others are in memory at a time, on each device
+FOLDS = 10
+AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
+SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+LEAST = 1e-12  # of a vote, so that its logarithm is finite
+
+
+class Graph(NamedTuple):
+    """`S = A + A'`, `A_ij = weight` at (i, neighbour): symmetric, its eigenvalues in [-1, 1]."""
+
+    neighbour: Array  # int32 [n, k]
+    weight: Array  # float32 [n, k]
+
+
+class Propagated(NamedTuple):
+    """What `propagate` finds."""
+
+    target: np.ndarray  # float32 [n, C], rows sum to 1
+    confidence: np.ndarray  # float32 [n], 1 - entropy(target) / log C
+    summary: dict  # what was chosen, and how much the graph knows
+
+
+def nearest(features: Array, k: int) -> tuple[Array, Array]:
+    """The k nearest other rows of each row by cosine, int32 [n, k], and their cosines, nearest first: exact."""
+    size, count = len(features), devices()
+    block = min(BLOCK, -(-size // count))
+    rows = jnp.pad(unit(jnp.asarray(features, jnp.float32)), ((0, -size % (block * count)), (0, 0)))
+    found, cosine = _nearest(rows, size, k, block, count)
+    return found[:size], cosine[:size]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _nearest(rows: Array, size: int, k: int, block: int, count: int) -> tuple[Array, Array]:
+    def own(part, every):
+        shift = jax.lax.axis_index(AXIS) * len(part) if count > 1 else 0
+
+        def one(args):
+            first, x = args
+            cosine = jnp.matmul(x, every.T, precision=jax.lax.Precision.HIGHEST)
+            column, row = jnp.arange(len(every)), shift + first + jnp.arange(block)
+            cosine, found = jax.lax.top_k(jnp.where((column != row[:, None]) & (column < size), cosine, -2.0), k)
+            return found.astype(jnp.int32), cosine
+
+        found = jax.lax.map(one, (block * jnp.arange(len(part) // block), part.reshape(-1, block, part.shape[1])))
+        return jax.tree.map(lambda x: x.reshape(-1, k), found)
+
+    if count == 1:
+        return own(rows, rows)
+    split = PartitionSpec(AXIS)
+    return jax.shard_map(own, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)(rows, rows)
+
+
+def graph(neighbour: Array, cosine: Array, temperature: float) -> Graph:
+    """The normalised graph of these neighbours [n, k]. A node without weight stays alone: its row of S is 0."""
+    weight = jnp.exp((cosine - 1) / temperature)
+    degree = jnp.sum(weight, axis=1) + jnp.zeros(len(weight)).at[neighbour].add(weight)
+    scale = jnp.where(degree > 0, jax.lax.rsqrt(jnp.maximum(degree, jnp.finfo(jnp.float32).tiny)), 0.0)
+    return Graph(neighbour, weight * scale[:, None] * scale[neighbour])
+
+
+def product(graph: Graph, x: Array) -> Array:
+    """`S x`, [n, m]."""
+
+    def own(neighbour, weight, rows, every):
+        """This device's rows of A, and their part of A'."""
+        part, given = jnp.zeros_like(every), jnp.zeros_like(rows)
+        for k in range(neighbour.shape[1]):  # one neighbour at a time: [n, m] instead of [n, k, m]
+            given += weight[:, k, None] * every[neighbour[:, k]]
+            part = part.at[neighbour[:, k]].add(weight[:, k, None] * rows)
+        return given, part
+
+    count, size = devices(), len(x)
+    if count == 1:
+        return sum(own(*graph, x, x))
+
+    def shared(neighbour, weight, rows, every):
+        given, part = own(neighbour, weight, rows, every)
+        return jax.lax.all_gather(given, AXIS, tiled=True) + jnp.pad(jax.lax.psum(part, AXIS), ((0, -size % count), (0, 0)))
+
+    padded = [jnp.pad(a, ((0, -size % count), (0, 0))) for a in (*graph, x)]  # padding has weight 0
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    return jax.shard_map(shared, in_specs=(split, split, split, whole), out_specs=whole, check_vma=False)(*padded, x)[:size]
+
+
+@jax.jit
+def spread(graph: Graph, alpha: float | Array, right: Array) -> Array:
+    """`(I - alpha S)^-1 right`, [n, m], by conjugate gradients to a relative residual of 1e-5."""
+    solution, _ = jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)
+    return solution
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def held_out(graph: Graph, alpha: float | Array, given: Array, fold: Array, num_classes: int) -> Array:
+    """Votes [n, C] on each example by the labels of the other folds; fold int [n] in [0, FOLDS).
+
+    Each class has as much of the vote as it has of the given labels, whatever the degrees of its nodes; rows sum to 1.
+    """
+    label = jax.nn.one_hot(given, num_classes)
+    right = jnp.where(fold[:, None, None] == jnp.arange(FOLDS)[:, None], 0.0, label[:, None, :])
+    votes = spread(graph, alpha, right.reshape(len(given), -1)).reshape(-1, FOLDS, num_classes)
+    votes = jnp.maximum(votes[jnp.arange(len(given)), fold], LEAST)
+    votes *= jnp.mean(label, axis=0) / jnp.sum(votes, axis=0)
+    return votes / jnp.sum(votes, axis=1, keepdims=True)
+
+
+def information(votes: np.ndarray, given: np.ndarray) -> float:
+    """Mutual information in nats of the class voted for and the given label: no renaming of labels by noise lowers it, ignorance does."""
+    joint = np.zeros((votes.shape[1],) * 2)
+    np.add.at(joint, (votes.argmax(1), given), 1 / len(given))
+    expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    return float(np.sum(joint[joint > 0] * np.log(joint[joint > 0] / expected[joint > 0])))
+
+
+def transition(votes: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The noise as seen on the surer half of the examples voted into each class: T[y, j] = P(given j | class y), [C, C].
+
+    A class that is voted for nowhere, and the rest of a count of one, take the given labels' shares.
+    """
+    classes = votes.shape[1]
+    predicted, margin = votes.argmax(1), np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0]
+    counts = np.tile(np.bincount(given, minlength=classes) / len(given), (classes, 1))
+    for y in range(classes):
+        rows = np.flatnonzero(predicted == y)
+        rows = rows[np.argsort(-margin[rows], kind="stable")[: -(-len(rows) // 2)]]
+        counts[y] += np.bincount(given[rows], minlength=classes)
+    return counts / counts.sum(1, keepdims=True)
+
+
+def sharpened(votes: np.ndarray, sharpness: float) -> np.ndarray:
+    """`votes^sharpness`, rows of sum 1."""
+    logits = sharpness * np.log(votes)
+    q = np.exp(logits - logits.max(1, keepdims=True))
+    return q / q.sum(1, keepdims=True)
+
+
+def settings(neighbours: str, temperature: str, alpha: str, size: int) -> list[tuple[int, float, float]]:
+    """The (k, temperature, alpha) to choose among: one value where a number is given, those of `AUTO` for `auto`; checks them."""
+    chosen = []
+    for name, text in (("neighbours", neighbours), ("temperature", temperature), ("alpha", alpha)):
+        try:
+            chosen.append(AUTO[name] if text == "auto" else ((int if name == "neighbours" else float)(text),))
+        except ValueError:
+            raise UserError(f"relation_guided.propagation.{name} must be 'auto' or a number, got {text!r}") from None
+    (ks, temperatures, alphas) = chosen
+    ks = tuple(k for k in ks if k < size) if neighbours == "auto" else ks
+    if not ks or not 1 <= min(ks) <= max(ks) < size:
+        raise UserError(f"relation_guided.propagation.neighbours must be in [1, {size - 1}], below the training examples, got {neighbours}")
+    if min(temperatures) <= 0:
+        raise UserError(f"relation_guided.propagation.temperature must be > 0, got {temperature}")
+    if not 0 <= min(alphas) <= max(alphas) < 1:
+        raise UserError(f"relation_guided.propagation.alpha must be in [0, 1), got {alpha}")
+    return list(itertools.product(ks, temperatures, alphas))
+
+
+def check_labels(given: np.ndarray, num_classes: int) -> None:
+    """Raises `UserError` where a class has no label to spread."""
+    absent = np.flatnonzero(np.bincount(given, minlength=num_classes) == 0)
+    if len(absent):
+        raise UserError(f"relation_guided.targets=propagated needs each class among the given labels, got none of class {absent[0]}")
+
+
+def propagate(
+    features: np.ndarray,
+    given: np.ndarray,
+    num_classes: int,
+    *,
+    neighbours: str = "auto",
+    temperature: str = "auto",
+    alpha: str = "auto",
+    mix: float = 1.0,
+    seed: int = 0,
+    watch: Callable = list,
+) -> Propagated:
+    """Soft targets from the given labels, corrected over the features' graph.
+
+    Args:
+      features: float [n, dim].
+      given: int [n], each class among them.
+      num_classes: C.
+      neighbours: k, a number below n or `auto`.
+      temperature: of the graph's weights, > 0 or `auto`.
+      alpha: how far labels travel, in [0, 1) or `auto`.
+      mix: how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule.
+      seed: of the folds.
+      watch: wraps the list of settings, to show progress.
+
+    Returns:
+      Targets, confidence and summary. Where the graph knows no more of given labels than chance, the targets are the given labels.
+    """
+    grid = settings(neighbours, temperature, alpha, len(given))
+    check_labels(given, num_classes)
+    if not np.isfinite(features).all():
+        raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
+    fold = jnp.asarray(np.random.default_rng(seed).permutation(len(given)) % FOLDS)
+    found, cosine = nearest(jnp.asarray(features), max(k for k, *_ in grid))
+    best: tuple[float, tuple, np.ndarray] | None = None
+    for k, tau, a in watch(grid):
+        votes = np.asarray(held_out(graph(found[:, :k], cosine[:, :k], tau), a, jnp.asarray(given), fold, num_classes), np.float64)
+        score = information(votes, given)
+        best = (score, (k, tau, a), votes) if best is None or score > best[0] else best
+    assert best is not None
+    score, (k, tau, a), votes = best
+    target, sharpness, noise = _posterior(votes, given, mix)
+    freedom = (num_classes - 1) ** 2  # without information 2 n score is about chi-squared: this is four deviations above its mean
+    knows = 2 * len(given) * score > freedom + 4 * (2 * freedom) ** 0.5
+    target = target if knows else np.eye(num_classes)[given]
+    near, share = np.asarray(found[:, :k]), np.bincount(given, minlength=num_classes) / len(given)
+    entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
+    summary = {
+        "neighbours": k, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score, "used": bool(knows),
+        "neighbour_agreement": float(np.mean(given[near] == given[:, None])), "chance_agreement": float(np.sum(share**2)),
+        "noise_rate": float(1 - np.sum(share * np.diag(noise))), "changed": float(np.mean(target.argmax(1) != given)),
+    }  # fmt: skip
+    return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
+
+
+def _posterior(votes: np.ndarray, given: np.ndarray, mix: float) -> tuple[np.ndarray, float, np.ndarray]:
+    """`q T[:, given]^mix`, rows of sum 1, with q the votes at the sharpness under which the given labels are likeliest; it, and T."""
+    noise = transition(votes, given)
+    seen = noise[:, given].T
+    likelihood = {s: float(np.mean(np.log(np.sum(sharpened(votes, s) * seen, axis=1)))) for s in SHARPNESS}
+    sharpness = max(likelihood, key=lambda s: likelihood[s])
+    target = sharpened(votes, sharpness) * seen**mix
+    return target / target.sum(1, keepdims=True), sharpness, noise

@@ -1,0 +1,157 @@
+"""Tables of several runs: mean ± standard deviation over seeds, and RMDNet's gains over its controls, paired by seed, ± standard error.
+
+A table holds one column of accuracies and one protocol: runs that differ in data, or in how they count a noise rate, are refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from rmdnet_jax import workdir
+from rmdnet_jax.types import UserError
+
+ARMS = {"base": "{}", "base_from_teacher": "{} from teacher", "teacher_knn": "teacher kNN, noisy labels",
+        "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
+OURS = {"rmdnet": "{} + RMDNet", "propagation": "{} + propagation", "rmdnet_propagation": "{} + RMDNet + propagation"}
+COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
+PROTOCOL = ("data.name", "data.limit", "data.image_size", "data.validation", "noise.inclusive")
+# Fields that an arm is by itself, or that seeds share by design; and those that only the relation terms, or only a teacher, read.
+APART = ("seed", "teacher", "noise.", "controls", "checkpoint_steps", "tensorboard", "relation_guided.init", "relation_guided.method.name",
+         "relation_guided.targets")  # fmt: skip
+RELATIONS = tuple(f"relation_guided.{name}" for name in ("weight", "edge.", "node.", "warmup_epochs", "teacher_features"))
+GRAPH = ("relation_guided.propagation.",)
+UNREAD = {"base": ("relation_modeling.", *RELATIONS, *GRAPH), "base_from_teacher": (*RELATIONS, *GRAPH), "rmdnet": GRAPH,
+          "propagation": RELATIONS}  # fmt: skip
+
+
+class Run(NamedTuple):
+    """A finished run as its workdir tells it."""
+
+    config: dict  # flat: {"relation_guided.weight": 30.0}
+    accuracy: dict[str, float | None]  # fraction, of the student and of each control, by arm
+
+
+class Row(NamedTuple):
+    """One arm with one choice of settings."""
+
+    noise: str
+    method: str
+    arm: str  # of OURS or ARMS
+    settings: str
+    values: dict[int, float]  # seed -> %
+
+
+def name_of(method: str, arm: str) -> str:
+    """What an arm of a method is called."""
+    return (OURS | ARMS)[arm].format(method)
+
+
+def arm_of(guided: dict) -> str:
+    """The arm that a run's own student is."""
+    if guided.get("targets") == "propagated":
+        return "rmdnet_propagation" if guided["weight"] else "propagation"
+    return "rmdnet" if guided["weight"] else "base_from_teacher" if guided["init"] == "teacher" else "base"
+
+
+def read(directories: list[str], column: str) -> list[Run]:
+    """The runs in these directories; raises `UserError` on one without a run or without that column, and on a second protocol."""
+    runs = []
+    for directory in directories:
+        try:
+            config, summary = (json.loads((pathlib.Path(directory) / f"{name}.json").read_text()) for name in ("config", "summary"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"not a finished run: {error}") from None
+        rows = {arm_of(config["relation_guided"]): summary["relation_guided"], **summary["controls"]}
+        accuracy = {arm: row["test_accuracy"].get(column) for arm, row in rows.items()}
+        if next(iter(accuracy.values())) is None:
+            raise UserError(f"--column: {directory} has no {column!r} accuracy, and another column does not stand in for it")
+        runs.append(Run(workdir.flatten(config), accuracy))
+        if runs[0].config["noise.name"] == runs[-1].config["noise.name"]:
+            for field in PROTOCOL:
+                one, two = (run.config.get(field) for run in (runs[0], runs[-1]))
+                if one != two:
+                    raise UserError(f"runs of one protocol belong in a table: {field} is {one} in {directories[0]}, {two} in {directory}")
+    return runs
+
+
+def group(runs: list[Run]) -> list[Row]:
+    """The runs' arms, seeds together. Settings are the fields in which runs differ and that the arm reads."""
+    varied = [name for name in dict.fromkeys(name for run in runs for name in run.config)
+              if not name.startswith(APART) and len({str(run.config.get(name)) for run in runs}) > 1]  # fmt: skip
+    rows: dict[tuple, Row] = {}
+    for config, accuracy in runs:
+        noise = f"{config['noise.name']} {config.get('noise.rate', '')}".strip()
+        method = str(config["relation_guided.method.name"])
+        for arm, value in accuracy.items():
+            names = [] if arm.startswith("teacher_") else [name for name in varied if not name.startswith(UNREAD.get(arm, ()))]
+            parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {config[name]}" for name in names if name in config]
+            parts += ["from teacher"] if arm in OURS and config["relation_guided.init"] == "teacher" else []
+            row = Row(noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts), {})
+            if value is not None:
+                rows.setdefault(row[:4], row).values[int(config["seed"])] = 100 * value
+    return sorted(rows.values(), key=lambda row: (row.noise, row.method, row.arm, row.settings))
+
+
+def gains(row: Row, rows: list[Row]) -> dict[str, str]:
+    """The paired gain of one of OURS over each control of its method: over the one of the same settings, or over the only one there is."""
+    found = {}
+    for arm in ARMS if row.arm in OURS else ():
+        controls = [r for r in rows if (r.noise, r.arm) == (row.noise, arm) and r.method in ("", row.method)]
+        same = [r for r in controls if set(r.settings.split(", ")) <= {"", *row.settings.split(", ")}]
+        chosen = same if len(controls) > 1 else controls
+        if len(chosen) == 1:
+            found[arm] = difference(row.values, chosen[0].values)
+    return found
+
+
+def difference(ours: dict[int, float], control: dict[int, float]) -> str:
+    """Mean difference over the seeds that both have, with its standard error."""
+    pairs = np.array([ours[seed] - control[seed] for seed in ours.keys() & control.keys()])
+    return f"{pairs.mean():+.1f} ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.1f}" if len(pairs) > 1 else ""
+
+
+def highest(rows: list[Row]) -> list[Row]:
+    """Of each arm, the settings of the highest mean."""
+    order = sorted(rows, key=lambda row: np.mean(list(row.values.values())))
+    kept = {row[:3]: row for row in order}
+    return [row for row in rows if kept[row[:3]] is row]
+
+
+def compare(directories: list[str], column: str = "last", best: bool = False) -> list[dict[str, str]]:
+    """A table's rows of the runs in these directories, {heading: cell}; `best` keeps each arm's best settings, for a search."""
+    rows = group(read(directories, column))
+    rows = highest(rows) if best else rows
+    all_gains = [gains(row, rows) for row in rows]
+    shown = [arm for arm in ARMS if any(arm in found for found in all_gains)]
+    lines = []
+    for row, found in zip(rows, all_gains):
+        numbers = np.array(list(row.values.values()))
+        spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
+        lines.append(
+            {"noise": row.noise, "arm": name_of(row.method, row.arm), "settings": row.settings, "n": str(len(numbers)),
+             f"{COLUMNS[column]}, %": f"{numbers.mean():.1f}{spread}"}
+            | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown}
+        )  # fmt: skip
+    return lines
+
+
+def markdown(lines: list[dict[str, str]]) -> str:
+    """The table in Markdown."""
+    heads = [*lines[0]]
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(line.values())} |" for line in lines)])
+
+
+def write_csv(lines: list[dict[str, str]], path: str) -> None:
+    """The table as a CSV file; raises `UserError` where it cannot be written."""
+    try:
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, [*lines[0]])
+            writer.writeheader()
+            writer.writerows(lines)
+    except OSError as error:
+        raise UserError(f"--csv {path!r} cannot be written: {error.strerror}") from None

@@ -1,0 +1,61 @@
+"""Soft targets of an experiment: the given labels corrected over the teacher's relation graph, kept in the workdir."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from rmdnet_jax import propagation, sharding
+from rmdnet_jax.data import noise
+from rmdnet_jax.run import Run
+from rmdnet_jax.types import UserError, Variables, first_line
+
+
+def propagator(made: Run) -> Callable:
+    """`(features [example, dim] of the examples trained on, their given labels) -> Propagated` as configured; checks the settings."""
+    settings = {name: value for name, value in made.config.relation_guided.propagation.items() if name != "refresh"}
+    classes, size = len(made.source.names), len(made.train)
+    propagation.settings(settings["neighbours"], settings["temperature"], settings["alpha"], size)
+    propagation.check_labels(made.given[made.train], classes)
+    bar = functools.partial(tqdm, desc="propagation", unit="setting", disable=None if sharding.is_main() else True)
+    run = functools.partial(propagation.propagate, num_classes=classes, seed=made.config.seed, watch=bar, **settings)
+
+    def propagate(features, given):
+        with jax.set_mesh(made.mesh):
+            return run(features, given)
+
+    return propagate
+
+
+def corrected(made: Run, teacher: Variables, propagate: Callable) -> tuple[np.ndarray, dict]:
+    """Targets [n, C] of all training examples, one-hot where the example is held out, and the summary; read if they are there already.
+
+    `propagated.npz` holds, for the examples `index` that are trained on, `target`, `label` (its arg max), `confidence` and `given`.
+    """
+    path = made.workdir / "propagated.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                target, about = file["target"], json.loads(str(file["about"]))
+        except Exception as error:  # a damaged file raises anything
+            raise UserError(f"{path} cannot be read ({first_line(error)}); delete it and it is made again") from None
+    else:
+        given = made.given[made.train]
+        found = propagate(made.features(teacher, made.source.images[made.train]), given)
+        target, label = found.target, found.target.argmax(1)
+        about = {**found.summary, "sha256": noise.describe(label, label, target.shape[1])["sha256"]}
+        if made.noise.known:
+            about["right"] = float(np.mean(label == made.source.labels[made.train]))
+        arrays = {"index": made.train, "target": target, "label": label, "confidence": found.confidence, "given": given}
+        if sharding.is_main():
+            np.savez(path.with_suffix(".part.npz"), about=np.array(json.dumps(about)), **arrays)
+            os.replace(path.with_suffix(".part.npz"), path)
+    table = np.eye(target.shape[1], dtype=np.float32)[made.given]
+    table[made.train] = target
+    return table, about
