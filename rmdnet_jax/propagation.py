@@ -4,9 +4,10 @@ The graph joins each example with its k nearest neighbours by cosine similarity,
 `W = A + A'`, `S = D^-1/2 W D^-1/2`; labels Y spread as `Z = (I - alpha S)^-1 Y` (Zhou et al., NIPS 2004; Iscen et al., CVPR 2019). What
 is ours: an example's own label never votes on itself (`held_out`), so that
 
-- the mutual information of these votes and the given labels chooses k, temperature and alpha without a clean label (`choose`),
-- the noise is read off the examples that the graph is surest of (`transition`), and
-- vote and given label are joined by Bayes' rule, `target_iy ~ q_iy T_y,given_i`: little noise leaves the given labels, much the graph's.
+- the mutual information of these votes and the given labels chooses k, temperature and alpha without a clean label,
+- the noise is read off the examples that the graph is surest of (`transition`),
+- vote and given label are joined by Bayes' rule, `target_iy ~ q_iy T_y,given_i`: little noise leaves the given label, much the vote; and
+- the targets spread in the labels' place, and are joined with the given labels again, in a few passes (`_passed`).
 
 Memory is O(n k + block n): the similarities of a block of rows at a time. Over the mesh that is set each device has its own rows.
 Features are float32 [n, dim], labels int [n] in [0, C).
@@ -32,6 +33,7 @@ BLOCK = 512  # rows whose similarities to all others are in memory at a time, on
 FOLDS = 10
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+PASSES, PASS_SHARPNESS = 4, 4.0
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
 
@@ -141,18 +143,20 @@ def information(votes: np.ndarray, given: np.ndarray) -> float:
     return float(np.sum(joint[joint > 0] * np.log(joint[joint > 0] / expected[joint > 0])))
 
 
-def transition(votes: np.ndarray, given: np.ndarray) -> np.ndarray:
+def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """The noise as seen on the surer half of the examples voted into each class: T[y, j] = P(given j | class y), [C, C].
 
-    A class that is voted for nowhere, and the rest of a count of one, take the given labels' shares.
+    Halves are of each fold by itself: a fold that happens to hold few labels y leaves more of them to vote, and would pass for surer.
+    One count a class is spread as the given labels are, so that a class voted for nowhere has a row, too.
     """
     classes = votes.shape[1]
     predicted, margin = votes.argmax(1), np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0]
     counts = np.tile(np.bincount(given, minlength=classes) / len(given), (classes, 1))
     for y in range(classes):
-        rows = np.flatnonzero(predicted == y)
-        rows = rows[np.argsort(-margin[rows], kind="stable")[: -(-len(rows) // 2)]]
-        counts[y] += np.bincount(given[rows], minlength=classes)
+        for part in range(FOLDS):
+            rows = np.flatnonzero((predicted == y) & (fold == part))
+            rows = rows[np.argsort(-margin[rows], kind="stable")[: -(-len(rows) // 2)]]
+            counts[y] += np.bincount(given[rows], minlength=classes)
     return counts / counts.sum(1, keepdims=True)
 
 
@@ -221,16 +225,18 @@ def propagate(
     check_labels(given, num_classes)
     if not np.isfinite(features).all():
         raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
-    fold = jnp.asarray(np.random.default_rng(seed).permutation(len(given)) % FOLDS)
+    fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
     found, cosine = nearest(jnp.asarray(features), max(k for k, *_ in grid))
-    best: tuple[float, tuple, np.ndarray] | None = None
+    best: tuple[float, tuple, Graph, np.ndarray] | None = None
     for k, tau, a in watch(grid):
-        votes = np.asarray(held_out(graph(found[:, :k], cosine[:, :k], tau), a, jnp.asarray(given), fold, num_classes), np.float64)
+        made = graph(found[:, :k], cosine[:, :k], tau)
+        votes = np.asarray(held_out(made, a, jnp.asarray(given), jnp.asarray(fold), num_classes), np.float64)
         score = information(votes, given)
-        best = (score, (k, tau, a), votes) if best is None or score > best[0] else best
+        best = (score, (k, tau, a), made, votes) if best is None or score > best[0] else best
     assert best is not None
-    score, (k, tau, a), votes = best
-    target, sharpness, noise = _posterior(votes, given, mix)
+    score, (k, tau, a), made, votes = best
+    target, sharpness, noise = _posterior(votes, given, fold, mix)
+    target = _passed(made, a, target, given, noise, mix)
     freedom = (num_classes - 1) ** 2  # without information 2 n score is about chi-squared: this is four deviations above its mean
     knows = 2 * len(given) * score > freedom + 4 * (2 * freedom) ** 0.5
     target = target if knows else np.eye(num_classes)[given]
@@ -244,11 +250,21 @@ def propagate(
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
 
 
-def _posterior(votes: np.ndarray, given: np.ndarray, mix: float) -> tuple[np.ndarray, float, np.ndarray]:
+def _posterior(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, mix: float) -> tuple[np.ndarray, float, np.ndarray]:
     """`q T[:, given]^mix`, rows of sum 1, with q the votes at the sharpness under which the given labels are likeliest; it, and T."""
-    noise = transition(votes, given)
+    noise = transition(votes, given, fold)
     seen = noise[:, given].T
     likelihood = {s: float(np.mean(np.log(np.sum(sharpened(votes, s) * seen, axis=1)))) for s in SHARPNESS}
     sharpness = max(likelihood, key=lambda s: likelihood[s])
     target = sharpened(votes, sharpness) * seen**mix
     return target / target.sum(1, keepdims=True), sharpness, noise
+
+
+def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> np.ndarray:
+    """Targets after `PASSES` times spreading them and joining what arrives, sharpened, with the given labels by Bayes' rule."""
+    share, seen = np.bincount(given, minlength=len(noise)) / len(given), noise[:, given].T ** mix
+    for _ in range(PASSES):
+        votes = np.maximum(np.asarray(spread(graph, alpha, jnp.asarray(target, jnp.float32)), np.float64), LEAST)
+        target = sharpened(votes * share / votes.sum(0), PASS_SHARPNESS) * seen
+        target /= target.sum(1, keepdims=True)
+    return target

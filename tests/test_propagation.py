@@ -1,0 +1,237 @@
+"""Labels over the relation graph: each part against a slow one, what it must not look at, when it must keep still, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.sparse.linalg
+from conftest import tiny
+from sklearn.metrics import mutual_info_score
+
+from rmdnet_jax import experiment, propagation, sharding
+from rmdnet_jax.methods import METHODS, on_targets
+from rmdnet_jax.types import Batch, Outputs, UserError
+
+N, K, CLASSES = 203, 5, 4
+RANDOM = np.random.default_rng(0)
+FEATURES = RANDOM.normal(size=(N, 16)).astype(np.float32)
+UNIT = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
+
+
+@pytest.fixture(params=[1, 8], ids=["1 device", "8 devices"])
+def devices(request):
+    if request.param == 1:
+        yield
+    else:
+        with jax.set_mesh(sharding.mesh()):
+            yield
+
+
+def blobs(sizes=(100,) * CLASSES, spread=0.25, seed=0):
+    """Features around one direction a class, and the classes."""
+    generator = np.random.default_rng(seed)
+    clean = np.repeat(np.arange(len(sizes)), sizes)
+    return np.eye(8, dtype=np.float32)[clean] + spread * generator.normal(size=(len(clean), 8)).astype(np.float32), clean
+
+
+def moved(clean, rate, seed=1):
+    """Pair noise."""
+    return np.where(np.random.default_rng(seed).random(len(clean)) < rate, (clean + 1) % (clean.max() + 1), clean)
+
+
+def slow_matrix(neighbour, cosine, temperature):
+    """S as a dense matrix in float64."""
+    weight = np.zeros((len(neighbour),) * 2)
+    np.put_along_axis(weight, np.asarray(neighbour), np.exp((np.asarray(cosine, np.float64) - 1) / temperature), axis=1)
+    weight = weight + weight.T
+    degree = weight.sum(1)
+    return weight / np.sqrt(degree[:, None] * degree[None])
+
+
+def test_nearest_rows_are_those_of_a_full_sort(devices):
+    cosine = UNIT.astype(np.float64) @ UNIT.T.astype(np.float64)
+    np.fill_diagonal(cosine, -2)
+    order = np.argsort(-cosine, axis=1)[:, :K]
+    found, near = propagation.nearest(FEATURES, K)
+    np.testing.assert_array_equal(found, order)
+    np.testing.assert_allclose(near, np.take_along_axis(cosine, order, axis=1), atol=1e-6)
+
+
+def test_more_rows_than_a_block(monkeypatch):
+    whole = propagation.nearest(FEATURES, K)
+    monkeypatch.setattr(propagation, "BLOCK", 64)
+    for one, two in zip(propagation.nearest(FEATURES, K), whole):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_labels_spread_as_by_a_sparse_solver(devices):
+    found, cosine = propagation.nearest(FEATURES, K)
+    graph = propagation.graph(found, cosine, 0.3)
+    slow = slow_matrix(found, cosine, 0.3)
+    right = RANDOM.normal(size=(N, 3)).astype(np.float32)
+    np.testing.assert_allclose(propagation.product(graph, jnp.asarray(right)), slow @ right, atol=1e-5)
+    for alpha in (0.0, 0.5, 0.99):
+        expected = scipy.sparse.linalg.spsolve(scipy.sparse.csc_matrix(np.eye(N) - alpha * slow), right)
+        np.testing.assert_allclose(propagation.spread(graph, alpha, jnp.asarray(right)), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_node_without_weight_keeps_its_label():
+    features = np.concatenate([blobs()[0], -np.ones((1, 8), np.float32)])
+    found, cosine = propagation.nearest(features, 3)
+    graph = propagation.graph(found, cosine, 0.005)  # e^-200 is 0 in float32
+    label = jnp.eye(CLASSES)[np.append(blobs()[1], 2)]
+    np.testing.assert_allclose(propagation.spread(graph, 0.9, label)[-1], label[-1], atol=1e-5)
+    given = np.append(blobs()[1], 2)
+    for rate in (0.0, 0.3):
+        given = np.append(moved(blobs()[1], rate), 2)
+        target = propagation.propagate(features, given, CLASSES, temperature="0.005").target
+        assert np.isfinite(target).all()
+        assert target[-1].argmax() == 2
+
+
+def test_no_label_votes_on_itself():
+    features, clean = blobs()
+    found, cosine = propagation.nearest(features, K)
+    graph, fold = propagation.graph(found, cosine, 0.1), jnp.arange(len(clean)) % propagation.FOLDS
+
+    def votes(given):
+        return np.asarray(propagation.held_out(graph, 0.5, jnp.asarray(given), fold, CLASSES))
+
+    other, around = clean.copy(), clean.copy()
+    other[7] = 3
+    around[np.asarray(found[7])] = 3
+    np.testing.assert_allclose(votes(other)[7], votes(clean)[7], atol=0.01)  # but for the classes' shares of the vote
+    assert votes(clean)[7, 0] > 0.9 > 0.5 > votes(around)[7, 0]
+    np.testing.assert_allclose(votes(clean).sum(1), 1, rtol=1e-5)
+
+
+def test_information_is_mutual_information():
+    votes, given = RANDOM.dirichlet(np.ones(CLASSES), 50), RANDOM.integers(0, CLASSES, 50)
+    assert propagation.information(votes, given) == pytest.approx(mutual_info_score(votes.argmax(1), given))
+    renamed = (given + 1) % CLASSES
+    assert propagation.information(votes, renamed) == pytest.approx(propagation.information(votes, given))
+
+
+def test_the_noise_is_read_off_the_surer_half():
+    """The less sure half of the votes is wrong; it is not looked at."""
+    clean = np.arange(4000) % CLASSES
+    given = moved(clean, 0.4)
+    sure = np.arange(4000) < 2000
+    votes = np.where(sure[:, None], 0.9 * np.eye(CLASSES)[clean] + 0.025, 0.4 * np.eye(CLASSES)[(clean + 2) % CLASSES] + 0.15)
+    expected = 0.6 * np.eye(CLASSES) + 0.4 * np.roll(np.eye(CLASSES), 1, axis=1)
+    np.testing.assert_allclose(propagation.transition(votes, given, np.arange(4000) // 4 % propagation.FOLDS), expected, atol=0.05)
+    nowhere = np.tile([0.7, 0.1, 0.1, 0.1], (100, 1))
+    np.testing.assert_allclose(propagation.transition(nowhere, given[:100], np.zeros(100, int))[2], np.bincount(given[:100]) / 100)
+
+
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+def test_vote_and_given_label_are_joined_by_bayes_rule(mix):
+    votes, given = RANDOM.dirichlet(np.ones(CLASSES), 60), RANDOM.integers(0, CLASSES, 60)
+    target, sharpness, noise = propagation._posterior(votes, given, np.arange(60) % 10, mix)
+    likelihoods = []
+    for s in propagation.SHARPNESS:
+        q = votes**s / (votes**s).sum(1, keepdims=True)
+        likelihoods.append(sum(np.log(sum(q[i, y] * noise[y, given[i]] for y in range(CLASSES))) for i in range(60)))
+    assert sharpness == propagation.SHARPNESS[int(np.argmax(likelihoods))]
+    q = votes**sharpness
+    for i in range(60):
+        slow = np.array([q[i, y] * (noise[y, given[i]] if mix else 1) for y in range(CLASSES)])
+        np.testing.assert_allclose(target[i], slow / slow.sum(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.4])
+@pytest.mark.parametrize("sizes", [(100,) * CLASSES, (400, 40, 200, 60)], ids=["even", "uneven"])
+def test_a_graph_that_knows_the_classes_mends_the_labels(rate, sizes, devices):
+    features, clean = blobs(sizes)
+    found = propagation.propagate(features, moved(clean, rate), CLASSES)
+    assert found.summary["used"]
+    assert np.mean(found.target.argmax(1) == clean) >= 0.98
+    assert found.summary["noise_rate"] == pytest.approx(rate, abs=0.1)
+    assert found.summary["neighbour_agreement"] > found.summary["chance_agreement"] + 0.1
+    np.testing.assert_allclose(found.target.sum(1), 1, rtol=1e-5)
+    assert np.all((found.confidence >= -1e-6) & (found.confidence <= 1))
+
+
+def test_a_graph_that_knows_nothing_leaves_the_labels():
+    given = RANDOM.integers(0, CLASSES, N)
+    found = propagation.propagate(FEATURES, given, CLASSES)
+    assert not found.summary["used"]
+    np.testing.assert_array_equal(found.target, np.eye(CLASSES)[given])
+    np.testing.assert_allclose(found.confidence, 1)
+
+
+def test_the_same_labels_give_the_same_targets():
+    features, clean = blobs()
+    one, two = (propagation.propagate(features, moved(clean, 0.3), CLASSES, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(one.target, two.target)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_propagated_targets(name):
+    """The loss is the method's own on the table's rows, the given labels are not read; what it compares losses with is the table, too."""
+    target = np.random.default_rng(2).dirichlet(np.ones(CLASSES), 9).astype(np.float32)
+    method = METHODS[name](9, CLASSES)
+    soft = on_targets(method, target)
+    outputs = tuple(Outputs(None, jnp.asarray(RANDOM.normal(size=(method.views, 6, CLASSES)), jnp.float32)) for _ in range(method.peers))
+    index, image, key = jnp.array([3, 1, 8, 0, 5, 2]), jnp.zeros((method.views, 6, 2, 2, 1)), jax.random.key(0)
+
+    def loss(method, label, memory):
+        return method.loss(outputs, Batch(image, label, index), memory, lambda images: outputs, key, 20.0)
+
+    value, (table, inner), _ = loss(soft, jnp.zeros(6, jnp.int32), soft.init())
+    expected, memory, _ = loss(method, jnp.asarray(target)[index], method.init())
+    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_array_equal(table, target)
+    for a, b in zip(jax.tree.leaves(inner), jax.tree.leaves(memory)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_targets_are_renewed_every_so_many_epochs():
+    target = np.eye(CLASSES, dtype=np.float32)[[0, 1, 2, 3]]
+    soft = on_targets(METHODS["ce"](4, CLASSES), target, lambda feature, given: feature + np.eye(CLASSES)[given], every=2)
+    assert soft.refresh is not None
+    outputs = Outputs(np.full((1, 2, CLASSES), 5.0), None)
+    args = (lambda: outputs, np.array([3, 3]), np.array([0, 2]), soft.init())
+    np.testing.assert_array_equal(soft.refresh(*args, 1)[0], target)
+    table, _ = soft.refresh(*args, 2)
+    np.testing.assert_array_equal(table[[1, 3]], target[[1, 3]])
+    np.testing.assert_array_equal(table[[0, 2]], 5 + np.eye(CLASSES)[[3, 3]])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("neighbours", "256"), ("neighbours", "0"), ("neighbours", "few"), ("alpha", "1.0"), ("alpha", "-0.1"), ("temperature", "0"),
+     ("mix", 2.0), ("refresh", -1)],
+)  # fmt: skip
+def test_bad_values_are_refused_before_anything_is_written(field, value, tmp_path):
+    fields = {"relation_guided.targets": "propagated", f"relation_guided.propagation.{field}": value}
+    with pytest.raises(UserError, match=rf"relation_guided\.propagation\.{field} must be .* got"):
+        experiment.run(tiny(**fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_spread_is_refused(tmp_path):
+    features, clean = blobs()
+    with pytest.raises(UserError, match="finite features"):
+        propagation.propagate(np.where(np.arange(8) == 3, np.nan, features), clean, CLASSES)
+    with pytest.raises(UserError, match="none of class 4"):
+        propagation.propagate(features, clean, CLASSES + 1)
+    with pytest.raises(UserError, match=r"relation_guided\.targets must be one of .* did you mean propagated"):
+        experiment.run(tiny(**{"relation_guided.targets": "propagate"}), tmp_path)
+
+
+def test_a_run_keeps_its_targets_beside_the_given_labels(tmp_path):
+    config = tiny(**{"relation_guided.targets": "propagated", "relation_guided.weight": 0.0, "data.validation": 0.1})
+    summary = experiment.run(config, tmp_path)
+    about = summary["relation_guided"]["propagation"]
+    with np.load(tmp_path / "propagated.npz") as file:
+        assert file["target"].shape == (230, 10)
+        np.testing.assert_array_equal(file["label"], file["target"].argmax(1))
+        assert len(file["given"]) == len(file["confidence"]) == len(file["index"]) == 230
+    assert 0 <= about["right"] <= 1
+    assert len(about["sha256"]) == 64
+    assert summary["relation_guided"]["test_accuracy"]["noisy_validation"] is not None
+    (tmp_path / "propagated.npz").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"propagated\.npz cannot be read"):
+        experiment.run(config, tmp_path)
