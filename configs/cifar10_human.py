@@ -2,7 +2,8 @@
 
     python -m rmdnet_jax.main --config configs/cifar10_human.py:path=labels.npz,field=worse_label --workdir runs/cifar10_human
 
-`path` may be .npy, .npz (the array named `field`) or .csv. Not yet measured at full size: that needs an accelerator.
+`path` may be .npy, .npz (the array named `field`) or .csv; with --config.data.name=cifar10_n and an empty path= the labels are TFDS's.
+Not yet measured at full size: that needs an accelerator.
 """
 
 from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse

@@ -46,9 +46,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
     labels = noise.describe(made.source.labels, made.given, len(made.source.names), made.noise.known)
     say(report.describe(config, made.source, labels))
     teacher, modeling = source()
-    targets, about = corrected(made, teacher, propagate) if propagate and teacher else (None, {})
-    student, result = guide(made, stage("relation_guided", teacher, guided.weight, guided.init, targets, propagate))
-    students = {"relation_guided": (student, {**result, "propagation": about} if about else result)}
+    soften, about = softener(made, teacher, propagate) if propagate and teacher else (None, {})
+    student, result = guide(made, stage("relation_guided", teacher, guided.weight, guided.init, soften))
+    students = {"relation_guided": (student, result | about)}
     for name, init in (("base", "random"), ("base_from_teacher", "teacher")):
         if name in config.controls:
             students[name] = guide(made, stage(f"controls/{name}", teacher, 0.0, init))
@@ -163,19 +163,17 @@ def frozen_controls(made: Run, teacher: Any) -> dict:
 
 
 def guided_stages(made: Run) -> Callable:
-    """`stage(name, teacher, weight, init, targets, propagate)`: relation-guided learning as configured but for K, weights and labels."""
+    """`stage(name, teacher, weight, init, soften)`: relation-guided learning as configured but for K, first weights and what it learns."""
     config, num_classes = made.config.relation_guided, len(made.source.names)
     method = build(METHODS, "relation_guided.method", config.method, len(made.source.labels), num_classes)
     method = mixup(method, config.mixup, num_classes)
     edge, node = (matching(config[name], table, f"relation_guided.{name}") for name, table in (("edge", EDGES), ("node", NODES)))
     student = classifier(made.encoder, num_classes)
 
-    def stage(name: str, teacher: Variables | None, weight: float, init: str, targets=None, propagate=None) -> training.Stage:
+    def stage(name: str, teacher: Variables | None, weight: float, init: str, soften: Callable | None = None) -> training.Stage:
         stored = weight and config.teacher_features == "stored"
         features = sharding.replicate(made.mesh, made.features(teacher, made.source.images)) if stored else None
-        learner = method
-        if targets is not None:
-            learner = on_targets(method, targets, lambda *args: propagate(*args).target, config.propagation.refresh)
+        learner = soften(method) if soften else method
         objective = relation_guided(
             student, learner, made.encoder, teacher and Teacher(teacher, features),
             weight=weight, edge=edge, node=node, warmup_epochs=config.warmup_epochs, from_teacher=init == "teacher",
@@ -184,6 +182,13 @@ def guided_stages(made: Run) -> Callable:
         return make_stage(made, name, 1, objective, functools.partial(test, made), refresh)
 
     return stage
+
+
+def softener(made: Run, teacher: Variables, propagate: Callable) -> tuple[Callable, dict]:
+    """What puts a method on targets corrected over the teacher's graph, and its part of the summary."""
+    target, about = corrected(made, teacher, propagate)
+    every = made.config.relation_guided.propagation.refresh
+    return functools.partial(on_targets, target=target, renew=lambda *args: propagate(*args).target, every=every), {"propagation": about}
 
 
 def remember(made: Run, refresh: Callable, variables: Variables, memory: Any, epoch: int) -> Any:

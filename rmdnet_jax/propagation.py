@@ -103,15 +103,16 @@ def product(graph: Graph, x: Array) -> Array:
 
     count, size = devices(), len(x)
     if count == 1:
-        return sum(own(*graph, x, x))
+        given, part = own(*graph, x, x)
+        return given + part
 
     def shared(neighbour, weight, rows, every):
         given, part = own(neighbour, weight, rows, every)
         return jax.lax.all_gather(given, AXIS, tiled=True) + jnp.pad(jax.lax.psum(part, AXIS), ((0, -size % count), (0, 0)))
 
-    padded = [jnp.pad(a, ((0, -size % count), (0, 0))) for a in (*graph, x)]  # padding has weight 0
+    neighbour, weight, rows = (jnp.pad(a, ((0, -size % count), (0, 0))) for a in (*graph, x))  # padding has weight 0
     split, whole = PartitionSpec(AXIS), PartitionSpec()
-    return jax.shard_map(shared, in_specs=(split, split, split, whole), out_specs=whole, check_vma=False)(*padded, x)[:size]
+    return jax.shard_map(shared, in_specs=(split, split, split, whole), out_specs=whole, check_vma=False)(neighbour, weight, rows, x)[:size]
 
 
 @jax.jit

@@ -27,14 +27,16 @@ class SelfSupervised(NamedTuple):
     loss: Callable  # (params, stats, memory, image [view, batch, ...], progress in [0, 1]) -> (scalar, stats, memory, metrics)
 
 
-class _Chain(NamedTuple):
+class Chain(NamedTuple):
     """Networks one above the other, by name."""
 
     init: Callable  # (key, image) -> Variables
     forward: Callable  # (params, stats, image) -> (the output of each network, stats)
 
 
-def _chain(**parts: Network) -> _Chain:
+def chain(**parts: Network) -> Chain:
+    """Networks by name, each above the one before."""
+
     def init(key: Array, image: Array) -> Variables:
         variables, x = {}, image
         for i, (name, part) in enumerate(parts.items()):
@@ -51,19 +53,19 @@ def _chain(**parts: Network) -> _Chain:
                 outputs.append(x)
         return outputs, stats
 
-    return _Chain(init, forward)
+    return Chain(init, forward)
 
 
-def _joint(chain: _Chain, loss: Callable) -> SelfSupervised:
+def joint(networks: Chain, loss: Callable) -> SelfSupervised:
     """An objective without memory: `loss(outputs of view 1, outputs of view 2) -> scalar`, outputs of the encoder, the projector, ..."""
 
     def run(params, stats, memory, image, progress):
         # Each view has batch statistics of its own; the running ones take in both, one after the other.
-        one, stats = chain.forward(params, stats, image[0])
-        two, stats = chain.forward(params, stats, image[1])
+        one, stats = networks.forward(params, stats, image[0])
+        two, stats = networks.forward(params, stats, image[1])
         return loss(one, two), stats, memory, {"z_std": spread(jax.lax.stop_gradient(one[1]))}
 
-    return SelfSupervised(2, lambda key, image: (chain.init(key, image), ()), run)
+    return SelfSupervised(2, lambda key, image: (networks.init(key, image), ()), run)
 
 
 def negative_cosine(prediction: Array, projection: Array) -> Array:
@@ -97,7 +99,7 @@ def simsiam(encoder: Network, dtype: str, *, projection: int = 2048, hidden: int
         t1, t2 = jax.lax.stop_gradient((z1, z2))
         return 0.5 * negative_cosine(p1, t2) + 0.5 * negative_cosine(p2, t1)
 
-    return _joint(_chain(encoder=encoder, projector=projector, predictor=predictor), loss)
+    return joint(chain(encoder=encoder, projector=projector, predictor=predictor), loss)
 
 
 def byol(encoder: Network, dtype: str, *, projection: int = 256, hidden: int = 4096, momentum: float = 0.99) -> SelfSupervised:
@@ -109,19 +111,19 @@ def byol(encoder: Network, dtype: str, *, projection: int = 256, hidden: int = 4
     if not 0 <= momentum <= 1:
         raise UserError(f"relation_modeling.ssl.momentum must be in [0, 1], got {momentum}")
     projector, predictor = (mlp((hidden, projection), norm_last=False, dtype=dtype) for _ in range(2))
-    chain = _chain(encoder=encoder, projector=projector, predictor=predictor)
+    whole = chain(encoder=encoder, projector=projector, predictor=predictor)
 
     def init(key, image):
-        variables = chain.init(key, image)
+        variables = whole.init(key, image)
         return variables, {name: variables.params[name] for name in ("encoder", "projector")}
 
     def loss(params, stats, memory, image, progress):
         keep = 1 - (1 - momentum) * (jnp.cos(jnp.pi * progress) + 1) / 2
         memory = jax.tree.map(lambda old, new: keep * old + (1 - keep) * jax.lax.stop_gradient(new), memory, {n: params[n] for n in memory})
         # The target network's projections are constants, its own statistics of the batch are not kept.
-        t1, t2 = (jax.lax.stop_gradient(chain.forward(memory, stats, view)[0][1]) for view in image)
-        (_, z1, p1), stats = chain.forward(params, stats, image[0])
-        (_, _, p2), stats = chain.forward(params, stats, image[1])
+        t1, t2 = (jax.lax.stop_gradient(whole.forward(memory, stats, view)[0][1]) for view in image)
+        (_, z1, p1), stats = whole.forward(params, stats, image[0])
+        (_, _, p2), stats = whole.forward(params, stats, image[1])
         value = 2 * cosine(p1, t2) + 2 * cosine(p2, t1)
         return value, stats, memory, {"z_std": spread(jax.lax.stop_gradient(z1))}
 
@@ -141,7 +143,7 @@ def simclr(encoder: Network, dtype: str, *, projection: int = 256, hidden: int =
         other = (jnp.arange(2 * batch) + batch) % (2 * batch)
         return -jnp.mean(jnp.take_along_axis(log_matrix(jnp.concatenate([one[1], two[1]]), temperature), other[:, None], axis=-1))
 
-    return _joint(_chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
+    return joint(chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
 
 
 def _off_diagonal(square: Array) -> Array:
@@ -165,7 +167,7 @@ def barlow_twins(encoder: Network, dtype: str, *, projection: int = 2048, hidden
         correlation = a.T @ b / len(a)
         return jnp.sum((1 - jnp.diagonal(correlation)) ** 2) + redundancy * _off_diagonal(correlation)
 
-    return _joint(_chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
+    return joint(chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
 
 
 def vicreg(
@@ -191,7 +193,7 @@ def vicreg(
         (v1, c1), (v2, c2) = terms(one[1]), terms(two[1])
         return invariance * jnp.mean((one[1] - two[1]) ** 2) + variance * (v1 + v2) / 2 + covariance * (c1 + c2)
 
-    return _joint(_chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
+    return joint(chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
 
 
 SSL = {"simsiam": simsiam, "byol": byol, "simclr": simclr, "barlow_twins": barlow_twins, "vicreg": vicreg}

@@ -1,13 +1,15 @@
 """What every entry of every table must keep: adding an entry is testing it. Also the names that outside code relies on."""
 
+import importlib
 import inspect
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same, tiny
+from conftest import ROOT, assert_same, tiny
 
 from rmdnet_jax import experiment, relation
 from rmdnet_jax.config import build, choose
@@ -134,3 +136,34 @@ def test_the_summary_holds_what_outside_code_reads(tmp_path):
     assert {"seed", "data", "noise", "encoder", "relation_modeling", "teacher", "relation_guided"} <= config.keys()
     assert {"method", "weight", "edge", "node", "epochs", "batch_size", "init", "teacher_features"} <= config["relation_guided"].keys()
     assert {"ssl", "epochs", "batch_size"} <= config["relation_modeling"].keys()
+
+
+def test_what_the_readme_adds_works_as_written(tmp_path, monkeypatch):
+    """Each python block of the README goes into its module and its table; then all of them train together."""
+    blocks = re.findall(
+        r"```python\n# (\w+) in rmdnet_jax/([\w/]+?)(?:/__init__)?\.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert [table for table, *_ in blocks] == ["METHODS", "KINDS", "SSL", "EDGES"]
+    names = {}
+    for table, path, code in blocks:
+        module = importlib.import_module(f"rmdnet_jax.{path.replace('/', '.')}")
+        space = dict(vars(module))
+        exec("from __future__ import annotations\nimport jax\nimport jax.numpy as jnp\n" + code, space)
+        name = re.search(r"def (\w+)", code)[1]
+        test_the_signature_is_the_schema(name, space[name])
+        test_facts_come_before_hyper_parameters(name, space[name])
+        monkeypatch.setitem(TABLES[table], name, space[name])
+        names[table] = name
+    test_a_method_is_a_pure_function_of_its_arguments(names["METHODS"])
+    test_an_ssl_objective_lowers_its_loss_and_reports_the_spread(names["SSL"])
+    config = tiny(
+        noise={**choose(noise.KINDS, names["KINDS"]), "seed": 0},
+        **{
+            "relation_guided.method": choose(METHODS, names["METHODS"]),
+            "relation_modeling.ssl": choose(SSL, names["SSL"], projection=16, hidden=8),
+            "relation_guided.edge": {**choose(relation.EDGES, names["EDGES"]), "weight": 1.0},
+        },
+    )
+    summary = experiment.run(config, tmp_path)
+    assert 0.1 < summary["noise"]["rate"] < 0.4
+    assert np.isfinite(summary["relation_guided"]["test_accuracy"]["last"])

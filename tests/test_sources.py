@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmdnet_jax.data import sources
+from rmdnet_jax.data import sources, store
+from rmdnet_jax.data import tfds as loader
 from rmdnet_jax.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +50,9 @@ prepare("cifar10", "offset", lambda split, i: ten(split, i, first=1), train=40, 
 fine = {"label": [f"fine{i}" for i in range(100)], "coarse_label": [f"coarse{i}" for i in range(20)]}
 hundred = lambda split, i: ten(split, i) | {"label": 99 - i, "coarse_label": i % 20}
 prepare("cifar100", "record", hundred, fine, train=30, test=8)
+human = ("worse_label", "aggre_label", "random_label1", "random_label2", "random_label3")
+workers = {f"worker{i}_{what}": 0 for i in (1, 2, 3) for what in ("id", "time")}
+prepare("cifar10_n", "record", lambda split, i: ten(split, i) | workers | {key: (i + 3) % 10 for key in human}, train=40, test=12)
 prepare("mnist", "record", lambda split, i: {"image": made_image(split, i)[:28, :28, :1], "label": made_label(split, i)}, train=20)
 flower = lambda split, i: {"image": made_image(split, i)[: 32 - 2 * i], "label": -1 if split == "test" else i % 5}
 prepare("tf_flowers", "record", flower, train=6, test=3, validation=4)
@@ -119,11 +123,11 @@ def write_folder(root, files):
     return str(root)
 
 
-def forbid(monkeypatch, name):
+def forbid(monkeypatch, module, name):
     def fail(*args, **kwargs):
         raise AssertionError(f"{name} was called")
 
-    monkeypatch.setattr(sources, name, fail)
+    monkeypatch.setattr(module, name, fail)
 
 
 def assert_equal(one, other):
@@ -305,9 +309,9 @@ def test_second_start_decodes_nothing_and_a_changed_file_decodes_again(tmp_path,
     directory = write_folder(tmp_path / "data", {"train/a/0.png": plain(1), "train/b/0.png": plain(2), "test/b/0.png": plain(3)})
     first = sources.load("folder", dir=directory)
     with monkeypatch.context() as patch:
-        forbid(patch, "_decode")
+        forbid(patch, sources, "decode")
         assert_equal(sources.load("folder", dir=directory), first)
-        with pytest.raises(AssertionError, match="_decode was called"):
+        with pytest.raises(AssertionError, match="decode was called"):
             sources.load("folder", dir=directory, image_size=16)
     write_folder(tmp_path / "data", {"train/a/0.png": plain(9)})
     assert sources.load("folder", dir=directory).images[0, 0, 0, 0] == 9
@@ -330,7 +334,7 @@ def test_damaged_cache_is_decoded_again(tmp_path, cache, damage):
         images.unlink()
         images.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "noise": bytes(range(256)) * 30}[damage])
     assert_equal(sources.load("folder", dir=directory), expected)
-    assert_equal(sources._read_cache("folder", images.parent), expected)
+    assert_equal(store._read_cache("folder", images.parent), expected)
 
 
 def test_killed_writer_leaves_no_cache_to_read(tmp_path, cache):
@@ -339,12 +343,12 @@ def test_killed_writer_leaves_no_cache_to_read(tmp_path, cache):
     code = """
 import os, sys
 from rmdnet_jax.data import sources
-decode = sources._decode
+decode = sources.decode
 def die(images, items, title):
     decode(images, ((row, path) for row, path in list(items)[:2]), title)
     images.flush()
     os._exit(0)
-sources._decode = die
+sources.decode = die
 sources.load("folder", dir=sys.argv[1], image_size=8)
 """
     python(code, directory)
@@ -371,7 +375,7 @@ def test_tfds_rows_are_in_the_order_of_the_ids(prepared, monkeypatch):
     source = sources.load("cifar10", dir=str(prepared / "record"))
     assert_equal(source, cifar10())
     assert (source.images.dtype, source.labels.dtype, source.test_labels.dtype) == (np.uint8, np.int32, np.int32)
-    forbid(monkeypatch, "_records")
+    forbid(monkeypatch, loader, "_records")
     cut = sources.load("cifar10", dir=str(prepared / "record"), limit=9)
     assert_equal(cut, source._replace(images=source.images[:9], labels=source.labels[:9]))
 
@@ -462,7 +466,7 @@ def test_unprepared_data_set_says_how_to_prepare_it(tmp_path, monkeypatch, missi
 
     monkeypatch.setattr(requests, "head", head)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
-    monkeypatch.setattr(sources, "_import_tensorflow", sources._import_tensorflow if missing == "tensorflow" else lambda: None)
+    monkeypatch.setattr(loader, "_import_tensorflow", loader._import_tensorflow if missing == "tensorflow" else lambda: None)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     message = error("cifar10", dir=str(tmp_path / "none"))
     reason = {"network": "(no network)", "tensorflow": "need TensorFlow", "space": "(Not enough disk space.)"}[missing]
@@ -482,3 +486,28 @@ def test_cifar10_is_in_the_original_order(prepared):
                 original = Image.open(io.BytesIO(blob[offsets[i] : offsets[i + 1]])).convert("RGB")
                 np.testing.assert_array_equal(image, np.asarray(original))
             np.testing.assert_array_equal(labels, archive[f"{split}_labels"][: len(images)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_human_labels_of_tfds_are_in_the_original_order(prepared):
+    from rmdnet_jax import run
+    from rmdnet_jax.config import choose, default
+    from rmdnet_jax.data.noise import KINDS
+
+    where = str(prepared / "record")
+    source = sources.load("cifar10_n", dir=where)
+    assert_equal(source._replace(name="cifar10"), cifar10())
+    expected = (np.arange(40) + 3) % 10
+    np.testing.assert_array_equal(loader.labels("cifar10_n", where, "worse_label"), expected)
+    config = default()
+    with config.unlocked():
+        config.data.name, config.data.dir, config.data.limit = "cifar10_n", where, 30
+        config.noise = {**choose(KINDS, "file", field="worse_label"), "seed": 0}
+    kind, given = run.corrupt(config, sources.load("cifar10_n", dir=where, limit=30))
+    np.testing.assert_array_equal(given, expected[:30])
+    assert kind.size == 30
+    for field, near in (("worst_label", "did you mean worse_label"), ("label", "worse_label")):
+        with pytest.raises(UserError, match=rf"noise\.field .*{near}"):
+            loader.labels("cifar10_n", where, field)
+    with pytest.raises(UserError, match="no class label but its own"):
+        loader.labels("cifar10", where, "worse_label")

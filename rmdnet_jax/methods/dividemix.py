@@ -60,7 +60,10 @@ def _mixmatch(outputs, batch, clean, forward, key, alpha: float, weight: Array, 
             for o, q, (_, labelled) in zip(forward(images), targets, parts)
         )
     )
-    return sum(values), {"labelled": jnp.mean(jnp.stack([part for _, part in parts])), "unlabelled_loss": sum(guessed) / 2}
+    return values[0] + values[1], {
+        "labelled": jnp.mean(jnp.stack([part for _, part in parts])),
+        "unlabelled_loss": (guessed[0] + guessed[1]) / 2,
+    }
 
 
 def _warm(logits: Array, label: Array, confidence_penalty: float) -> Array:

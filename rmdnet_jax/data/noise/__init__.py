@@ -38,7 +38,7 @@ class Noise(NamedTuple):
     images: bool = False  # whether `labels` reads images, uint8 [n, height, width, channel], on the host: drawn once, then `frozen`
 
 
-def _draw(seed: int, index: Array, stream: int) -> Array:
+def draw(seed: int, index: Array, stream: int) -> Array:
     """Uniform float32 [n] in [0, 1), one for each example; `stream` tells the draws of one example apart."""
     key = jax.random.fold_in(jax.random.key(seed), stream)
     return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), dtype=jnp.float32))(index)
@@ -63,9 +63,9 @@ def symmetric(num_classes: int, seed: int, *, rate: float = 0.5, inclusive: bool
 
     def labels(index, clean, image=None):
         index, clean = jnp.asarray(index), jnp.asarray(clean, jnp.int32)
-        flip = _draw(seed, index, 0) < rate
+        flip = draw(seed, index, 0) < rate
         choices = num_classes if inclusive else num_classes - 1
-        pick = jnp.minimum((_draw(seed, index, 1) * choices).astype(jnp.int32), choices - 1)
+        pick = jnp.minimum((draw(seed, index, 1) * choices).astype(jnp.int32), choices - 1)
         other = pick if inclusive else (clean + 1 + pick) % num_classes
         return jnp.where(flip, other, clean)
 
@@ -79,7 +79,7 @@ def _mapped(target: Sequence[int], seed: int, rate: float) -> Noise:
 
     def labels(index, clean, image=None):
         clean = jnp.asarray(clean, jnp.int32)
-        return jnp.where(_draw(seed, jnp.asarray(index), 0) < rate, jnp.asarray(table)[clean], clean)
+        return jnp.where(draw(seed, jnp.asarray(index), 0) < rate, jnp.asarray(table)[clean], clean)
 
     return Noise(labels)
 
@@ -123,8 +123,8 @@ def _within_superclass(num_classes: int, seed: int, rate: float) -> Noise:
 
     def labels(index, clean, image=None):
         index, clean = jnp.asarray(index), jnp.asarray(clean, jnp.int32)
-        pick = jnp.minimum((_draw(seed, index, 1) * 4).astype(jnp.int32), 3)
-        return jnp.where(_draw(seed, index, 0) < rate, jnp.asarray(table)[clean, pick], clean)
+        pick = jnp.minimum((draw(seed, index, 1) * 4).astype(jnp.int32), 3)
+        return jnp.where(draw(seed, index, 0) < rate, jnp.asarray(table)[clean, pick], clean)
 
     return Noise(labels)
 
@@ -162,7 +162,7 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
         low, high = (0.0 - rate) / 0.1, (1.0 - rate) / 0.1
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), i))(jnp.asarray(index))
         flip = rate + 0.1 * np.asarray(jax.vmap(lambda k: jax.random.truncated_normal(k, low, high, dtype=jnp.float32))(keys), np.float64)
-        given, draw = np.array(clean, np.int32), np.asarray(_draw(seed, jnp.asarray(index), 1), np.float64)
+        given, number = np.array(clean, np.int32), np.asarray(draw(seed, jnp.asarray(index), 1), np.float64)
         for y in np.unique(clean):
             rows = np.flatnonzero(clean == y)
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), int(y))
@@ -173,7 +173,7 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
             p *= flip[rows, None] / p.sum(axis=1, keepdims=True)
             p[:, y] = 1.0 - flip[rows]
             bounds = np.cumsum(p, axis=1)
-            given[rows] = np.sum(draw[rows, None] * bounds[:, -1:] >= bounds, axis=1)
+            given[rows] = np.sum(number[rows, None] * bounds[:, -1:] >= bounds, axis=1)
         return given
 
     return Noise(labels, images=True)
@@ -192,7 +192,7 @@ def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> 
 
     def labels(index, clean, image=None):
         bounds = jnp.asarray(cumulative)[jnp.asarray(clean)]
-        return jnp.sum(_draw(seed, jnp.asarray(index), 0)[:, None] >= bounds, axis=1, dtype=jnp.int32)
+        return jnp.sum(draw(seed, jnp.asarray(index), 0)[:, None] >= bounds, axis=1, dtype=jnp.int32)
 
     return Noise(labels)
 
