@@ -286,3 +286,28 @@ def test_mixup_is_refused_where_it_does_not_suit(name):
 def test_bad_values_are_refused(name, field, value):
     with pytest.raises(UserError, match=rf"relation_guided\.method\.{field} must be .* got"):
         METHODS[name](6, 4, **{field: value})
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("classes", "label", "scale"),
+    [(2, [0, 1, 1, 0, 1, 0], 1.0), (4, [2] * 6, 1.0), (4, [0, 3, 1, 1, 2, 0], 1e3), (4, [0, 3, 1, 1, 2, 0], 0.0)],
+    ids=["two classes", "classes missing", "sure mistakes", "equal logits"],
+)
+@pytest.mark.parametrize("epoch", [0.0, 50.0])
+def test_odd_batches_have_finite_losses_and_gradients(name, classes, label, scale, epoch):
+    """Before and after the ramp or warm-up; all labels likely wrong for DivideMix, a rate of 0.95 for the co-methods."""
+    method = METHODS[name](6, classes, **({"rate": "0.95"} if name in ("co_teaching", "jocor") else {}))
+    memory = jnp.zeros((2, 6)) if name == "dividemix" else method.init()
+    image = jnp.asarray(np.random.default_rng(4).normal(size=(method.views, 6, 2, 2, 3)), jnp.float32)
+    batch = Batch(image, jnp.asarray(label), jnp.arange(6))
+
+    def loss(weights):
+        def forward(images):
+            return tuple(Outputs(None, scale * x.reshape(*x.shape[:2], -1) @ w) for x, w in zip(images, weights))
+
+        return method.loss(forward([image] * method.peers), batch, memory, forward, jax.random.key(0), epoch)[0]
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(WEIGHTS[: method.peers, :, :classes], jnp.float32))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
