@@ -33,7 +33,9 @@ BLOCK = 512  # rows whose similarities to all others are in memory at a time, on
 FOLDS = 10
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+SUREST = 64  # votes a class that the noise is read off, at most half of them
 PASSES, PASS_SHARPNESS = 4, 4.0
+EVEN = 0.8  # below this evenness the graph is in doubt, and what spreads again is not sharpened
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
 
@@ -145,18 +147,19 @@ def information(votes: np.ndarray, given: np.ndarray) -> float:
 
 
 def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """The noise as seen on the surer half of the examples voted into each class: T[y, j] = P(given j | class y), [C, C].
+    """The noise as seen on the `SUREST` examples voted into each class: T[y, j] = P(given j | class y), [C, C].
 
-    Halves are of each fold by itself: a fold that happens to hold few labels y leaves more of them to vote, and would pass for surer.
+    The surest are of each fold by itself: a fold that happens to hold few labels y leaves more of them to vote, and would pass for surer.
     One count a class is spread as the given labels are, so that a class voted for nowhere has a row, too.
     """
     classes = votes.shape[1]
     predicted, margin = votes.argmax(1), np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0]
     counts = np.tile(np.bincount(given, minlength=classes) / len(given), (classes, 1))
     for y in range(classes):
+        share = min(0.5, SUREST / max(np.sum(predicted == y), 1))
         for part in range(FOLDS):
             rows = np.flatnonzero((predicted == y) & (fold == part))
-            rows = rows[np.argsort(-margin[rows], kind="stable")[: -(-len(rows) // 2)]]
+            rows = rows[np.argsort(-margin[rows], kind="stable")[: int(np.ceil(share * len(rows)))]]
             counts[y] += np.bincount(given[rows], minlength=classes)
     return counts / counts.sum(1, keepdims=True)
 
@@ -221,6 +224,8 @@ def propagate(
 
     Returns:
       Targets, confidence and summary. Where the graph knows no more of given labels than chance, the targets are the given labels.
+      Its `evenness` is how often votes agree with given labels, over how often the surest do: about 1 where what disagrees is the labels'
+      noise, less where it is the graph's doubt; there targets keep closer to the given labels.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
@@ -237,16 +242,19 @@ def propagate(
     assert best is not None
     score, (k, tau, a), made, votes = best
     target, sharpness, noise = _posterior(votes, given, fold, mix)
-    target = _passed(made, a, target, given, noise, mix)
+    predicted = votes.argmax(1)
+    even = float(np.mean(predicted == given) / np.mean(np.diag(noise)[predicted]))
+    target = _passed(made, a, target, given, noise**mix, PASS_SHARPNESS if even >= EVEN else 1.0)
     freedom = (num_classes - 1) ** 2  # without information 2 n score is about chi-squared: this is four deviations above its mean
     knows = 2 * len(given) * score > freedom + 4 * (2 * freedom) ** 0.5
     target = target if knows else np.eye(num_classes)[given]
     near, share = np.asarray(found[:, :k]), np.bincount(given, minlength=num_classes) / len(given)
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
     summary = {
-        "neighbours": k, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score, "used": bool(knows),
-        "neighbour_agreement": float(np.mean(given[near] == given[:, None])), "chance_agreement": float(np.sum(share**2)),
-        "noise_rate": float(1 - np.sum(share * np.diag(noise))), "changed": float(np.mean(target.argmax(1) != given)),
+        "neighbours": k, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score, "evenness": even,
+        "used": bool(knows), "neighbour_agreement": float(np.mean(given[near] == given[:, None])),
+        "chance_agreement": float(np.sum(share**2)), "noise_rate": float(1 - np.sum(share * np.diag(noise))),
+        "changed": float(np.mean(target.argmax(1) != given)),
     }  # fmt: skip
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
 
@@ -261,11 +269,11 @@ def _posterior(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, mix: floa
     return target / target.sum(1, keepdims=True), sharpness, noise
 
 
-def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> np.ndarray:
+def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, sharpness: float) -> np.ndarray:
     """Targets after `PASSES` times spreading them and joining what arrives, sharpened, with the given labels by Bayes' rule."""
-    share, seen = np.bincount(given, minlength=len(noise)) / len(given), noise[:, given].T ** mix
+    share, seen = np.bincount(given, minlength=len(noise)) / len(given), noise[:, given].T
     for _ in range(PASSES):
         votes = np.maximum(np.asarray(spread(graph, alpha, jnp.asarray(target, jnp.float32)), np.float64), LEAST)
-        target = sharpened(votes * share / votes.sum(0), PASS_SHARPNESS) * seen
+        target = sharpened(votes * share / votes.sum(0), sharpness) * seen
         target /= target.sum(1, keepdims=True)
     return target

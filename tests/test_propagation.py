@@ -113,8 +113,9 @@ def test_information_is_mutual_information():
     assert propagation.information(votes, renamed) == pytest.approx(propagation.information(votes, given))
 
 
-def test_the_noise_is_read_off_the_surer_half():
+def test_the_noise_is_read_off_the_surest(monkeypatch):
     """The less sure half of the votes is wrong; it is not looked at."""
+    monkeypatch.setattr(propagation, "SUREST", 1000)
     clean = np.arange(4000) % CLASSES
     given = moved(clean, 0.4)
     sure = np.arange(4000) < 2000
@@ -159,6 +160,17 @@ def test_a_graph_that_knows_nothing_leaves_the_labels():
     assert not found.summary["used"]
     np.testing.assert_array_equal(found.target, np.eye(CLASSES)[given])
     np.testing.assert_allclose(found.confidence, 1)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_a_graph_in_doubt_does_little_harm(rate):
+    """Clouds so wide that neighbours' votes are right for half of the examples only."""
+    features, clean = blobs((300,) * CLASSES, spread=0.9)
+    given = moved(clean, rate)
+    found = propagation.propagate(features, given, CLASSES)
+    assert np.mean(propagation.propagate(features, given, CLASSES, mix=0.0).target.argmax(1) == clean) < 0.8
+    assert found.summary["evenness"] < propagation.EVEN
+    assert np.mean(found.target.argmax(1) == clean) >= 1 - rate - 0.03
 
 
 def test_the_same_labels_give_the_same_targets():
