@@ -35,7 +35,7 @@ AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SUREST = 64  # votes a class that the noise is read off, at most half of them
 PASSES, PASS_SHARPNESS = 4, 4.0
-EVEN = 0.8  # below this evenness the graph is in doubt, and what spreads again is not sharpened
+EVEN, TRANSITIVE = 0.8, 0.85  # below these the graph is in doubt, and the given labels are left as they are
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
 
@@ -223,9 +223,10 @@ def propagate(
       watch: wraps the list of settings, to show progress.
 
     Returns:
-      Targets, confidence and summary. Where the graph knows no more of given labels than chance, the targets are the given labels.
-      Its `evenness` is how often votes agree with given labels, over how often the surest do: about 1 where what disagrees is the labels'
-      noise, less where it is the graph's doubt; there targets keep closer to the given labels.
+      Targets, confidence and summary. The targets are the given labels (`used` is False) where the graph knows no more of them than
+      chance, or where disagreement is the graph's doubt rather than the labels' noise. Noise is the same for all examples and for any
+      number of steps along the graph; doubt is not. So `evenness` is how often votes agree with given labels over how often the surest
+      do, `transitivity` how much given labels agree above chance two steps apart over one step, with its standard error.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
@@ -244,19 +245,33 @@ def propagate(
     target, sharpness, noise = _posterior(votes, given, fold, mix)
     predicted = votes.argmax(1)
     even = float(np.mean(predicted == given) / np.mean(np.diag(noise)[predicted]))
-    target = _passed(made, a, target, given, noise**mix, PASS_SHARPNESS if even >= EVEN else 1.0)
+    target = _passed(made, a, target, given, noise**mix)
+    near, share = np.asarray(found[:, :k]), np.bincount(given, minlength=num_classes) / len(given)
+    agreement, transitive, error = _hops(near[:, :10], given, float(np.sum(share**2)))
     freedom = (num_classes - 1) ** 2  # without information 2 n score is about chi-squared: this is four deviations above its mean
     knows = 2 * len(given) * score > freedom + 4 * (2 * freedom) ** 0.5
-    target = target if knows else np.eye(num_classes)[given]
-    near, share = np.asarray(found[:, :k]), np.bincount(given, minlength=num_classes) / len(given)
+    used = bool(knows and even >= EVEN and transitive + 3 * error >= TRANSITIVE)
+    target = target if used else np.eye(num_classes)[given]
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
     summary = {
         "neighbours": k, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score, "evenness": even,
-        "used": bool(knows), "neighbour_agreement": float(np.mean(given[near] == given[:, None])),
+        "transitivity": transitive, "transitivity_error": error, "used": used, "neighbour_agreement": agreement,
         "chance_agreement": float(np.sum(share**2)), "noise_rate": float(1 - np.sum(share * np.diag(noise))),
         "changed": float(np.mean(target.argmax(1) != given)),
     }  # fmt: skip
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
+
+
+def _hops(near: np.ndarray, given: np.ndarray, chance: float) -> tuple[float, float, float]:
+    """The share of equal given labels one step apart; transitivity with its standard error, large where one step is near chance."""
+    own = np.arange(len(given))[:, None]
+    one, two = near, near[near].reshape(len(near), -1)
+    counted = (two != own) & ~np.any(two[:, :, None] == one[:, None, :], axis=2)
+    agreement = float(np.mean(given[one] == given[own]))
+    error = (chance * (1 - chance) / one.size) ** 0.5
+    above = max(agreement - chance, error)
+    ratio = (float(np.mean((given[two] == given[own])[counted])) - chance) / above if counted.any() else 1.0
+    return agreement, ratio, error * (1 + ratio**2) ** 0.5 / above
 
 
 def _posterior(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, mix: float) -> tuple[np.ndarray, float, np.ndarray]:
@@ -269,11 +284,11 @@ def _posterior(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, mix: floa
     return target / target.sum(1, keepdims=True), sharpness, noise
 
 
-def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, sharpness: float) -> np.ndarray:
+def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Targets after `PASSES` times spreading them and joining what arrives, sharpened, with the given labels by Bayes' rule."""
     share, seen = np.bincount(given, minlength=len(noise)) / len(given), noise[:, given].T
     for _ in range(PASSES):
         votes = np.maximum(np.asarray(spread(graph, alpha, jnp.asarray(target, jnp.float32)), np.float64), LEAST)
-        target = sharpened(votes * share / votes.sum(0), sharpness) * seen
+        target = sharpened(votes * share / votes.sum(0), PASS_SHARPNESS) * seen
         target /= target.sum(1, keepdims=True)
     return target

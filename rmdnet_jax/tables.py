@@ -83,6 +83,13 @@ def group(runs: list[Run]) -> list[Row]:
     """The runs' arms, seeds together. Settings are the fields in which runs differ and that the arm reads."""
     varied = [name for name in dict.fromkeys(name for run in runs for name in run.config)
               if not name.startswith(APART) and len({str(run.config.get(name)) for run in runs}) > 1]  # fmt: skip
+    # A hyper-parameter of methods is told where runs of one method differ in it; between methods their names say it.
+    by_method: dict[tuple, set[str]] = {}
+    for config, _ in runs:
+        for name in varied:
+            by_method.setdefault((config["relation_guided.method.name"], name), set()).add(str(config.get(name)))
+    varied = [name for name in varied if not name.startswith("relation_guided.method.")
+              or any(len(values) > 1 for (_, which), values in by_method.items() if which == name)]  # fmt: skip
     rows: dict[tuple, Row] = {}
     for config, accuracy in runs:
         noise = f"{config['noise.name']} {config.get('noise.rate', '')}".strip()

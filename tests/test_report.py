@@ -54,6 +54,7 @@ def test_each_method_is_held_against_itself_alone(runs, tmp_path):
         for seed in range(3)
     ]
     rows = {row["arm"]: row for row in tables.compare([*runs, *more])}
+    assert {row["settings"] for row in rows.values()} == {""}, "a method's own hyper-parameters, all alike, are not settings"
     for method, extra in (("ce", 0), ("elr", 10)):
         assert rows[f"{method} + RMDNet"]["gain over base"].startswith(f"{(100 * (OURS - BASE)).mean() + extra:+.1f} ±")
 
