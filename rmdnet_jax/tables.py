@@ -71,31 +71,33 @@ def read(directories: list[str], column: str) -> list[Run]:
         if next(iter(accuracy.values())) is None:
             raise UserError(f"--column: {directory} has no {column!r} accuracy, and another column does not stand in for it")
         runs.append(Run(workdir.flatten(config), accuracy))
-        if runs[0].config["noise.name"] == runs[-1].config["noise.name"]:
-            for field in PROTOCOL:
-                one, two = (run.config.get(field) for run in (runs[0], runs[-1]))
-                if one != two:
-                    raise UserError(f"runs of one protocol belong in a table: {field} is {one} in {directories[0]}, {two} in {directory}")
+        for field in PROTOCOL:
+            alike = [run for run in runs if not field.startswith("noise.") or run.config["noise.name"] == config["noise"]["name"]]
+            one, two = (run.config.get(field) for run in (alike[0], alike[-1]))
+            if one != two:
+                raise UserError(f"runs of one protocol belong in a table: {field} is {one} in an earlier one, {two} in {directory}")
     return runs
+
+
+def varied(runs: list[Run]) -> list[str]:
+    """The fields in which runs differ. A method's own hyper-parameter is one where runs of that method differ: else its name says it."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for config, _ in runs:
+        for name in (name for name in config if not name.startswith(APART)):
+            method = str(config["relation_guided.method.name"]) if name.startswith("relation_guided.method.") else ""
+            values.setdefault(name, {}).setdefault(method, set()).add(str(config[name]))
+    return [name for name, by_method in values.items() if any(len(found) > 1 for found in by_method.values())]
 
 
 def group(runs: list[Run]) -> list[Row]:
     """The runs' arms, seeds together. Settings are the fields in which runs differ and that the arm reads."""
-    varied = [name for name in dict.fromkeys(name for run in runs for name in run.config)
-              if not name.startswith(APART) and len({str(run.config.get(name)) for run in runs}) > 1]  # fmt: skip
-    # A hyper-parameter of methods is told where runs of one method differ in it; between methods their names say it.
-    by_method: dict[tuple, set[str]] = {}
-    for config, _ in runs:
-        for name in varied:
-            by_method.setdefault((config["relation_guided.method.name"], name), set()).add(str(config.get(name)))
-    varied = [name for name in varied if not name.startswith("relation_guided.method.")
-              or any(len(values) > 1 for (_, which), values in by_method.items() if which == name)]  # fmt: skip
+    fields = varied(runs)
     rows: dict[tuple, Row] = {}
     for config, accuracy in runs:
         noise = f"{config['noise.name']} {config.get('noise.rate', '')}".strip()
         method = str(config["relation_guided.method.name"])
         for arm, value in accuracy.items():
-            names = [] if arm.startswith("teacher_") else [name for name in varied if not name.startswith(UNREAD.get(arm, ()))]
+            names = [] if arm.startswith("teacher_") else [name for name in fields if not name.startswith(UNREAD.get(arm, ()))]
             parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {config[name]}" for name in names if name in config]
             parts += ["from teacher"] if arm in OURS and config["relation_guided.init"] == "teacher" else []
             row = Row(noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts), {})

@@ -94,6 +94,18 @@ def test_protocols_are_not_mixed(field, value, runs, tmp_path):
         tables.compare([*runs, other])
 
 
+def test_protocols_are_held_to_within_a_noise_kind_and_between(runs, tmp_path):
+    pair = {"noise": {"name": "pair", "rate": 0.4, "seed": 0}}
+    assert len(tables.compare([*runs, write(tmp_path / "pair", {"rmdnet": 0.5}, **pair)])) == 3, (
+        "kinds without the field are no other protocol"
+    )
+    with pytest.raises(UserError, match=r"data\.limit"):
+        tables.compare([*runs, write(tmp_path / "small", {"rmdnet": 0.5}, **pair, **{"data.limit": 9})])
+    more = [write(tmp_path / f"{inclusive}", {"rmdnet": 0.5}, **{"noise.inclusive": inclusive}) for inclusive in (False, True)]
+    with pytest.raises(UserError, match=r"noise\.inclusive is False .* True in"):
+        tables.compare([str(tmp_path / "pair"), *more])
+
+
 def test_best_keeps_the_settings_of_the_highest_mean(runs, tmp_path):
     long = write(tmp_path / "long", {"rmdnet": 0.95}, **{"relation_guided.epochs": 7})
     assert len(tables.compare([*runs, long])) == 3
