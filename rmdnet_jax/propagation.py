@@ -120,8 +120,7 @@ def product(graph: Graph, x: Array) -> Array:
 @jax.jit
 def spread(graph: Graph, alpha: float | Array, right: Array) -> Array:
     """`(I - alpha S)^-1 right`, [n, m], by conjugate gradients to a relative residual of 1e-5."""
-    solution, _ = jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)
-    return solution
+    return jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)[0]
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -213,8 +212,7 @@ def propagate(
 
     Args:
       features: float [n, dim].
-      given: int [n], each class among them.
-      num_classes: C.
+      given: int [n], each of the `num_classes` among them.
       neighbours: k, a number below n or `auto`.
       temperature: of the graph's weights, > 0 or `auto`.
       alpha: how far labels travel, in [0, 1) or `auto`.
@@ -233,33 +231,41 @@ def propagate(
     if not np.isfinite(features).all():
         raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
-    found, cosine = nearest(jnp.asarray(features), max(k for k, *_ in grid))
-    best: tuple[float, tuple, Graph, np.ndarray] | None = None
-    for k, tau, a in watch(grid):
-        made = graph(found[:, :k], cosine[:, :k], tau)
-        votes = np.asarray(held_out(made, a, jnp.asarray(given), jnp.asarray(fold), num_classes), np.float64)
-        score = information(votes, given)
-        best = (score, (k, tau, a), made, votes) if best is None or score > best[0] else best
-    assert best is not None
-    score, (k, tau, a), made, votes = best
+    score, (k, tau, a), made, votes = _chosen(features, given, num_classes, grid, fold, watch)
     target, sharpness, noise = _posterior(votes, given, fold, mix)
-    predicted = votes.argmax(1)
-    even = float(np.mean(predicted == given) / np.mean(np.diag(noise)[predicted]))
     target = _passed(made, a, target, given, noise**mix)
-    near, share = np.asarray(found[:, :k]), np.bincount(given, minlength=num_classes) / len(given)
-    agreement, transitive, error = _hops(near[:, :10], given, float(np.sum(share**2)))
-    freedom = (num_classes - 1) ** 2  # without information 2 n score is about chi-squared: this is four deviations above its mean
-    knows = 2 * len(given) * score > freedom + 4 * (2 * freedom) ** 0.5
-    used = bool(knows and even >= EVEN and transitive + 3 * error >= TRANSITIVE)
-    target = target if used else np.eye(num_classes)[given]
+    trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, noise, score)
+    target = target if trust["used"] else np.eye(num_classes)[given]
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
-    summary = {
-        "neighbours": k, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score, "evenness": even,
-        "transitivity": transitive, "transitivity_error": error, "used": used, "neighbour_agreement": agreement,
-        "chance_agreement": float(np.sum(share**2)), "noise_rate": float(1 - np.sum(share * np.diag(noise))),
-        "changed": float(np.mean(target.argmax(1) != given)),
-    }  # fmt: skip
+    summary = {"neighbours": k, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score}
+    summary |= {**trust, "changed": float(np.mean(target.argmax(1) != given))}
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
+
+
+def _chosen(features, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple:
+    """Of the settings in the grid those with the highest information: (it, settings, graph, votes)."""
+    found, cosine = nearest(jnp.asarray(features), max(k for k, *_ in grid))
+    best: tuple = (-np.inf,)
+    for k, tau, alpha in watch(grid):
+        made = graph(found[:, :k], cosine[:, :k], tau)
+        votes = np.asarray(held_out(made, alpha, jnp.asarray(given), jnp.asarray(fold), num_classes), np.float64)
+        if (score := information(votes, given)) > best[0]:
+            best = score, (k, tau, alpha), made, votes
+    return best
+
+
+def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, noise: np.ndarray, score: float) -> dict:
+    """What tells noise from doubt, see `propagate`, and whether the targets are to be `used`."""
+    predicted, share = votes.argmax(1), np.bincount(given, minlength=len(noise)) / len(given)
+    even = float(np.mean(predicted == given) / np.mean(np.diag(noise)[predicted]))
+    agreement, transitive, error = _hops(near, given, float(np.sum(share**2)))
+    freedom = (len(noise) - 1) ** 2  # without information 2 n score is about chi-squared: this is four deviations above its mean
+    knows = 2 * len(given) * score > freedom + 4 * (2 * freedom) ** 0.5
+    return {
+        "used": bool(knows and even >= EVEN and transitive + 3 * error >= TRANSITIVE),
+        "evenness": even, "transitivity": transitive, "transitivity_error": error, "neighbour_agreement": agreement,
+        "chance_agreement": float(np.sum(share**2)), "noise_rate": float(1 - np.sum(share * np.diag(noise))),
+    }  # fmt: skip
 
 
 def _hops(near: np.ndarray, given: np.ndarray, chance: float) -> tuple[float, float, float]:
