@@ -178,8 +178,7 @@ def settings(neighbours: str, temperature: str, alpha: str, size: int) -> list[t
             chosen.append(AUTO[name] if text == "auto" else ((int if name == "neighbours" else float)(text),))
         except ValueError:
             raise UserError(f"relation_guided.propagation.{name} must be 'auto' or a number, got {text!r}") from None
-    (ks, temperatures, alphas) = chosen
-    ks = tuple(k for k in ks if k < size) if neighbours == "auto" else ks
+    ks, temperatures, alphas = tuple(k for k in chosen[0] if k < size or neighbours != "auto"), *chosen[1:]
     if not ks or not 1 <= min(ks) <= max(ks) < size:
         raise UserError(f"relation_guided.propagation.neighbours must be in [1, {size - 1}], below the training examples, got {neighbours}")
     if min(temperatures) <= 0:
@@ -212,7 +211,8 @@ def propagate(
 
     Args:
       features: float [n, dim].
-      given: int [n], each of the `num_classes` among them.
+      given: int [n], each class among them.
+      num_classes: C.
       neighbours: k, a number below n or `auto`.
       temperature: of the graph's weights, > 0 or `auto`.
       alpha: how far labels travel, in [0, 1) or `auto`.
