@@ -23,14 +23,14 @@ MASKED = -1e30  # finite, so that masked logits never make a NaN
 AXIS = "data"
 
 
-def _logits(rows: Array, all_rows: Array, first: Array, size: int, temperature: float) -> Array:
+def logits(rows: Array, all_rows: Array, first: Array, size: int, temperature: float) -> Array:
     """Cosine logits of a block of rows, its first being row `first` of all; masked at the diagonal and beyond `size` rows."""
     logits = jnp.matmul(rows, all_rows.T, precision=jax.lax.Precision.HIGHEST) / temperature
     column, row = jnp.arange(len(all_rows)), first + jnp.arange(len(rows))
     return jnp.where((column != row[:, None]) & (column < size), logits, MASKED)
 
 
-def _blocks(function, shift: Array, block: int, *rows: Array):
+def blocks(function, shift: Array, block: int, *rows: Array):
     """`function(first row, block of each of rows)` for every block, the results joined along the rows."""
     count = len(rows[0]) // block
     split = [x.reshape(count, block, *x.shape[1:]) for x in rows]
@@ -40,31 +40,31 @@ def _blocks(function, shift: Array, block: int, *rows: Array):
 
 def _forward(student: Array, teacher: Array, size: int, temperatures: tuple[float, float], block: int, sharded: bool):
     """kl, lse(S) and lse(T) of this device's rows, [rows] each."""
-    all_student, all_teacher, shift = _gathered(student, teacher, sharded)
+    all_student, all_teacher, shift = gathered(student, teacher, sharded)
 
     def one(first, s, t):
-        S, T = (_logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
+        S, T = (logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
         lse_s, lse_t = jax.nn.logsumexp(S, axis=-1), jax.nn.logsumexp(T, axis=-1)
         difference = jnp.where(T > MASKED, T - S, 0.0)
         return jnp.sum(jnp.exp(T - lse_t[:, None]) * difference, axis=-1) - lse_t + lse_s, lse_s, lse_t
 
-    return _blocks(one, shift, block, student, teacher)
+    return blocks(one, shift, block, student, teacher)
 
 
 def _backward(student, teacher, lse_s, lse_t, size: int, temperatures: tuple[float, float], block: int, sharded: bool) -> Array:
     """The gradient of the sum of all rows' kl with respect to this device's student rows, [rows, dim]."""
-    all_student, all_teacher, shift = _gathered(student, teacher, sharded)
-    all_lse_s, all_lse_t, _ = _gathered(lse_s, lse_t, sharded)
+    all_student, all_teacher, shift = gathered(student, teacher, sharded)
+    all_lse_s, all_lse_t, _ = gathered(lse_s, lse_t, sharded)
 
     def one(first, s, t, own_s, own_t):
-        S, T = (_logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
+        S, T = (logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
         slope = jnp.exp(S - own_s[:, None]) - jnp.exp(T - own_t[:, None]) + jnp.exp(S - all_lse_s) - jnp.exp(T - all_lse_t)
         return jnp.matmul(slope, all_student, precision=jax.lax.Precision.HIGHEST) / temperatures[0]
 
-    return _blocks(one, shift, block, student, teacher, lse_s, lse_t)
+    return blocks(one, shift, block, student, teacher, lse_s, lse_t)
 
 
-def _gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array]:
+def gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array]:
     """All devices' rows of both, and the place of this device's first."""
     if not sharded:
         return one, two, jnp.int32(0)
@@ -77,7 +77,7 @@ def devices() -> int:
     return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
 
 
-def _over_devices(function, *rows: Array):
+def over_devices(function, *rows: Array):
     """`function(rows, ..., sharded)` on each device's own rows, or on all rows where there is one device."""
     if devices() == 1:
         return function(*rows, sharded=False)
@@ -98,7 +98,7 @@ def kl(student: Array, teacher: Array, temperatures: tuple[float, float], block:
     return _kl_forward(student, teacher, temperatures, block)[0]
 
 
-def _padded(block: int, *rows: Array) -> tuple[list[Array], int]:
+def padded(block: int, *rows: Array) -> tuple[list[Array], int]:
     """Zero rows added until every device has whole blocks; and the block's size."""
     share = -(-len(rows[0]) // devices())
     block = min(block, share)
@@ -108,18 +108,18 @@ def _padded(block: int, *rows: Array) -> tuple[list[Array], int]:
 
 def _kl_forward(student, teacher, temperatures, block):
     size = len(student)
-    rows, block = _padded(block, student, teacher)
+    rows, block = padded(block, student, teacher)
     run = functools.partial(_forward, size=size, temperatures=temperatures, block=block)
-    value, lse_s, lse_t = (x[:size] for x in _over_devices(run, *rows))
+    value, lse_s, lse_t = (x[:size] for x in over_devices(run, *rows))
     return jnp.mean(value), (student, teacher, lse_s, lse_t)
 
 
 def _kl_backward(temperatures, block, residuals, cotangent):
     student, teacher, lse_s, lse_t = residuals
     size = len(student)
-    rows, block = _padded(block, student, teacher, lse_s, lse_t)
+    rows, block = padded(block, student, teacher, lse_s, lse_t)
     run = functools.partial(_backward, size=size, temperatures=temperatures, block=block)
-    return _over_devices(run, *rows)[:size] * (cotangent / size), jnp.zeros_like(teacher)
+    return over_devices(run, *rows)[:size] * (cotangent / size), jnp.zeros_like(teacher)
 
 
 kl.defvjp(_kl_forward, _kl_backward)

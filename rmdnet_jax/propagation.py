@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from rmdnet_jax.distillation import AXIS, devices
+from rmdnet_jax.distillation import AXIS, blocks, devices, gathered, logits, over_devices, padded
 from rmdnet_jax.relation import unit
 from rmdnet_jax.types import Array, UserError
 
@@ -56,32 +56,26 @@ class Propagated(NamedTuple):
 
 def nearest(features: Array, k: int) -> tuple[Array, Array]:
     """The k nearest other rows of each row by cosine, int32 [n, k], and their cosines, nearest first: exact."""
-    size, count = len(features), devices()
-    block = min(BLOCK, -(-size // count))
-    rows = jnp.pad(unit(jnp.asarray(features, jnp.float32)), ((0, -size % (block * count)), (0, 0)))
-    found, cosine = _nearest(rows, size, k, block, count)
-    return found[:size], cosine[:size]
+    return _nearest(jnp.asarray(features, jnp.float32), k, BLOCK)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _nearest(rows: Array, size: int, k: int, block: int, count: int) -> tuple[Array, Array]:
-    def own(part, every):
-        shift = jax.lax.axis_index(AXIS) * len(part) if count > 1 else 0
+@functools.partial(jax.jit, static_argnames=("k", "block"))
+def _nearest(features: Array, k: int, block: int) -> tuple[Array, Array]:
+    size = len(features)
+    rows, block = padded(block, unit(features))
 
-        def one(args):
-            first, x = args
-            cosine = jnp.matmul(x, every.T, precision=jax.lax.Precision.HIGHEST)
-            column, row = jnp.arange(len(every)), shift + first + jnp.arange(block)
-            cosine, found = jax.lax.top_k(jnp.where((column != row[:, None]) & (column < size), cosine, -2.0), k)
+    def own(part, sharded):
+        """This device's rows."""
+        every, _, shift = gathered(part, part, sharded)
+
+        def one(first, x):
+            cosine, found = jax.lax.top_k(logits(x, every, first, size, 1.0), k)
             return found.astype(jnp.int32), cosine
 
-        found = jax.lax.map(one, (block * jnp.arange(len(part) // block), part.reshape(-1, block, part.shape[1])))
-        return jax.tree.map(lambda x: x.reshape(-1, k), found)
+        return blocks(one, shift, block, part)
 
-    if count == 1:
-        return own(rows, rows)
-    split = PartitionSpec(AXIS)
-    return jax.shard_map(own, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)(rows, rows)
+    found, cosine = over_devices(own, *rows)
+    return found[:size], cosine[:size]
 
 
 def graph(neighbour: Array, cosine: Array, temperature: float) -> Graph:
@@ -165,8 +159,8 @@ def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> np.nda
 
 def sharpened(votes: np.ndarray, sharpness: float) -> np.ndarray:
     """`votes^sharpness`, rows of sum 1."""
-    logits = sharpness * np.log(votes)
-    q = np.exp(logits - logits.max(1, keepdims=True))
+    scaled = sharpness * np.log(votes)
+    q = np.exp(scaled - scaled.max(1, keepdims=True))
     return q / q.sum(1, keepdims=True)
 
 
@@ -248,7 +242,7 @@ def _chosen(features, given, num_classes: int, grid: list[tuple], fold: np.ndarr
     best: tuple = (-np.inf,)
     for k, tau, alpha in watch(grid):
         made = graph(found[:, :k], cosine[:, :k], tau)
-        votes = np.asarray(held_out(made, alpha, jnp.asarray(given), jnp.asarray(fold), num_classes), np.float64)
+        votes = np.asarray(held_out(made, alpha, given, fold, num_classes), np.float64)
         if (score := information(votes, given)) > best[0]:
             best = score, (k, tau, alpha), made, votes
     return best

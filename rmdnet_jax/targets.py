@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from rmdnet_jax import propagation, sharding
+from rmdnet_jax import propagation, sharding, workdir
 from rmdnet_jax.data import noise
 from rmdnet_jax.run import Run
 from rmdnet_jax.types import UserError, Variables, first_line
@@ -49,13 +48,11 @@ def corrected(made: Run, teacher: Variables, propagate: Callable) -> tuple[np.nd
         given = made.given[made.train]
         found = propagate(made.features(teacher, made.source.images[made.train]), given)
         target, label = found.target, found.target.argmax(1)
-        about = {**found.summary, "sha256": noise.describe(label, label, target.shape[1])["sha256"]}
+        about = {**found.summary, "sha256": noise.digest(label)}
         if made.noise.known:
             about["right"] = float(np.mean(label == made.source.labels[made.train]))
         arrays = {"index": made.train, "target": target, "label": label, "confidence": found.confidence, "given": given}
-        if sharding.is_main():
-            np.savez(path.with_suffix(".part.npz"), about=np.array(json.dumps(about)), **arrays)
-            os.replace(path.with_suffix(".part.npz"), path)
+        workdir.write_arrays(path, about=np.array(json.dumps(about)), **arrays)
     table = np.eye(target.shape[1], dtype=np.float32)[made.given]
     table[made.train] = target
     return table, about

@@ -7,6 +7,8 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from rmdnet_jax import sharding
 from rmdnet_jax.types import UserError
 
@@ -16,6 +18,14 @@ def write_text(path: pathlib.Path, text: str) -> None:
     if sharding.is_main():
         part = path.with_name(path.name + ".part")
         part.write_text(text)
+        os.replace(part, path)
+
+
+def write_arrays(path: pathlib.Path, **arrays: Any) -> None:
+    """Writes a .npz file whole or not at all, from the main process only."""
+    if sharding.is_main():
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **arrays)
         os.replace(part, path)
 
 

@@ -260,6 +260,11 @@ def make(name: str, *, num_classes: int, seed: int, **hyper) -> Noise:
     return entry(KINDS, "noise", name, hyper)(num_classes, seed, **hyper)
 
 
+def digest(labels: np.ndarray) -> str:
+    """The sha256 of labels as little-endian int32."""
+    return hashlib.sha256(np.ascontiguousarray(labels, "<i4").tobytes()).hexdigest()
+
+
 def describe(clean: np.ndarray, given: np.ndarray, num_classes: int, known: bool = True) -> dict:
     """What a run records of its labels: realised `rate` (None if unknown), `transition` matrix [C, C] and `sha256` of the int32 labels.
 
@@ -267,6 +272,9 @@ def describe(clean: np.ndarray, given: np.ndarray, num_classes: int, known: bool
     """
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (clean, given), 1)
-    digest = hashlib.sha256(np.ascontiguousarray(given, "<i4").tobytes()).hexdigest()
     transition = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    return {"rate": float(np.mean(clean != given)) if known else None, "transition": np.round(transition, 6).tolist(), "sha256": digest}
+    return {
+        "rate": float(np.mean(clean != given)) if known else None,
+        "transition": np.round(transition, 6).tolist(),
+        "sha256": digest(given),
+    }

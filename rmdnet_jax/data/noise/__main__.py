@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 
 import numpy as np
 
 from rmdnet_jax import config as configuration
-from rmdnet_jax import report, run
+from rmdnet_jax import report, run, workdir
 from rmdnet_jax.data import noise, sources
 from rmdnet_jax.types import UserError, entry, hyper
 
@@ -80,10 +79,9 @@ def make(args: argparse.Namespace) -> int:
     source = sources.load(args.data, dir=args.dir)
     kind, given = run.corrupt(config, source)
     about = {"data": source.name, **config.noise.to_dict()}
-    part = path.with_suffix(".part.npz")
+    arrays = {"labels": given, "clean": source.labels, "names": np.array(source.names), "about": np.array(json.dumps(about))}
     try:
-        np.savez(part, labels=given, clean=source.labels, names=np.array(source.names), about=np.array(json.dumps(about)))
-        os.replace(part, path)
+        workdir.write_arrays(path, **arrays)
     except OSError as error:
         raise UserError(f"FILE {args.file!r} cannot be written: {error.strerror}") from None
     print(describe(given, source.labels if kind.known else None, len(source.names)))
