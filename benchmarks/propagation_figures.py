@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from rmdnet_jax import evaluation, experiment, propagation, run
+from rmdnet_jax import evaluation, experiment, neighbours, propagation, run
 from rmdnet_jax.config import default
 from rmdnet_jax.data import noise
 
@@ -50,7 +50,7 @@ def cost(path: pathlib.Path) -> None:
         features[np.arange(size), clean] += 20
         given = given_labels("symmetric", 0.5, clean)
         began = time.perf_counter()
-        jax.block_until_ready(propagation.nearest(jnp.asarray(features), 10))
+        jax.block_until_ready(neighbours.exact(jnp.asarray(features), 10))
         middle = time.perf_counter()
         propagation.propagate(features, given, CLASSES, neighbours="10", temperature="0.05", alpha="0.9")
         times.append((middle - began, time.perf_counter() - middle))

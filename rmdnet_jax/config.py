@@ -13,6 +13,7 @@ from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.data.noise import KINDS
 from rmdnet_jax.encoder import ENCODERS
 from rmdnet_jax.methods import METHODS
+from rmdnet_jax.neighbours import SEARCHES
 from rmdnet_jax.optimizer import OPTIMIZERS
 from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.ssl import SSL
@@ -101,6 +102,7 @@ def default() -> Config:
         "propagation": ConfigDict({
             "neighbours": "auto", "alpha": "auto", "temperature": "auto",  # numbers, or chosen without clean labels
             "mix": 1.0,  # how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule
+            "search": "auto",  # for neighbours: exact, or approximate by an index; auto: the index on a CPU with very many examples
             "refresh": 0,  # epochs after which targets are made again from the student's features; 0: never
         }),
         "mixup": 0.0,  # alpha of the mixed images' Beta(alpha, alpha); 0: none; for ce, gce and sce
@@ -211,6 +213,7 @@ def check(config: Config) -> None:
     _among("relation_guided.targets", guided.targets, ("given", "propagated"))
     _within("relation_guided.propagation.mix", guided.propagation.mix, 0.0, 1.0)
     _within("relation_guided.propagation.refresh", guided.propagation.refresh, 0)
+    _among("relation_guided.propagation.search", guided.propagation.search, SEARCHES)
     _among("relation_guided.teacher_features", guided.teacher_features, ("online", "stored"))
     if (warm := guided.method.get("warmup_epochs", 0)) >= guided.epochs:
         raise UserError(f"relation_guided.method.warmup_epochs must be below relation_guided.epochs, {guided.epochs}, got {warm}")

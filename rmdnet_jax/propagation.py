@@ -9,7 +9,7 @@ is ours: an example's own label never votes on itself (`held_out`), so that
 - vote and given label are joined by Bayes' rule, `target_iy ~ q_iy T_y,given_i`: little noise leaves the given label, much the vote; and
 - the targets spread in the labels' place, and are joined with the given labels again, in a few passes (`_passed`).
 
-Memory is O(n k + block n): the similarities of a block of rows at a time. Over the mesh that is set each device has its own rows.
+Memory is O(n (k + C)) beside the neighbours' own. Over the mesh that is set each device has its own rows.
 Features are float32 [n, dim], labels int [n] in [0, C).
 """
 
@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from rmdnet_jax.distillation import AXIS, blocks, devices, gathered, logits, over_devices, padded
-from rmdnet_jax.relation import unit
+from rmdnet_jax.distillation import AXIS, devices
+from rmdnet_jax.neighbours import Neighbours, find
 from rmdnet_jax.types import Array, UserError
 
-BLOCK = 512  # rows whose similarities to all others are in memory at a time, on each device
 FOLDS = 10
+SCORED = 20_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SUREST = 64  # votes a class that the noise is read off, at most half of them
@@ -52,30 +52,6 @@ class Propagated(NamedTuple):
     target: np.ndarray  # float32 [n, C], rows sum to 1
     confidence: np.ndarray  # float32 [n], 1 - entropy(target) / log C
     summary: dict  # what was chosen, and how much the graph knows
-
-
-def nearest(features: Array, k: int) -> tuple[Array, Array]:
-    """The k nearest other rows of each row by cosine, int32 [n, k], and their cosines, nearest first: exact."""
-    return _nearest(jnp.asarray(features, jnp.float32), k, BLOCK)
-
-
-@functools.partial(jax.jit, static_argnames=("k", "block"))
-def _nearest(features: Array, k: int, block: int) -> tuple[Array, Array]:
-    size = len(features)
-    rows, block = padded(block, unit(features))
-
-    def own(part, sharded):
-        """This device's rows."""
-        every, _, shift = gathered(part, part, sharded)
-
-        def one(first, x):
-            cosine, found = jax.lax.top_k(logits(x, every, first, size, 1.0), k)
-            return found.astype(jnp.int32), cosine
-
-        return blocks(one, shift, block, part)
-
-    found, cosine = over_devices(own, *rows)
-    return found[:size], cosine[:size]
 
 
 def graph(neighbour: Array, cosine: Array, temperature: float) -> Graph:
@@ -117,16 +93,20 @@ def spread(graph: Graph, alpha: float | Array, right: Array) -> Array:
     return jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)[0]
 
 
-@functools.partial(jax.jit, static_argnames="num_classes")
-def held_out(graph: Graph, alpha: float | Array, given: Array, fold: Array, num_classes: int) -> Array:
-    """Votes [n, C] on each example by the labels of the other folds; fold int [n] in [0, FOLDS).
+@functools.partial(jax.jit, static_argnames=("num_classes", "folds"))
+def held_out(graph: Graph, alpha: float | Array, given: Array, fold: Array, num_classes: int, folds: int = FOLDS) -> Array:
+    """Votes [n, C] on each example of the first `folds` folds by the labels of all other folds; fold int [n] in [0, FOLDS).
 
-    Each class has as much of the vote as it has of the given labels, whatever the degrees of its nodes; rows sum to 1.
+    Each class has as much of the vote as it has of the given labels, whatever the degrees of its nodes; rows sum to 1, those of the
+    other folds are NaN.
     """
     label = jax.nn.one_hot(given, num_classes)
-    right = jnp.where(fold[:, None, None] == jnp.arange(FOLDS)[:, None], 0.0, label[:, None, :])
-    votes = spread(graph, alpha, right.reshape(len(given), -1)).reshape(-1, FOLDS, num_classes)
-    votes = jnp.maximum(votes[jnp.arange(len(given)), fold], LEAST)
+
+    def hear(part, votes):
+        own = (fold == part)[:, None]
+        return jnp.where(own, jnp.maximum(spread(graph, alpha, jnp.where(own, 0.0, label)), LEAST), votes)
+
+    votes = jax.lax.fori_loop(0, folds, hear, jnp.zeros_like(label))
     votes *= jnp.mean(label, axis=0) / jnp.sum(votes, axis=0)
     return votes / jnp.sum(votes, axis=1, keepdims=True)
 
@@ -198,6 +178,7 @@ def propagate(
     temperature: str = "auto",
     alpha: str = "auto",
     mix: float = 1.0,
+    search: str = "auto",
     seed: int = 0,
     watch: Callable = list,
 ) -> Propagated:
@@ -211,6 +192,7 @@ def propagate(
       temperature: of the graph's weights, > 0 or `auto`.
       alpha: how far labels travel, in [0, 1) or `auto`.
       mix: how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule.
+      search: for neighbours, see `neighbours.find`.
       seed: of the folds.
       watch: wraps the list of settings, to show progress.
 
@@ -225,27 +207,34 @@ def propagate(
     if not np.isfinite(features).all():
         raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
-    score, (k, tau, a), made, votes = _chosen(features, given, num_classes, grid, fold, watch)
+    found = find(features, max(k for k, *_ in grid), search)
+    k, tau, a = _chosen(found, given, num_classes, grid, fold, watch)
+    made = graph(found.index[:, :k], found.cosine[:, :k], tau)
+    votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
+    score = information(votes, given)
     target, sharpness, noise = _posterior(votes, given, fold, mix)
     target = _passed(made, a, target, given, noise**mix)
     trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, noise, score)
     target = target if trust["used"] else np.eye(num_classes)[given]
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
-    summary = {"neighbours": k, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score}
+    summary = {"neighbours": k, "recall": found.recall, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score}
     summary |= {**trust, "changed": float(np.mean(target.argmax(1) != given))}
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
 
 
-def _chosen(features, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple:
-    """Of the settings in the grid those with the highest information: (it, settings, graph, votes)."""
-    found, cosine = nearest(jnp.asarray(features), max(k for k, *_ in grid))
-    best: tuple = (-np.inf,)
-    for k, tau, alpha in watch(grid):
-        made = graph(found[:, :k], cosine[:, :k], tau)
-        votes = np.asarray(held_out(made, alpha, given, fold, num_classes), np.float64)
-        if (score := information(votes, given)) > best[0]:
-            best = score, (k, tau, alpha), made, votes
-    return best
+def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple:
+    """The settings of the grid whose held-out votes have the highest information."""
+    if len(grid) == 1:
+        return grid[0]
+    folds = min(FOLDS, -(-SCORED * FOLDS // len(given)))
+    heard = fold < folds
+
+    def score(setting: tuple) -> float:
+        k, tau, alpha = setting
+        made = graph(found.index[:, :k], found.cosine[:, :k], tau)
+        return information(np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard], given[heard])
+
+    return max(watch(grid), key=score)
 
 
 def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, noise: np.ndarray, score: float) -> dict:
@@ -264,8 +253,9 @@ def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, noise: np.nda
 
 def _hops(near: np.ndarray, given: np.ndarray, chance: float) -> tuple[float, float, float]:
     """The share of equal given labels one step apart; transitivity with its standard error, large where one step is near chance."""
-    own = np.arange(len(given))[:, None]
-    one, two = near, near[near].reshape(len(near), -1)
+    own = np.arange(0, len(given), -(-len(given) // SCORED))[:, None]
+    one = near[own[:, 0]]
+    two = near[one].reshape(len(one), -1)
     counted = (two != own) & ~np.any(two[:, :, None] == one[:, None, :], axis=2)
     agreement = float(np.mean(given[one] == given[own]))
     error = (chance * (1 - chance) / one.size) ** 0.5

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from rmdnet_jax import propagation, sharding, workdir
+from rmdnet_jax import neighbours, propagation, sharding, workdir
 from rmdnet_jax.data import noise
 from rmdnet_jax.run import Run
 from rmdnet_jax.types import UserError, Variables, first_line
@@ -21,6 +21,7 @@ def propagator(made: Run) -> Callable:
     settings = {name: value for name, value in made.config.relation_guided.propagation.items() if name != "refresh"}
     classes, size = len(made.source.names), len(made.train)
     propagation.settings(settings["neighbours"], settings["temperature"], settings["alpha"], size)
+    neighbours.chosen(settings["search"], size)
     propagation.check_labels(made.given[made.train], classes)
     bar = functools.partial(tqdm, desc="propagation", unit="setting", disable=None if sharding.is_main() else True)
     run = functools.partial(propagation.propagate, num_classes=classes, seed=made.config.seed, watch=bar, **settings)

@@ -36,6 +36,18 @@ def x64():
         yield
 
 
+@pytest.fixture(params=[1, 8], ids=["1 device", "8 devices"])
+def devices(request):
+    """Runs the test twice: with no mesh set, and with all eight devices in one."""
+    from rmdnet_jax import sharding
+
+    if request.param == 1:
+        yield
+    else:
+        with jax.set_mesh(sharding.mesh()):
+            yield
+
+
 def tiny(**fields):
     """Both stages in a few seconds: dotted names override, e.g. tiny(**{"noise.rate": 0.2})."""
     from rmdnet_jax.config import default, quick

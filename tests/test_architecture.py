@@ -10,7 +10,7 @@ from conftest import ROOT
 
 LAYERS = (
     ("types",),
-    ("losses", "relation", "distillation", "propagation", "evaluation", "data.noise", "data.augment", "data"),
+    ("losses", "relation", "distillation", "neighbours", "propagation", "evaluation", "data.noise", "data.augment", "data"),
     ("encoder", "weights", "optimizer", "sharding", "data.store", "data.tfds", "data.sources", "data.pipeline"),
     ("objectives", "ssl", "methods", *(f"methods.{name}" for name in ["method", "mixup", "soft", "robust", "elr", "peers", "dividemix"])),
     ("training", "checkpoint", "metrics", "workdir"),
@@ -28,6 +28,7 @@ HOMES = {
     "optax": {"optimizer", "losses", "training"},
     "matplotlib": {"report"},
     "sklearn": {"data.sources", "evaluation"},
+    "faiss": {"neighbours"},
     "PIL": {"data.store"},
     "tqdm": {"metrics", "data.store", "targets"},
     "absl": {"main"},

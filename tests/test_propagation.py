@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 from conftest import tiny
 from sklearn.metrics import mutual_info_score
 
-from rmdnet_jax import experiment, propagation, sharding
+from rmdnet_jax import experiment, neighbours, propagation
 from rmdnet_jax.methods import METHODS, on_targets
 from rmdnet_jax.types import Batch, Outputs, UserError
 
@@ -17,15 +17,6 @@ N, K, CLASSES = 203, 5, 4
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(size=(N, 16)).astype(np.float32)
 UNIT = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
-
-
-@pytest.fixture(params=[1, 8], ids=["1 device", "8 devices"])
-def devices(request):
-    if request.param == 1:
-        yield
-    else:
-        with jax.set_mesh(sharding.mesh()):
-            yield
 
 
 def blobs(sizes=(100,) * CLASSES, spread=0.25, seed=0):
@@ -49,24 +40,8 @@ def slow_matrix(neighbour, cosine, temperature):
     return weight / np.sqrt(degree[:, None] * degree[None])
 
 
-def test_nearest_rows_are_those_of_a_full_sort(devices):
-    cosine = UNIT.astype(np.float64) @ UNIT.T.astype(np.float64)
-    np.fill_diagonal(cosine, -2)
-    order = np.argsort(-cosine, axis=1)[:, :K]
-    found, near = propagation.nearest(FEATURES, K)
-    np.testing.assert_array_equal(found, order)
-    np.testing.assert_allclose(near, np.take_along_axis(cosine, order, axis=1), atol=1e-6)
-
-
-def test_more_rows_than_a_block(monkeypatch):
-    whole = propagation.nearest(FEATURES, K)
-    monkeypatch.setattr(propagation, "BLOCK", 64)
-    for one, two in zip(propagation.nearest(FEATURES, K), whole):
-        np.testing.assert_allclose(one, two, atol=1e-6)
-
-
 def test_labels_spread_as_by_a_sparse_solver(devices):
-    found, cosine = propagation.nearest(FEATURES, K)
+    found, cosine = neighbours.exact(FEATURES, K)
     graph = propagation.graph(found, cosine, 0.3)
     slow = slow_matrix(found, cosine, 0.3)
     right = RANDOM.normal(size=(N, 3)).astype(np.float32)
@@ -78,7 +53,7 @@ def test_labels_spread_as_by_a_sparse_solver(devices):
 
 def test_a_node_without_weight_keeps_its_label():
     features = np.concatenate([blobs()[0], -np.ones((1, 8), np.float32)])
-    found, cosine = propagation.nearest(features, 3)
+    found, cosine = neighbours.exact(features, 3)
     graph = propagation.graph(found, cosine, 0.005)  # e^-200 is 0 in float32
     label = jnp.eye(CLASSES)[np.append(blobs()[1], 2)]
     np.testing.assert_allclose(propagation.spread(graph, 0.9, label)[-1], label[-1], atol=1e-5)
@@ -92,7 +67,7 @@ def test_a_node_without_weight_keeps_its_label():
 
 def test_no_label_votes_on_itself():
     features, clean = blobs()
-    found, cosine = propagation.nearest(features, K)
+    found, cosine = neighbours.exact(features, K)
     graph, fold = propagation.graph(found, cosine, 0.1), jnp.arange(len(clean)) % propagation.FOLDS
 
     def votes(given):

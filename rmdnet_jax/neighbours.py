@@ -1,0 +1,106 @@
+"""The nearest neighbours of each example by cosine: exact, a block of rows at a time on the devices, or by an index on a CPU.
+
+Exact neighbours cost `2 n^2 dim` operations: seconds on an accelerator, more than an hour on two cores for a million rows. The index is
+faiss's inverted file: rows in `4 sqrt(n)` cells around k-means centres, of which the `PROBES` nearest to a row are searched. It was
+chosen by measurement (docs/propagation.md), and because its answer does not depend on the number of threads or on who finishes first.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmdnet_jax.distillation import blocks, gathered, logits, over_devices, padded
+from rmdnet_jax.relation import unit
+from rmdnet_jax.types import Array, UserError
+
+BLOCK = 512  # rows whose similarities to all others are in memory at a time, on each device
+MANY = 200_000  # rows from which `auto` takes the index on a CPU
+PROBES = 16
+SAMPLE = 500  # rows that recall is measured on
+SEARCHES = ("auto", "exact", "approximate")
+
+
+class Neighbours(NamedTuple):
+    """The k nearest other rows of each row, nearest first."""
+
+    index: Array  # int32 [n, k]
+    cosine: Array  # float32 [n, k]
+    recall: float  # share of the true neighbours that are among them: 1 if exact, else as measured on some rows
+
+
+def find(features: np.ndarray, k: int, search: str = "auto") -> Neighbours:
+    """The neighbours of each of features [n, dim], `exact`, `approximate` by an index, or as `auto` finds right for n and the device."""
+    if chosen(search, len(features)) == "approximate":
+        return approximate(features, k)
+    return Neighbours(*exact(jnp.asarray(features), k), 1.0)
+
+
+def chosen(search: str, size: int) -> str:
+    """What `search` means for so many rows; raises `UserError` where it needs a package that is not there."""
+    large = size > MANY and jax.default_backend() == "cpu"
+    if search == "exact" or (search == "auto" and not large):
+        return "exact"
+    try:
+        import faiss  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"relation_guided.propagation.search={search} with {size} examples needs the package faiss-cpu: pip install "
+            "'rmdnet_jax[large]'; or set it to exact, which takes hours for a million examples on a CPU"
+        ) from None
+    return "approximate"
+
+
+def exact(features: Array, k: int) -> tuple[Array, Array]:
+    """The k nearest other rows of each row, int32 [n, k], and their cosines, nearest first."""
+    return _exact(jnp.asarray(features, jnp.float32), k, BLOCK)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "block"))
+def _exact(features: Array, k: int, block: int) -> tuple[Array, Array]:
+    size = len(features)
+    rows, block = padded(block, unit(features))
+
+    def own(part, sharded):
+        """This device's rows."""
+        every, _, shift = gathered(part, part, sharded)
+
+        def one(first, x):
+            cosine, found = jax.lax.top_k(logits(x, every, first, size, 1.0), k)
+            return found.astype(jnp.int32), cosine
+
+        return blocks(one, shift, block, part)
+
+    found, cosine = over_devices(own, *rows)
+    return found[:size], cosine[:size]
+
+
+def approximate(features: np.ndarray, k: int) -> Neighbours:
+    """Neighbours by faiss's inverted file. Memory: the features three times, and n k.
+
+    Source: Johnson, Douze, Jégou, *Billion-scale similarity search with GPUs*, IEEE Trans. Big Data 2019; `4 sqrt(n)` is its wiki's.
+    """
+    import faiss
+
+    rows = np.array(unit(jnp.asarray(features, jnp.float32)))
+    size, dim = rows.shape
+    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, round(4 * size**0.5), faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid, index.nprobe = 64, 1, PROBES
+    index.train(rows)
+    index.add(rows)
+    found, cosine = _others(*reversed(index.search(rows, k + 1)), np.arange(size))
+    sample = np.linspace(0, size - 1, min(SAMPLE, size)).astype(int)
+    true, _ = _others(*reversed(faiss.knn(rows[sample], rows, k + 1, faiss.METRIC_INNER_PRODUCT)), sample)
+    recall = float(np.mean([len(np.intersect1d(one, two)) / k for one, two in zip(true, found[sample])]))
+    return Neighbours(jnp.asarray(found, jnp.int32), jnp.asarray(cosine), recall)
+
+
+def _others(found: np.ndarray, cosine: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What was found for each row but the row itself, or but the last; where too few were found the row stands in, weightless."""
+    order = np.argsort(found == row[:, None], axis=1, kind="stable")[:, :-1]
+    found, cosine = (np.take_along_axis(x, order, axis=1) for x in (found, cosine))
+    return np.where(found < 0, row[:, None], found), np.where(found < 0, -np.inf, cosine)
