@@ -8,7 +8,7 @@ chosen by measurement (docs/propagation.md), and because its answer does not dep
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,18 +88,18 @@ def approximate(features: np.ndarray, k: int) -> Neighbours:
 
     rows = np.array(unit(jnp.asarray(features, jnp.float32)))
     size, dim = rows.shape
-    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, round(4 * size**0.5), faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, round(4 * size**0.5), faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid, index.cp.min_points_per_centroid, index.nprobe = 64, 1, PROBES
     index.train(rows)
     index.add(rows)
-    found, cosine = _others(*reversed(index.search(rows, k + 1)), np.arange(size))
+    found, cosine = _others(np.arange(size), *index.search(rows, k + 1))
     sample = np.linspace(0, size - 1, min(SAMPLE, size)).astype(int)
-    true, _ = _others(*reversed(faiss.knn(rows[sample], rows, k + 1, faiss.METRIC_INNER_PRODUCT)), sample)
+    true, _ = _others(sample, *faiss.knn(rows[sample], rows, k + 1, faiss.METRIC_INNER_PRODUCT))
     recall = float(np.mean([len(np.intersect1d(one, two)) / k for one, two in zip(true, found[sample])]))
     return Neighbours(jnp.asarray(found, jnp.int32), jnp.asarray(cosine), recall)
 
 
-def _others(found: np.ndarray, cosine: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _others(row: np.ndarray, cosine: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What was found for each row but the row itself, or but the last; where too few were found the row stands in, weightless."""
     order = np.argsort(found == row[:, None], axis=1, kind="stable")[:, :-1]
     found, cosine = (np.take_along_axis(x, order, axis=1) for x in (found, cosine))

@@ -49,11 +49,12 @@ def test_the_index_finds_nearly_all_neighbours_and_says_how_many():
 
 
 def test_no_row_is_its_own_neighbour_and_missing_ones_have_no_weight():
-    row = np.arange(3)
-    index, cosine = neighbours._others(np.array([[0, 2, 1], [2, 0, 1], [0, 1, -1]]), np.array([[1, 0.9, 0.8]] * 3, np.float32), row)
+    index, cosine = neighbours._others(
+        np.arange(3), np.array([[1, 0.9, 0.8]] * 3, np.float32), np.array([[0, 2, 1], [2, 0, 1], [0, 1, -1]])
+    )
     np.testing.assert_array_equal(index, [[2, 1], [2, 0], [0, 1]])
     np.testing.assert_array_equal(cosine, np.array([[0.9, 0.8], [1, 0.9], [1, 0.9]], np.float32))
-    index, cosine = neighbours._others(np.array([[2, -1, -1]]), np.ones((1, 3), np.float32), np.array([2]))
+    index, cosine = neighbours._others(np.array([2]), np.ones((1, 3), np.float32), np.array([[2, -1, -1]]))
     np.testing.assert_array_equal(index, [[2, 2]])
     graph = propagation.graph(jax.numpy.asarray(index), jax.numpy.asarray(cosine), 0.1)
     np.testing.assert_array_equal(graph.weight, [[0, 0]])
