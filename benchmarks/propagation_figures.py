@@ -22,8 +22,18 @@ NOISES = {"pair 40 %": ("pair", 0.4), "symmetric 50 %": ("symmetric", 0.5), "sym
 CLASSES = 10
 
 
-def given_labels(kind: str, rate: float, clean: np.ndarray) -> np.ndarray:
-    return np.asarray(noise.make(kind, num_classes=CLASSES, seed=0, rate=rate).labels(np.arange(len(clean)), clean))
+def given_labels(kind: str, rate: float, clean: np.ndarray, images: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    fields = {} if kind == "none" else {"rate": rate}
+    return np.asarray(noise.make(kind, num_classes=CLASSES, seed=seed, **fields).labels(np.arange(len(clean)), clean, images))
+
+
+def teacher_of(workdir: str) -> tuple[run.Run, np.ndarray, np.ndarray]:
+    """A digits run, and its teacher's features of the training and the test images."""
+    config = default()
+    config.teacher = workdir
+    made = run.setup(config, pathlib.Path(workdir, "unwritten"))
+    teacher = experiment.load_teacher(made)
+    return made, *(np.asarray(made.features(teacher, x)) for x in (made.source.images, made.source.test_images))
 
 
 def idea(features: np.ndarray, clean: np.ndarray, path: pathlib.Path) -> None:
@@ -89,11 +99,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, help="workdir of a digits run")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"))
     args = parser.parse_args()
-    config = default()
-    config.teacher = args.teacher
-    made = run.setup(config, args.out / "unwritten")
-    teacher = experiment.load_teacher(made)
-    features, query = (np.asarray(made.features(teacher, x)) for x in (made.source.images, made.source.test_images))
+    made, features, query = teacher_of(args.teacher)
     idea(features, made.source.labels, args.out / "propagation_idea.png")
     fails(features, query, made.source.labels, made.source.test_labels, args.out / "propagation_fails.png")
     cost(args.out / "propagation_cost.png")

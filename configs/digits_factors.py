@@ -19,7 +19,7 @@ NODES = {"cosine": 1.0, "pearson_identity": 0.008, "infonce": 0.6}
 TEMPERATURES = {"teacher": (0.02, 0.04, 0.1), "student": (0.05, 0.2)}
 # study -> point -> arguments
 STUDIES = {
-    "base": {"base": "weight=0.0"},
+    "base": {"base": "weight=0.0", "propagation": "weight=0.0,targets=propagated"},
     "ablation": {"full": "", "no_edge": "edge_weight=0.0", "no_node": "node_weight=0.0", "random_teacher": "modeling=0"},
     "objectives": {name: f"ssl={name}" for name in SSL},
     "edges": {name: f"edge={name},edge_weight={weight}" for name, weight in EDGES.items()},
@@ -33,13 +33,14 @@ RATES = {"none": (0.0,), "symmetric": (0.2, 0.8), "pair": (0.2,), "instance": (0
 def get_config(arg: str = "") -> Config:
     args = parse(
         arg, **ARGUMENTS, noise="symmetric", rate=0.5, teacher="", modeling=150, weight=30.0, edge_weight=1.0, node_weight=1.0,
-        teacher_temperature=0.04, student_temperature=0.1, base=False, epochs=80,
+        teacher_temperature=0.04, student_temperature=0.1, base=False, epochs=80, targets="given",
     )  # fmt: skip
     config = default()
     config.teacher, config.controls = args.teacher, ("base",) if args.base else ()
     config.relation_modeling.epochs, config.relation_guided.epochs = args.modeling, args.epochs
     config = assemble(config, args, args.noise, **({} if args.noise == "none" else {"rate": args.rate}))
     guided = config.relation_guided
+    guided.targets = args.targets
     guided.weight, guided.edge.weight, guided.node.weight = args.weight, args.edge_weight, args.node_weight
     if guided.edge.name == "softmax_kl":
         guided.edge.teacher_temperature, guided.edge.student_temperature = args.teacher_temperature, args.student_temperature

@@ -1,4 +1,5 @@
-"""Digits: every base method, alone and with RMDNet: at the same settings (those of configs/digits.py), and each at its own best.
+"""Digits: every base method alone, with RMDNet, with labels corrected over the graph (our extension), and with both, at the same
+settings (those of configs/digits.py); alone and with RMDNet each at its own best, too.
 
 python launch/sweep.py configs/digits_methods.py --workdir runs/methods --run                   # hours on two cores; --match for a part
 python -m rmdnet_jax.report table runs/methods/same/* ; python -m rmdnet_jax.report table runs/methods/best/*
@@ -15,15 +16,21 @@ NOISES = {"symmetric": 0.5, "pair": 0.4}
 SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
 WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}
+STRENGTHS = (0.3, 3.0, 30.0)
+K = {"jocor": 0.3}  # else 30; of STRENGTHS the highest mean last accuracy over the search seeds, symmetric noise
+ARMS = {"rmdnet": "weight={},base", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
 BEST: dict[tuple[str, str, str], str] = {}  # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(arg, **ARGUMENTS, noise="symmetric", teacher="", weight=30.0, epochs=80, learning_rate=0.05, base=False)
+    args = parse(
+        arg, **ARGUMENTS, noise="symmetric", teacher="", weight=30.0, epochs=80, learning_rate=0.05, targets="given", base=False
+    )  # fmt: skip
     config = default()
     guided = config.relation_guided
     config.teacher, config.controls = args.teacher, ("base",) if args.base else ()
     guided.weight, guided.epochs, guided.optimizer.learning_rate = args.weight, args.epochs, args.learning_rate
+    guided.targets = args.targets
     return assemble(config, args, args.noise, rate=NOISES[args.noise])
 
 
@@ -33,8 +40,10 @@ def sweep(root: str) -> dict[str, str]:
     for noise, method in itertools.product(NOISES, METHODS):
         for seed in (*SEEDS, *SEARCH_SEEDS):
             here = f"seed={seed},noise={noise},method={method},teacher={root}/teacher/{seed}"
-            if seed in SEEDS:
-                points[f"same/{noise}-{method}-{seed}"] = f"{here},base"
+            for arm, arguments in ARMS.items() if seed in SEEDS else ():
+                points[f"same/{noise}-{method}-{arm}-{seed}"] = f"{here},{arguments.format(K.get(method, 30.0))}"
+            for weight in (0.0, *STRENGTHS) if seed in SEARCH_SEEDS else ():
+                points[f"strength/{noise}-{method}-{weight:g}-{seed}"] = f"{here},weight={weight}"
             for arm, weights in WEIGHTS.items():
                 if seed in SEEDS and (noise, method, arm) in BEST:
                     points[f"best/{noise}-{method}-{arm}-{seed}"] = f"{here},{BEST[noise, method, arm]}"

@@ -15,10 +15,11 @@ from rmdnet_jax.types import Config
 
 NOISES = {"pair": 0.4, "symmetric": 0.5}
 ARMS = {
-    "base": (0.0, "random"),
-    "base_from_teacher": (0.0, "teacher"),
-    "rmdnet": (None, "random"),
-    "rmdnet_from_teacher": (None, "teacher"),
+    "base": (0.0, "random", "given"),
+    "base_from_teacher": (0.0, "teacher", "given"),
+    "rmdnet": (None, "random", "given"),
+    "rmdnet_from_teacher": (None, "teacher", "given"),
+    "propagation": (0.0, "random", "propagated"),  # labels corrected over the graph, our extension
 }
 WEIGHTS = (3.0, 10.0, 30.0)
 SEARCH = {"augmentation": ("none", "shift"), "epochs": (20, 80), "learning_rate": (0.02, 0.1)}
@@ -40,7 +41,7 @@ def get_config(arg: str = "") -> Config:
         node=1.0, teacher_temperature=0.04, teacher="", controls=False,
     )  # fmt: skip
     config, guided = default(), default().relation_guided
-    weight, guided.init = ARMS[args.arm]
+    weight, guided.init, guided.targets = ARMS[args.arm]
     guided.weight = args.weight if weight is None else weight
     guided.node.weight, guided.edge.teacher_temperature = args.node, args.teacher_temperature
     guided.epochs, guided.optimizer.learning_rate = args.epochs, args.learning_rate
@@ -68,7 +69,7 @@ def sweep(root: str) -> dict[str, str]:
                 continue
             for values in itertools.product(*SEARCH.values()):
                 settings = ",".join(f"{name}={value}" for name, value in zip(SEARCH, values))
-                for arm, (fixed, _) in ARMS.items():
+                for arm, (fixed, *_) in ARMS.items():
                     for weight in WEIGHTS if fixed is None else (fixed,):
                         name = "-".join(map(str, (noise, arm, f"{weight:g}", *values, seed)))
                         points[f"search/{name}"] = f"{here},arm={arm},weight={weight},{settings}"

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rmdnet_jax.types import Array
+from rmdnet_jax.types import AXIS, Array
 
 MASKED = -1e30  # finite, so that masked logits never make a NaN
-AXIS = "data"
 
 
 def logits(rows: Array, all_rows: Array, first: Array, size: int, temperature: float) -> Array:

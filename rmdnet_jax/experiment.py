@@ -187,6 +187,7 @@ def guided_stages(made: Run) -> Callable:
 def softener(made: Run, teacher: Variables, propagate: Callable) -> tuple[Callable, dict]:
     """What puts a method on targets corrected over the teacher's graph, and its part of the summary."""
     target, about = corrected(made, teacher, propagate)
+    say(report.propagated(about))
     every = made.config.relation_guided.propagation.refresh
     return functools.partial(on_targets, target=target, renew=lambda *args: propagate(*args).target, every=every), {"propagation": about}
 

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from rmdnet_jax.distillation import AXIS, devices
+from rmdnet_jax.distillation import devices
 from rmdnet_jax.neighbours import Neighbours, find
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.types import AXIS, Array, UserError
 
 FOLDS = 10
 SCORED = 20_000  # examples whose held-out votes settings are chosen by, or a fold if that is more

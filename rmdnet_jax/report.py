@@ -33,6 +33,16 @@ def describe(config: Config, source: Source, labels: dict) -> str:
     return "\n".join([*lines, *("       " + line for line in matrix(labels["transition"]))])
 
 
+def propagated(about: dict) -> str:
+    """What became of the labels over the graph, in a line."""
+    graph = f"graph  {about['neighbours']} neighbours, temperature {about['temperature']:g}, alpha {about['alpha']:g}: "
+    agreement = f"neighbours' labels agree in {about['neighbour_agreement']:.3f} of pairs, chance {about['chance_agreement']:.3f}"
+    if not about["used"]:
+        return f"{graph}in doubt, so labels stay as given ({agreement})"
+    right = f", then {about['right']:.4f} are right" if "right" in about else ""
+    return f"{graph}{about['changed']:.4f} of the labels are changed{right} ({agreement})"
+
+
 def matrix(transition: list[list[float]]) -> list[str]:
     """A transition matrix as lines of text; none where it would be too wide to read."""
     if len(transition) > 20:

@@ -1,4 +1,4 @@
-"""Devices as one mesh with the axis `data`: batches are split over it, everything else is on every device."""
+"""Devices as one mesh with the axis `data` (`types.AXIS`): batches are split over it, everything else is on every device."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rmdnet_jax.types import Array, PyTree, UserError
+from rmdnet_jax.types import AXIS, Array, PyTree, UserError
 
 
 def mesh() -> Mesh:
     """All devices of all processes on one axis. `Auto`: the compiler places what a jitted function does (the default raises on z @ z.T)."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
@@ -26,7 +26,7 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
 
 def split(mesh: Mesh, array: np.ndarray) -> Array:
     """A host array, the same in each process, split over the devices along axis 0."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
 

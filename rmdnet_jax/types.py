@@ -15,6 +15,7 @@ import jax
 
 Array = jax.Array
 PyTree = Any
+AXIS = "data"  # the mesh's one axis, over which batches are split
 Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
 
 

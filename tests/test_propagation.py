@@ -218,10 +218,14 @@ def test_what_cannot_be_spread_is_refused(tmp_path):
         experiment.run(tiny(**{"relation_guided.targets": "propagate"}), tmp_path)
 
 
-def test_a_run_keeps_its_targets_beside_the_given_labels(tmp_path):
+def test_a_run_keeps_its_targets_beside_the_given_labels(tmp_path, capsys):
     config = tiny(**{"relation_guided.targets": "propagated", "relation_guided.weight": 0.0, "data.validation": 0.1})
     summary = experiment.run(config, tmp_path)
     about = summary["relation_guided"]["propagation"]
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("graph"))
+    assert f"{about['neighbours']} neighbours" in line
+    changed = f"{about['changed']:.4f} of the labels are changed, then {about['right']:.4f} are right"
+    assert (changed if about["used"] else "stay as given") in line
     with np.load(tmp_path / "propagated.npz") as file:
         assert file["target"].shape == (230, 10)
         np.testing.assert_array_equal(file["label"], file["target"].argmax(1))
