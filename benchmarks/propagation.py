@@ -16,6 +16,15 @@ import jax
 import numpy as np
 
 from rmdnet_jax import neighbours, propagation, sharding
+from rmdnet_jax.data import noise
+
+
+def made_up(examples: int, dim: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [examples, dim] >= 0 with 16 degrees of freedom, as an encoder's have few, and their classes int32 [examples]."""
+    generator = np.random.default_rng(0)
+    clean = generator.integers(0, classes, examples).astype(np.int32)
+    latent = generator.normal(size=(classes, 16))[clean] + 0.5 * generator.normal(size=(examples, 16))
+    return np.maximum(latent.astype(np.float32) @ generator.normal(size=(16, dim)).astype(np.float32), 0), clean
 
 
 def main() -> None:
@@ -24,12 +33,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--auto", action="store_true", help="choose the settings, too")
     args = parser.parse_args()
-    generator = np.random.default_rng(0)
-    clean = generator.integers(0, args.classes, args.examples).astype(np.int32)
-    latent = generator.normal(size=(args.classes, 16))[clean] + 0.5 * generator.normal(size=(args.examples, 16))
-    features = np.maximum(latent.astype(np.float32) @ generator.normal(size=(16, args.dim)).astype(np.float32), 0)
-    moved = (clean + generator.integers(1, args.classes, args.examples)) % args.classes
-    given = np.where(generator.random(args.examples) < 0.5, moved, clean).astype(np.int32)
+    features, clean = made_up(args.examples, args.dim, args.classes)
+    given = np.asarray(noise.make("symmetric", num_classes=args.classes, seed=0, rate=0.5).labels(np.arange(args.examples), clean))
     began = time.perf_counter()
 
     def tell(part: str) -> None:

@@ -1,8 +1,7 @@
 """The nearest neighbours of each example by cosine: exact, a block of rows at a time on the devices, or by an index on a CPU.
 
 Exact neighbours cost `2 n^2 dim` operations: seconds on an accelerator, more than an hour on two cores for a million rows. The index is
-faiss's inverted file: rows in `4 sqrt(n)` cells around k-means centres, of which the `PROBES` nearest to a row are searched. It was
-chosen by measurement (docs/propagation.md), and because its answer does not depend on the number of threads or on who finishes first.
+faiss's HNSW, chosen by measurement (docs/propagation.md); one thread builds it, so that its answer is the same on any number of cores.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from rmdnet_jax.types import Array, UserError
 
 BLOCK = 512  # rows whose similarities to all others are in memory at a time, on each device
 MANY = 200_000  # rows from which `auto` takes the index on a CPU
-PROBES = 16
+LINKS, BREADTH = 16, 64  # of the index: links of a node, candidates kept in a search
 SAMPLE = 500  # rows that recall is measured on
 SEARCHES = ("auto", "exact", "approximate")
 
@@ -80,18 +79,20 @@ def _exact(features: Array, k: int, block: int) -> tuple[Array, Array]:
 
 
 def approximate(features: np.ndarray, k: int) -> Neighbours:
-    """Neighbours by faiss's inverted file. Memory: the features three times, and n k.
+    """Neighbours by a hierarchical graph (faiss's HNSW). Memory: the features three times, and n (k + 2 LINKS).
 
-    Source: Johnson, Douze, Jégou, *Billion-scale similarity search with GPUs*, IEEE Trans. Big Data 2019; `4 sqrt(n)` is its wiki's.
+    Source: Malkov & Yashunin, *Efficient and robust approximate nearest neighbor search using HNSW graphs*, IEEE TPAMI 2020.
     """
     import faiss
 
     rows = np.array(unit(jnp.asarray(features, jnp.float32)))
     size, dim = rows.shape
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, round(4 * size**0.5), faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid, index.nprobe = 64, 1, PROBES
-    index.train(rows)
+    index = faiss.IndexHNSWFlat(dim, LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efSearch = max(BREADTH, 2 * k)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # links depend on the order in which rows are added
     index.add(rows)
+    faiss.omp_set_num_threads(threads)
     found, cosine = _others(np.arange(size), *index.search(rows, k + 1))
     sample = np.linspace(0, size - 1, min(SAMPLE, size)).astype(int)
     true, _ = _others(sample, *faiss.knn(rows[sample], rows, k + 1, faiss.METRIC_INNER_PRODUCT))
