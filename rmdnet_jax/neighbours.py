@@ -1,6 +1,6 @@
 """The nearest neighbours of each example by cosine: exact, a block of rows at a time on the devices, or by an index on a CPU.
 
-Exact neighbours cost `2 n^2 dim` operations: seconds on an accelerator, more than an hour on two cores for a million rows. The index is
+Exact neighbours cost `2 n^2 dim` operations: seconds on an accelerator, half an hour and more on two cores for a million rows. The index is
 faiss's HNSW, chosen by measurement (docs/propagation.md); one thread builds it, so that its answer is the same on any number of cores.
 """
 
@@ -48,8 +48,8 @@ def chosen(search: str, size: int) -> str:
         import faiss  # noqa: F401
     except ImportError:
         raise UserError(
-            f"relation_guided.propagation.search={search} with {size} examples needs the package faiss-cpu: pip install "
-            "'rmdnet_jax[large]'; or set it to exact, which takes hours for a million examples on a CPU"
+            f"relation_guided.propagation.search={search} with {size} examples needs a package: pip install faiss-cpu; or set it to exact, "
+            "which takes half an hour and more for a million examples on a CPU"
         ) from None
     return "approximate"
 

@@ -70,7 +70,7 @@ def test_auto_takes_the_index_for_very_many_rows_on_a_cpu(monkeypatch):
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match=r"relation_guided\.propagation\.search=approximate .* pip install 'rmdnet_jax\[large\]'"):
+    with pytest.raises(UserError, match=r"relation_guided\.propagation\.search=approximate .* pip install faiss-cpu"):
         neighbours.chosen("approximate", 10)
 
 
