@@ -17,7 +17,7 @@ SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
 WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}
 STRENGTHS = (0.3, 3.0, 30.0)
-K = {"gce": 3.0, "jocor": 0.3}  # else 30; of STRENGTHS the highest mean last accuracy over the search seeds, symmetric noise
+K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3}  # else 30: of STRENGTHS the best over the search seeds at symmetric noise
 ARMS = {"rmdnet": "weight={},base", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
 BEST: dict[tuple[str, str, str], str] = {}  # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds
 

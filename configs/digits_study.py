@@ -1,6 +1,6 @@
 """The study behind the digits' settings and the table of docs/results.md: every arm searched alike, on seeds apart from the reported ones.
 
-python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # 477 runs, hours on two cores
+python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # 525 runs, hours on two cores
 python -m rmdnet_jax.report table runs/study/same/* ; python -m rmdnet_jax.report table runs/study/best/*
 """
 
