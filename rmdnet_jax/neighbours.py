@@ -7,6 +7,7 @@ faiss's HNSW, chosen by measurement (docs/propagation.md); one thread builds it,
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from rmdnet_jax.types import Array, UserError
 BLOCK = 512  # rows whose similarities to all others are in memory at a time, on each device
 MANY = 200_000  # rows from which `auto` takes the index on a CPU
 LINKS, BREADTH = 16, 64  # of the index: links of a node, candidates kept in a search
+PARTS = 20  # of the rows, between which progress is shown
 SAMPLE = 500  # rows that recall is measured on
 SEARCHES = ("auto", "exact", "approximate")
 
@@ -32,10 +34,13 @@ class Neighbours(NamedTuple):
     recall: float  # share of the true neighbours that are among them: 1 if exact, else as measured on some rows
 
 
-def find(features: np.ndarray, k: int, search: str = "auto") -> Neighbours:
-    """The neighbours of each of features [n, dim], `exact`, `approximate` by an index, or as `auto` finds right for n and the device."""
+def find(features: np.ndarray, k: int, search: str = "auto", watch: Callable = lambda items, what: items) -> Neighbours:
+    """The neighbours of each of features [n, dim], `exact`, `approximate` by an index, or as `auto` finds right for n and the device.
+
+    `watch(items, what)` wraps the parts of long work, to show progress.
+    """
     if chosen(search, len(features)) == "approximate":
-        return approximate(features, k)
+        return approximate(features, k, watch)
     return Neighbours(*exact(jnp.asarray(features), k), 1.0)
 
 
@@ -78,7 +83,7 @@ def _exact(features: Array, k: int, block: int) -> tuple[Array, Array]:
     return found[:size], cosine[:size]
 
 
-def approximate(features: np.ndarray, k: int) -> Neighbours:
+def approximate(features: np.ndarray, k: int, watch: Callable) -> Neighbours:
     """Neighbours by a hierarchical graph (faiss's HNSW). Memory: the features three times, and n (k + 2 LINKS).
 
     Source: Malkov & Yashunin, *Efficient and robust approximate nearest neighbor search using HNSW graphs*, IEEE TPAMI 2020.
@@ -91,9 +96,11 @@ def approximate(features: np.ndarray, k: int) -> Neighbours:
     index.hnsw.efSearch = max(BREADTH, 2 * k)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # links depend on the order in which rows are added
-    index.add(rows)
+    for part in watch(np.array_split(rows, PARTS), "index"):
+        index.add(part)
     faiss.omp_set_num_threads(threads)
-    found, cosine = _others(np.arange(size), *index.search(rows, k + 1))
+    parts = [index.search(part, k + 1) for part in watch(np.array_split(rows, PARTS), "neighbours")]
+    found, cosine = _others(np.arange(size), *map(np.concatenate, zip(*parts)))
     sample = np.linspace(0, size - 1, min(SAMPLE, size)).astype(int)
     true, _ = _others(sample, *faiss.knn(rows[sample], rows, k + 1, faiss.METRIC_INNER_PRODUCT))
     recall = float(np.mean([len(np.intersect1d(one, two)) / k for one, two in zip(true, found[sample])]))

@@ -180,7 +180,7 @@ def propagate(
     mix: float = 1.0,
     search: str = "auto",
     seed: int = 0,
-    watch: Callable = list,
+    watch: Callable = lambda items, what: items,
 ) -> Propagated:
     """Soft targets from the given labels, corrected over the features' graph.
 
@@ -194,7 +194,7 @@ def propagate(
       mix: how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule.
       search: for neighbours, see `neighbours.find`.
       seed: of the folds.
-      watch: wraps the list of settings, to show progress.
+      watch: see `neighbours.find`.
 
     Returns:
       Targets, confidence and summary. The targets are the given labels (`used` is False) where the graph knows no more of them than
@@ -207,7 +207,7 @@ def propagate(
     if not np.isfinite(features).all():
         raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
-    found = find(features, max(k for k, *_ in grid), search)
+    found = find(features, max(k for k, *_ in grid), search, watch)
     k, tau, a = _chosen(found, given, num_classes, grid, fold, watch)
     made = graph(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
@@ -234,7 +234,7 @@ def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold:
         made = graph(found.index[:, :k], found.cosine[:, :k], tau)
         return information(np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard], given[heard])
 
-    return max(watch(grid), key=score)
+    return max(watch(grid, "settings"), key=score)
 
 
 def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, noise: np.ndarray, score: float) -> dict:

@@ -23,7 +23,10 @@ def propagator(made: Run) -> Callable:
     propagation.settings(settings["neighbours"], settings["temperature"], settings["alpha"], size)
     neighbours.chosen(settings["search"], size)
     propagation.check_labels(made.given[made.train], classes)
-    bar = functools.partial(tqdm, desc="propagation", unit="setting", disable=None if sharding.is_main() else True)
+
+    def bar(items, what):
+        return tqdm(items, desc=f"propagation, {what}", disable=None if sharding.is_main() else True)
+
     run = functools.partial(propagation.propagate, num_classes=classes, seed=made.config.seed, watch=bar, **settings)
 
     def propagate(features, given):

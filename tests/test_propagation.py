@@ -81,6 +81,23 @@ def test_no_label_votes_on_itself():
     np.testing.assert_allclose(votes(clean).sum(1), 1, rtol=1e-5)
 
 
+def test_very_many_examples_are_heard_in_as_few_folds_as_tell(monkeypatch):
+    features, clean = blobs()
+    graph, fold = propagation.graph(*neighbours.exact(features, K), 0.1), np.arange(len(clean)) % propagation.FOLDS
+    few, all_folds = (np.asarray(propagation.held_out(graph, 0.5, jnp.asarray(clean), fold, CLASSES, n)) for n in (2, propagation.FOLDS))
+    odds = few[fold < 2] / few[fold < 2, :1] / (all_folds[fold < 2] / all_folds[fold < 2, :1])
+    np.testing.assert_allclose(odds, odds[:1].repeat(len(odds), 0), rtol=1e-2)  # the same but for the classes' shares of the vote
+    assert np.isnan(few[fold >= 2]).all()
+    heard = []
+    monkeypatch.setattr(propagation, "SCORED", 79)  # of 400 in ten folds: two folds
+    monkeypatch.setattr(
+        propagation, "information", lambda votes, given: heard.append(len(given)) or mutual_info_score(votes.argmax(1), given)
+    )
+    found = propagation.propagate(features, moved(clean, 0.3), CLASSES, neighbours="10", temperature="0.05")
+    assert heard == [80] * len(propagation.AUTO["alpha"]) + [400]
+    assert np.mean(found.target.argmax(1) == clean) >= 0.98
+
+
 def test_information_is_mutual_information():
     votes, given = RANDOM.dirichlet(np.ones(CLASSES), 50), RANDOM.integers(0, CLASSES, 50)
     assert propagation.information(votes, given) == pytest.approx(mutual_info_score(votes.argmax(1), given))
