@@ -5,6 +5,7 @@ A table holds one column of accuracies and one protocol: runs that differ in dat
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
 import pathlib
@@ -131,18 +132,26 @@ def highest(rows: list[Row]) -> list[Row]:
     return [row for row in rows if kept[row[:3]] is row]
 
 
+def shared(rows: list[Row]) -> list[str]:
+    """The settings that more than half of the rows have: said once, in the heading."""
+    counts = collections.Counter(part for row in rows for part in row.settings.split(", ") if part)
+    return [part for part, count in counts.items() if count > len(rows) / 2]
+
+
 def compare(directories: list[str], column: str = "last", best: bool = False) -> list[dict[str, str]]:
     """A table's rows of the runs in these directories, {heading: cell}; `best` keeps each arm's best settings, for a search."""
     rows = group(read(directories, column))
     rows = highest(rows) if best else rows
     all_gains = [gains(row, rows) for row in rows]
     shown = [arm for arm in ARMS if any(arm in found for found in all_gains)]
-    lines = []
+    most, lines = shared(rows), []
+    heading = f"settings, else {', '.join(most)}" if most else "settings"
     for row, found in zip(rows, all_gains):
         numbers = np.array(list(row.values.values()))
+        settings = ", ".join(part for part in row.settings.split(", ") if part not in most)
         spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
         lines.append(
-            {"noise": row.noise, "arm": name_of(row.method, row.arm), "settings": row.settings, "n": str(len(numbers)),
+            {"noise": row.noise, "arm": name_of(row.method, row.arm), heading: settings, "n": str(len(numbers)),
              f"{COLUMNS[column]}, %": f"{numbers.mean():.1f}{spread}"}
             | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown}
         )  # fmt: skip

@@ -79,6 +79,15 @@ def test_settings_of_the_base_are_matched(runs, tmp_path):
     assert gains["epochs 2"].startswith(f"{(100 * (OURS - BASE)).mean():+.1f}")
 
 
+def test_settings_that_most_rows_share_are_said_once(runs, tmp_path):
+    fields = {"relation_guided.epochs": 7}, {"relation_guided.weight": 3.0}, {"relation_guided.edge.weight": 2.0}
+    more = [write(tmp_path / f"{s}-{i}", {"rmdnet": OURS[s]}, seed=s, **part) for i, part in enumerate(fields) for s in range(3)]
+    rows = tables.compare([*runs, *more])
+    heading = next(name for name in rows[0] if name.startswith("settings"))
+    assert set(heading.removeprefix("settings, else ").split(", ")) == {"epochs 2", "weight 30.0", "edge.weight 1.0"}
+    assert sorted(row[heading] for row in rows) == ["", "", "edge.weight 2.0", "epochs 7", "weight 3.0"]
+
+
 def test_a_column_that_a_run_lacks_is_not_filled_from_another(runs):
     rows = tables.compare(runs, column="best")
     assert [row["arm"] for row in rows] == ["ce + RMDNet"], "only the student has that column"
