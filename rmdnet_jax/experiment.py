@@ -46,12 +46,12 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
     labels = noise.describe(made.source.labels, made.given, len(made.source.names), made.noise.known)
     say(report.describe(config, made.source, labels))
     teacher, modeling = source()
-    soften, about = softener(made, teacher, propagate) if propagate and teacher else (None, {})
-    student, result = guide(made, stage("relation_guided", teacher, guided.weight, guided.init, soften))
+    soften, learnt, about = softener(made, teacher, propagate) if propagate and teacher else (None, made.given, {})
+    student, result = guide(made, stage("relation_guided", teacher, guided.weight, guided.init, soften), learnt)
     students = {"relation_guided": (student, result | about)}
     for name, init in (("base", "random"), ("base_from_teacher", "teacher")):
         if name in config.controls:
-            students[name] = guide(made, stage(f"controls/{name}", teacher, 0.0, init))
+            students[name] = guide(made, stage(f"controls/{name}", teacher, 0.0, init), made.given)
     results = {name: result for name, (_, result) in students.items()}
     summary = {
         "relation_modeling": modeling,
@@ -184,12 +184,13 @@ def guided_stages(made: Run) -> Callable:
     return stage
 
 
-def softener(made: Run, teacher: Variables, propagate: Callable) -> tuple[Callable, dict]:
-    """What puts a method on targets corrected over the teacher's graph, and its part of the summary."""
+def softener(made: Run, teacher: Variables, propagate: Callable) -> tuple[Callable, np.ndarray, dict]:
+    """What puts a method on targets corrected over the teacher's graph, the likeliest labels by them, and its part of the summary."""
     target, about = corrected(made, teacher, propagate)
     say(report.propagated(about))
     every = made.config.relation_guided.propagation.refresh
-    return functools.partial(on_targets, target=target, renew=lambda *args: propagate(*args).target, every=every), {"propagation": about}
+    soften = functools.partial(on_targets, target=target, renew=lambda *args: propagate(*args).target, every=every)
+    return soften, target.argmax(1), {"propagation": about}
 
 
 def remember(made: Run, refresh: Callable, variables: Variables, memory: Any, epoch: int) -> Any:
@@ -222,8 +223,8 @@ def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
     }
 
 
-def guide(made: Run, stage: training.Stage) -> tuple[Variables, dict]:
-    """Trains one student; returns it with its part of the summary."""
+def guide(made: Run, stage: training.Stage, learnt: np.ndarray) -> tuple[Variables, dict]:
+    """Trains one student, on the labels `learnt` [example]; returns it with its part of the summary."""
     variables = train(made, stage)
     records = made.writer.metrics.of(stage.name)
     result: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
@@ -232,7 +233,7 @@ def guide(made: Run, stage: training.Stage) -> tuple[Variables, dict]:
         result["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
         result["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
     if "noise_rate" in records[-1]:  # what a method that selects examples took it to be
-        used, true = records[-1]["noise_rate"], float(np.mean(made.given != made.source.labels))
+        used, true = records[-1]["noise_rate"], float(np.mean(learnt != made.source.labels))
         result["noise_rate"] = {"used": used, "error": used - true if made.noise.known else None}
     result["train_accuracy"] = {kind: records[-1][f"train_accuracy_{kind}"] for kind in ("given", "clean")}
     return variables, {**result, "epochs": stage.epochs, **made.writer.speed(stage.name)}

@@ -129,6 +129,13 @@ def test_a_run_tells_the_rate_that_it_used(tmp_path):
     assert used["error"] == pytest.approx(used["used"] - summary["noise"]["rate"], abs=1e-6)
 
 
+def test_the_rate_is_held_against_the_labels_that_are_learnt(tmp_path):
+    fields = {"relation_guided.method": choose(METHODS, "co_teaching"), "relation_guided.targets": "propagated", "noise.rate": 0.4}
+    guided = experiment.run(tiny(**fields), tmp_path)["relation_guided"]
+    wrong = 1 - guided["propagation"]["right"]
+    assert guided["noise_rate"]["error"] == pytest.approx(guided["noise_rate"]["used"] - wrong, abs=1e-6)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("criterion", [losses.cross_entropy, lambda z, y: losses.generalized_cross_entropy(z, y, 0.7)], ids=["ce", "gce"])
 def test_a_soft_target_is_the_mean_over_labels_drawn_from_it(criterion):
