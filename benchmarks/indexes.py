@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.propagation import made_up
+from rmdnet_jax.neighbours import LINKS
 
 K = 20
 
@@ -34,7 +35,7 @@ def small_world(rows: np.ndarray) -> Iterator[tuple[str, Callable]]:
     """faiss's HNSW, as rmdnet_jax.neighbours has it but for building by one thread."""
     import faiss
 
-    index = faiss.IndexHNSWFlat(rows.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexHNSWFlat(rows.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     index.add(rows)
     for breadth in (32, 64):
         index.hnsw.efSearch = breadth
@@ -45,7 +46,7 @@ def hnswlib(rows: np.ndarray) -> Iterator[tuple[str, Callable]]:
     import hnswlib
 
     index = hnswlib.Index("ip", rows.shape[1])
-    index.init_index(len(rows), M=16, ef_construction=60)
+    index.init_index(len(rows), M=LINKS, ef_construction=60)
     index.add_items(rows)
     for breadth in (32, 64):
         index.set_ef(breadth)
