@@ -170,6 +170,27 @@ def relations(features: dict[str, np.ndarray], labels: np.ndarray, temperature: 
     _save(figure, path)
 
 
+def scores(rows: list[tables.Row], column: str, path: pathlib.Path) -> None:
+    """A table's rows as a figure, one panel a noise: each seed a dot, over them mean and standard deviation."""
+    places = [*tables.ARMS, *tables.OURS]
+    rows = sorted(rows, key=lambda row: (row.method, places.index(row.arm)))
+    settings, _ = tables.labels(rows)
+    names = [", ".join(filter(None, (name_of(row.method, row.arm), own))) for row, own in zip(rows, settings)]
+    order = list(dict.fromkeys(names))
+    noises = sorted({row.noise for row in rows})
+    figure, axes = _figure(1, len(noises), (3.0 + 3.6 * len(noises), 1.2 + 0.22 * len(order)))
+    for i, (axis, noise) in enumerate(zip(axes[0], noises)):
+        for row, name in zip(rows, names):
+            if row.noise == noise:
+                values, place, colour = np.array(list(row.values.values())), order.index(name), f"C{places.index(row.arm)}"
+                axis.plot(values, np.full(len(values), place), ".", color=colour, alpha=0.3, ms=4)
+                axis.errorbar(values.mean(), place, xerr=values.std(ddof=min(1, len(values) - 1)), fmt="o", color=colour, ms=4)
+        axis.set(title=noise, xlabel=f"{COLUMNS[column]}, %", ylim=(len(order) - 0.5, -0.5))
+        axis.set_yticks(range(len(order)), order if i == 0 else [])
+        axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rmdnet_jax.report", description=__doc__)
     runs = parser.add_subparsers(required=True).add_parser("table", help="runs over seeds", description=tables.__doc__)
@@ -177,13 +198,21 @@ def main() -> None:
     runs.add_argument("--column", choices=list(tables.COLUMNS), default="last", help="the accuracy; columns are never mixed")
     runs.add_argument("--best", action="store_true", help="of each arm, only the settings of the highest mean, for a search")
     runs.add_argument("--csv", default="", help="a file for the same table as CSV")
+    runs.add_argument("--figure", default="", help="a .png file for the same table as a figure")
     args = parser.parse_args()
+    if args.figure and not args.figure.endswith(".png"):
+        parser.error(f"--figure must end in .png, got {args.figure!r}")
     try:
-        lines = tables.compare(args.runs, args.column, args.best)
+        rows = tables.rows(args.runs, args.column, args.best)
+        lines = tables.compare(rows, args.column)
         if args.csv:
             tables.write_csv(lines, args.csv)
+        if args.figure:
+            scores(rows, args.column, pathlib.Path(args.figure))
     except UserError as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f"--figure {args.figure!r} cannot be written: {error.strerror}")
     print(tables.markdown(lines))
 
 

@@ -138,20 +138,29 @@ def shared(rows: list[Row]) -> list[str]:
     return [part for part, count in counts.items() if count > len(rows) / 2]
 
 
-def compare(directories: list[str], column: str = "last", best: bool = False) -> list[dict[str, str]]:
-    """A table's rows of the runs in these directories, {heading: cell}; `best` keeps each arm's best settings, for a search."""
-    rows = group(read(directories, column))
-    rows = highest(rows) if best else rows
+def rows(directories: list[str], column: str = "last", best: bool = False) -> list[Row]:
+    """The rows of the runs in these directories; `best` keeps each arm's best settings, for a search."""
+    found = group(read(directories, column))
+    return highest(found) if best else found
+
+
+def labels(rows: list[Row]) -> tuple[list[str], list[str]]:
+    """The settings of each row that most rows do not share, and those that they do."""
+    most = shared(rows)
+    return [", ".join(part for part in row.settings.split(", ") if part not in most) for row in rows], most
+
+
+def compare(rows: list[Row], column: str = "last") -> list[dict[str, str]]:
+    """A table's lines, {heading: cell}, of rows whose values are of that column."""
     all_gains = [gains(row, rows) for row in rows]
     shown = [arm for arm in ARMS if any(arm in found for found in all_gains)]
-    most, lines = shared(rows), []
-    heading = f"settings, else {', '.join(most)}" if most else "settings"
-    for row, found in zip(rows, all_gains):
+    settings, most = labels(rows)
+    heading, lines = f"settings, else {', '.join(most)}" if most else "settings", []
+    for row, own, found in zip(rows, settings, all_gains):
         numbers = np.array(list(row.values.values()))
-        settings = ", ".join(part for part in row.settings.split(", ") if part not in most)
         spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
         lines.append(
-            {"noise": row.noise, "arm": name_of(row.method, row.arm), heading: settings, "n": str(len(numbers)),
+            {"noise": row.noise, "arm": name_of(row.method, row.arm), heading: own, "n": str(len(numbers)),
              f"{COLUMNS[column]}, %": f"{numbers.mean():.1f}{spread}"}
             | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown}
         )  # fmt: skip

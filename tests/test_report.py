@@ -37,8 +37,13 @@ def write(path, rows, **fields):
     return str(path)
 
 
+def table(directories, column="last", best=False):
+    """The lines of the table of these runs."""
+    return tables.compare(tables.rows(directories, column, best), column)
+
+
 def test_a_table_pairs_gains_by_seed(runs):
-    rows = {row["arm"]: row for row in tables.compare(runs[::-1])}
+    rows = {row["arm"]: row for row in table(runs[::-1])}
     gain = 100 * (OURS - BASE)
     assert rows["ce"]["n"] == rows["ce + RMDNet"]["n"] == "3"
     assert rows["ce"]["last, %"] == f"{100 * BASE.mean():.1f} ± {100 * BASE.std(ddof=1):.1f}"
@@ -53,7 +58,7 @@ def test_each_method_is_held_against_itself_alone(runs, tmp_path):
         write(tmp_path / f"elr-{seed}", {"rmdnet": OURS[seed] - 0.2, "base": BASE[seed] - 0.3}, seed=seed, teacher=runs[seed], **elr)
         for seed in range(3)
     ]
-    rows = {row["arm"]: row for row in tables.compare([*runs, *more])}
+    rows = {row["arm"]: row for row in table([*runs, *more])}
     assert {row["settings"] for row in rows.values()} == {""}, "a method's own hyper-parameters, all alike, are not settings"
     for method, extra in (("ce", 0), ("elr", 10)):
         assert rows[f"{method} + RMDNet"]["gain over base"].startswith(f"{(100 * (OURS - BASE)).mean() + extra:+.1f} ±")
@@ -64,7 +69,7 @@ def test_every_strength_is_held_against_the_one_base(runs, tmp_path):
     more = [
         write(tmp_path / f"weak-{seed}", {"rmdnet": BASE[seed] + 0.01}, seed=seed, **{"relation_guided.weight": 1.0}) for seed in range(3)
     ]
-    rows = tables.compare([*runs, *more])
+    rows = table([*runs, *more])
     assert [row["n"] for row in rows if row["arm"] == "ce"] == ["3"]
     weak = next(row for row in rows if row["settings"] == "weight 1.0")
     assert weak["gain over base"] == "+1.0 ± 0.0"
@@ -73,7 +78,7 @@ def test_every_strength_is_held_against_the_one_base(runs, tmp_path):
 def test_settings_of_the_base_are_matched(runs, tmp_path):
     long = {"relation_guided.epochs": 7}
     more = [write(tmp_path / f"long-{s}", {"rmdnet": OURS[s], "base": OURS[s] - 0.05}, seed=s, **long) for s in range(3)]
-    rows = tables.compare([*runs, *more])
+    rows = table([*runs, *more])
     gains = {row["settings"]: row["gain over base"] for row in rows if row["arm"] == "ce + RMDNet"}
     assert gains["epochs 7"] == "+5.0 ± 0.0"
     assert gains["epochs 2"].startswith(f"{(100 * (OURS - BASE)).mean():+.1f}")
@@ -82,43 +87,41 @@ def test_settings_of_the_base_are_matched(runs, tmp_path):
 def test_settings_that_most_rows_share_are_said_once(runs, tmp_path):
     fields = {"relation_guided.epochs": 7}, {"relation_guided.weight": 3.0}, {"relation_guided.edge.weight": 2.0}
     more = [write(tmp_path / f"{s}-{i}", {"rmdnet": OURS[s]}, seed=s, **part) for i, part in enumerate(fields) for s in range(3)]
-    rows = tables.compare([*runs, *more])
+    rows = table([*runs, *more])
     heading = next(name for name in rows[0] if name.startswith("settings"))
     assert set(heading.removeprefix("settings, else ").split(", ")) == {"epochs 2", "weight 30.0", "edge.weight 1.0"}
     assert sorted(row[heading] for row in rows) == ["", "", "edge.weight 2.0", "epochs 7", "weight 3.0"]
 
 
 def test_a_column_that_a_run_lacks_is_not_filled_from_another(runs):
-    rows = tables.compare(runs, column="best")
+    rows = table(runs, column="best")
     assert [row["arm"] for row in rows] == ["ce + RMDNet"], "only the student has that column"
     assert rows[0]["best, peeks at test, %"] == "90.0 ± 0.0"
     with pytest.raises(UserError, match=r"noisy_validation.* another column does not stand in"):
-        tables.compare(runs, column="noisy_validation")
+        table(runs, column="noisy_validation")
 
 
 @pytest.mark.parametrize(("field", "value"), [("data.limit", 9), ("data.name", "npz"), ("noise.inclusive", True), ("data.validation", 0.1)])
 def test_protocols_are_not_mixed(field, value, runs, tmp_path):
     other = write(tmp_path / "other", {"rmdnet": 0.5}, **{field: value})
     with pytest.raises(UserError, match=f"one protocol .*{field} is .* {value} in {other}"):
-        tables.compare([*runs, other])
+        table([*runs, other])
 
 
 def test_protocols_are_held_to_within_a_noise_kind_and_between(runs, tmp_path):
     pair = {"noise": {"name": "pair", "rate": 0.4, "seed": 0}}
-    assert len(tables.compare([*runs, write(tmp_path / "pair", {"rmdnet": 0.5}, **pair)])) == 3, (
-        "kinds without the field are no other protocol"
-    )
+    assert len(table([*runs, write(tmp_path / "pair", {"rmdnet": 0.5}, **pair)])) == 3, "kinds without the field are no other protocol"
     with pytest.raises(UserError, match=r"data\.limit"):
-        tables.compare([*runs, write(tmp_path / "small", {"rmdnet": 0.5}, **pair, **{"data.limit": 9})])
+        table([*runs, write(tmp_path / "small", {"rmdnet": 0.5}, **pair, **{"data.limit": 9})])
     more = [write(tmp_path / f"{inclusive}", {"rmdnet": 0.5}, **{"noise.inclusive": inclusive}) for inclusive in (False, True)]
     with pytest.raises(UserError, match=r"noise\.inclusive is False .* True in"):
-        tables.compare([str(tmp_path / "pair"), *more])
+        table([str(tmp_path / "pair"), *more])
 
 
 def test_best_keeps_the_settings_of_the_highest_mean(runs, tmp_path):
     long = write(tmp_path / "long", {"rmdnet": 0.95}, **{"relation_guided.epochs": 7})
-    assert len(tables.compare([*runs, long])) == 3
-    rows = tables.compare([*runs, long], best=True)
+    assert len(table([*runs, long])) == 3
+    rows = table([*runs, long], best=True)
     assert {row["arm"]: row["settings"] for row in rows}["ce + RMDNet"] == "epochs 7"
     assert len(rows) == 2
 
@@ -137,9 +140,35 @@ def test_markdown_and_csv_are_the_same_table(runs, tmp_path, capsys, monkeypatch
     assert "--csv" in capsys.readouterr().err
 
 
+def test_the_figure_of_a_table_is_written_where_it_is_asked_for(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--figure", str(tmp_path / "new" / "table.png")])
+    report.main()
+    assert (tmp_path / "new" / "table.png").read_bytes()[:4] == b"\x89PNG"
+    for path, message in ((tmp_path / "table.pdf", "must end in .png"), (tmp_path / "0" / "config.json" / "a.png", "cannot be written")):
+        monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--figure", str(path)])
+        with pytest.raises(SystemExit) as stopped:
+            report.main()
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_table_is_drawn_with_every_seed(runs, tmp_path, monkeypatch):
+    """One panel a noise; each row's dots are its seeds, and its mean is marked."""
+    shown = []
+    monkeypatch.setattr(report, "_save", lambda figure, path: shown.append(figure))
+    other = write(tmp_path / "pair", {"rmdnet": 0.5}, noise={"name": "pair", "rate": 0.4, "seed": 0})
+    report.scores(tables.rows([*runs, other]), "last", tmp_path / "table.png")
+    pair, symmetric = shown[0].axes
+    assert (pair.get_title(), symmetric.get_title()) == ("pair 0.4", "symmetric 0.5")
+    assert [label.get_text() for label in pair.get_yticklabels()] == ["ce", "ce + RMDNet"]
+    dots = {line.get_ydata()[0]: sorted(line.get_xdata()) for line in symmetric.lines if len(line.get_xdata()) == 3}
+    np.testing.assert_allclose([dots[0], dots[1]], 100 * np.sort([BASE, OURS]))
+    assert [(*line.get_xdata(),) for line in pair.lines if len(line.get_xdata()) == 1] == [(50.0,)] * 2
+
+
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match="nothing"):
-        tables.compare([str(tmp_path / "nothing")])
+        table([str(tmp_path / "nothing")])
 
 
 def test_a_transition_matrix_is_drawn_for_few_and_many_classes(tmp_path):
