@@ -21,11 +21,13 @@ ARMS = {"base": "{}", "base_from_teacher": "{} from teacher", "teacher_knn": "te
 OURS = {"rmdnet": "{} + RMDNet", "propagation": "{} + propagation", "rmdnet_propagation": "{} + RMDNet + propagation"}
 COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
 PROTOCOL = ("data.name", "data.limit", "data.image_size", "data.validation", "noise.inclusive")
-# Fields that an arm is by itself, or that seeds share by design; and those that only the relation terms, or only a teacher, read.
-APART = ("seed", "teacher", "noise.", "controls", "checkpoint_steps", "tensorboard", "relation_guided.init", "relation_guided.method.name",
+# Fields that an arm is by itself, or in which seeds differ by design; those that only the relation terms, the graph, or a teacher read.
+APART = ("seed", "teacher", "noise.name", "noise.rate", "noise.seed", "controls", "checkpoint_steps", "tensorboard", "relation_guided.init", "relation_guided.method.name",
          "relation_guided.targets")  # fmt: skip
 RELATIONS = tuple(f"relation_guided.{name}" for name in ("weight", "edge.", "node.", "warmup_epochs", "teacher_features"))
 GRAPH = ("relation_guided.propagation.",)
+TEACHER = ("relation_modeling.", "encoder.", "data.")
+OWN = {"noise.": "noise.name", "relation_guided.method.": "relation_guided.method.name"}  # fields of a kind, and what tells the kind
 UNREAD = {"base": ("relation_modeling.", *RELATIONS, *GRAPH), "base_from_teacher": (*RELATIONS, *GRAPH), "rmdnet": GRAPH,
           "propagation": RELATIONS}  # fmt: skip
 
@@ -81,13 +83,18 @@ def read(directories: list[str], column: str) -> list[Run]:
 
 
 def varied(runs: list[Run]) -> list[str]:
-    """The fields in which runs differ. A method's own hyper-parameter is one where runs of that method differ: else its name says it."""
+    """The fields in which runs differ. One of a method or of a noise kind is one where runs of that kind differ: else its name says it."""
     values: dict[str, dict[str, set[str]]] = {}
     for config, _ in runs:
         for name in (name for name in config if not name.startswith(APART)):
-            method = str(config["relation_guided.method.name"]) if name.startswith("relation_guided.method.") else ""
-            values.setdefault(name, {}).setdefault(method, set()).add(str(config[name]))
-    return [name for name, by_method in values.items() if any(len(found) > 1 for found in by_method.values())]
+            kind = next((str(config[field]) for prefix, field in OWN.items() if name.startswith(prefix)), "")
+            values.setdefault(name, {}).setdefault(kind, set()).add(str(config[name]))
+    return [name for name, by_kind in values.items() if any(len(found) > 1 for found in by_kind.values())]
+
+
+def reads(arm: str, field: str) -> bool:
+    """Whether a setting makes a difference to an arm."""
+    return field.startswith(TEACHER) if arm.startswith("teacher_") else not field.startswith(("noise.", *UNREAD.get(arm, ())))
 
 
 def group(runs: list[Run]) -> list[Row]:
@@ -95,15 +102,19 @@ def group(runs: list[Run]) -> list[Row]:
     fields = varied(runs)
     rows: dict[tuple, Row] = {}
     for config, accuracy in runs:
-        noise = f"{config['noise.name']} {config.get('noise.rate', '')}".strip()
-        method = str(config["relation_guided.method.name"])
+        seed, method = int(config["seed"]), str(config["relation_guided.method.name"])
+        own = [f"{name.removeprefix('noise.')} {config[name]}" for name in fields if name.startswith("noise.") and name in config]
+        noise = " ".join([str(config["noise.name"]), *([str(config["noise.rate"])] if "noise.rate" in config else []), *own])
         for arm, value in accuracy.items():
-            names = [] if arm.startswith("teacher_") else [name for name in fields if not name.startswith(UNREAD.get(arm, ()))]
-            parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {config[name]}" for name in names if name in config]
+            names = [name for name in fields if name in config and reads(arm, name)]
+            parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {config[name]}" for name in names]
             parts += ["from teacher"] if arm in OURS and config["relation_guided.init"] == "teacher" else []
             row = Row(noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts), {})
             if value is not None:
-                rows.setdefault(row[:4], row).values[int(config["seed"])] = 100 * value
+                values = rows.setdefault(row[:4], row).values
+                if values.setdefault(seed, 100 * value) != 100 * value:
+                    where = ", ".join(filter(None, (noise, name_of(row.method, arm), row.settings)))
+                    raise UserError(f"two runs of seed {seed} are both {where}, with {values[seed]:.2f} and {100 * value:.2f} %: which one?")
     return sorted(rows.values(), key=lambda row: (row.noise, row.method, row.arm, row.settings))
 
 

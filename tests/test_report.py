@@ -10,6 +10,7 @@ from conftest import tiny
 from rmdnet_jax import report, tables
 from rmdnet_jax.config import choose
 from rmdnet_jax.methods import METHODS
+from rmdnet_jax.ssl import SSL
 from rmdnet_jax.types import UserError
 
 OURS, BASE = np.array([0.80, 0.84, 0.79]), np.array([0.70, 0.71, 0.75])
@@ -116,6 +117,35 @@ def test_protocols_are_held_to_within_a_noise_kind_and_between(runs, tmp_path):
     more = [write(tmp_path / f"{inclusive}", {"rmdnet": 0.5}, **{"noise.inclusive": inclusive}) for inclusive in (False, True)]
     with pytest.raises(UserError, match=r"noise\.inclusive is False .* True in"):
         table([str(tmp_path / "pair"), *more])
+
+
+def test_noise_of_one_kind_and_rate_may_still_differ(runs, tmp_path):
+    """Two maps of asymmetric noise, or two columns of a label file, are two noises, not seeds of one."""
+    maps = [
+        write(tmp_path / mapping, {"rmdnet": 0.5}, noise={"name": "asymmetric", "rate": 0.4, "mapping": mapping, "seed": 0})
+        for mapping in ("auto", "pair")
+    ]
+    files = [
+        write(tmp_path / f, {"rmdnet": 0.5}, noise={"name": "file", "path": "n.npz", "field": f, "seed": 0}) for f in ("aggre", "worse")
+    ]
+    assert {row["noise"] for row in table([*runs, *maps, *files])} == {
+        "symmetric 0.5", "asymmetric 0.4 mapping auto", "asymmetric 0.4 mapping pair", "file field aggre", "file field worse",
+    }  # fmt: skip
+
+
+def test_one_seed_has_one_accuracy(runs, tmp_path):
+    """Two runs of a seed that differ in nothing the table shows, such as the teacher's path, are no row; equal ones are the same run."""
+    again = write(tmp_path / "again", {"rmdnet": OURS[0]}, teacher="elsewhere")
+    assert len(table([*runs, again])) == 2
+    with pytest.raises(UserError, match=r"two runs of seed 0 are both .*ce \+ RMDNet, with 80.00 and 81.00 %"):
+        table([*runs, write(tmp_path / "other", {"rmdnet": 0.81}, teacher="elsewhere")])
+
+
+def test_each_teacher_has_its_own_row(tmp_path):
+    for ssl, accuracy in (("simsiam", 0.9), ("byol", 0.8)):
+        write(tmp_path / ssl, {"rmdnet": accuracy, "teacher_knn": accuracy - 0.1}, **{"relation_modeling.ssl": choose(SSL, ssl)})
+    rows = tables.rows([str(tmp_path / ssl) for ssl in ("simsiam", "byol")])
+    assert {row.values[0] for row in rows if row.arm == "teacher_knn"} == {80.0, 70.0}
 
 
 def test_best_keeps_the_settings_of_the_highest_mean(runs, tmp_path):
