@@ -13,12 +13,14 @@ from rmdnet_jax.methods import METHODS
 from rmdnet_jax.types import Config
 
 NOISES = {"symmetric": 0.5, "pair": 0.4}
+TEACHERS = {"simsiam": "", "simclr": "simclr/"}  # objective -> where its teachers and their students are
 SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
 WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}
 STRENGTHS = (0.3, 3.0, 30.0)
-K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3}  # else 30: of STRENGTHS the best over the search seeds at symmetric noise
-ARMS = {"rmdnet": "weight={},base", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
+# Of STRENGTHS the best over the search seeds at symmetric noise, by the objective that made the teacher; else 30.
+K = {"simsiam": {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3}, "simclr": {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}}
+ARMS = {"rmdnet": "weight={}", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
 BEST: dict[tuple[str, str, str], str] = {}  # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds
 
 
@@ -36,18 +38,19 @@ def get_config(arg: str = "") -> Config:
 
 def sweep(root: str) -> dict[str, str]:
     """Directory below `root` -> config argument, teachers before the students that they serve."""
-    points = {f"teacher/{seed}": f"seed={seed},epochs=1" for seed in (*SEARCH_SEEDS, *SEEDS)}
-    for noise, method in itertools.product(NOISES, METHODS):
-        for seed in (*SEEDS, *SEARCH_SEEDS):
-            here = f"seed={seed},noise={noise},method={method},teacher={root}/teacher/{seed}"
-            for arm, arguments in ARMS.items() if seed in SEEDS else ():
-                points[f"same/{noise}-{method}-{arm}-{seed}"] = f"{here},{arguments.format(K.get(method, 30.0))}"
-            for weight in (0.0, *STRENGTHS) if seed in SEARCH_SEEDS else ():
-                points[f"strength/{noise}-{method}-{weight:g}-{seed}"] = f"{here},weight={weight}"
-            for arm, weights in WEIGHTS.items():
-                if seed in SEEDS and (noise, method, arm) in BEST:
-                    points[f"best/{noise}-{method}-{arm}-{seed}"] = f"{here},{BEST[noise, method, arm]}"
-                for weight, *values in itertools.product(weights, *SEARCH.values()) if seed in SEARCH_SEEDS else ():
-                    settings = ",".join(f"{name}={value}" for name, value in zip(("weight", *SEARCH), (weight, *values)))
-                    points[f"search/{noise}-{method}-{'-'.join(map(str, (weight, *values)))}-{seed}"] = f"{here},{settings}"
+    seeds = (*SEARCH_SEEDS, *SEEDS)
+    points = {f"{place}teacher/{seed}": f"ssl={ssl},seed={seed},epochs=1" for ssl, place in TEACHERS.items() for seed in seeds}
+    for (ssl, place), noise, method, seed in itertools.product(TEACHERS.items(), NOISES, METHODS, seeds):
+        here = f"ssl={ssl},seed={seed},noise={noise},method={method},teacher={root}/{place}teacher/{seed}"
+        for arm, arguments in ARMS.items() if seed in SEEDS else ():
+            base = ",base" if (arm, ssl) == ("rmdnet", "simsiam") else ""  # what it is beside any teacher
+            points[f"{place}same/{noise}-{method}-{arm}-{seed}"] = f"{here},{arguments.format(K[ssl].get(method, 30.0))}{base}"
+        for weight in (0.0, *STRENGTHS) if seed in SEARCH_SEEDS else ():
+            points[f"{place}strength/{noise}-{method}-{weight:g}-{seed}"] = f"{here},weight={weight}"
+        for arm, weights in WEIGHTS.items() if ssl == "simsiam" else ():
+            if seed in SEEDS and (noise, method, arm) in BEST:
+                points[f"best/{noise}-{method}-{arm}-{seed}"] = f"{here},{BEST[noise, method, arm]}"
+            for weight, *values in itertools.product(weights, *SEARCH.values()) if seed in SEARCH_SEEDS else ():
+                settings = ",".join(f"{name}={value}" for name, value in zip(("weight", *SEARCH), (weight, *values)))
+                points[f"search/{noise}-{method}-{'-'.join(map(str, (weight, *values)))}-{seed}"] = f"{here},{settings}"
     return points

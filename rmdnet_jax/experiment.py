@@ -189,13 +189,20 @@ def softener(made: Run, teacher: Variables, propagate: Callable) -> tuple[Callab
     target, about = corrected(made, teacher, propagate)
     say(report.propagated(about))
     every = made.config.relation_guided.propagation.refresh
-    soften = functools.partial(on_targets, target=target, renew=lambda *args: propagate(*args).target, every=every)
+
+    def renew(features: np.ndarray, given: np.ndarray) -> np.ndarray | None:
+        """Targets by the student's graph, unless that is in doubt."""
+        found = propagate(features, given)
+        return found.target if found.summary["used"] else None
+
+    soften = functools.partial(on_targets, target=target, renew=renew, every=every)
     return soften, target.argmax(1), {"propagation": about}
 
 
 def remember(made: Run, refresh: Callable, variables: Variables, memory: Any, epoch: int) -> Any:
     """A method's memory after an epoch, from what each peer says of the examples trained on."""
 
+    @functools.cache
     def outputs() -> Outputs:
         peers = [Variables((params,), (stats,)) for params, stats in zip(*variables)]
         return jax.tree.map(lambda *x: np.stack(x), *(made.predict(peer, made.source.images[made.train]) for peer in peers))

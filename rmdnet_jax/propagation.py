@@ -34,6 +34,8 @@ SCORED = 20_000  # examples whose held-out votes settings are chosen by, or a fo
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SUREST = 64  # votes a class that the noise is read off, at most half of them
+ABOVE = 4.0  # standard errors above chance at which votes know something
+STEPS = 3  # of finding the classes' shares
 PASSES, PASS_SHARPNESS = 4, 4.0
 EVEN, TRANSITIVE = 0.8, 0.85  # below these the graph is in doubt, and the given labels are left as they are
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
@@ -67,11 +69,12 @@ def product(graph: Graph, x: Array) -> Array:
 
     def own(neighbour, weight, rows, every):
         """This device's rows of A, and their part of A'."""
-        part, given = jnp.zeros_like(every), jnp.zeros_like(rows)
-        for k in range(neighbour.shape[1]):  # one neighbour at a time: [n, m] instead of [n, k, m]
-            given += weight[:, k, None] * every[neighbour[:, k]]
-            part = part.at[neighbour[:, k]].add(weight[:, k, None] * rows)
-        return given, part
+
+        def add(sums, edge):  # one neighbour at a time: [n, m] instead of [n, k, m]
+            to, by = edge[0], edge[1][:, None]
+            return (sums[0] + by * every[to], sums[1].at[to].add(by * rows)), None
+
+        return jax.lax.scan(add, (jnp.zeros_like(rows), jnp.zeros_like(every)), (neighbour.T, weight.T))[0]
 
     count, size = devices(), len(x)
     if count == 1:
@@ -122,19 +125,31 @@ def information(votes: np.ndarray, given: np.ndarray) -> float:
 def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """The noise as seen on the `SUREST` examples voted into each class: T[y, j] = P(given j | class y), [C, C].
 
-    The surest are of each fold by itself: a fold that happens to hold few labels y leaves more of them to vote, and would pass for surer.
+    The surest are of each fold by itself: one that holds fewer labels y than others leaves more of them to vote, and would pass for surer.
     One count a class is spread as the given labels are, so that a class voted for nowhere has a row, too.
     """
     classes = votes.shape[1]
     predicted, margin = votes.argmax(1), np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0]
     counts = np.tile(np.bincount(given, minlength=classes) / len(given), (classes, 1))
     for y in range(classes):
-        share = min(0.5, SUREST / max(np.sum(predicted == y), 1))
-        for part in range(FOLDS):
-            rows = np.flatnonzero((predicted == y) & (fold == part))
-            rows = rows[np.argsort(-margin[rows], kind="stable")[: int(np.ceil(share * len(rows)))]]
-            counts[y] += np.bincount(given[rows], minlength=classes)
+        rows = np.flatnonzero(predicted == y)
+        rows = rows[np.lexsort((-margin[rows], fold[rows]))]
+        rank = np.arange(len(rows)) - np.searchsorted(fold[rows], fold[rows])
+        surest = rows[np.argsort(rank, kind="stable")[: min(SUREST, len(rows) // 2)]]
+        counts[y] += np.bincount(given[surest], minlength=classes)
     return counts / counts.sum(1, keepdims=True)
+
+
+def shares(noise: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The classes' shares [C] under which the given labels are likelier, by a few steps of expectation maximisation from their own shares.
+
+    A few: the likeliest shares fit what is wrong with T, too.
+    """
+    seen = np.bincount(given, minlength=len(noise)) / len(given)
+    share = seen
+    for _ in range(STEPS):
+        share = share * (noise @ (seen / (share @ noise)))
+    return share
 
 
 def sharpened(votes: np.ndarray, sharpness: float) -> np.ndarray:
@@ -155,9 +170,9 @@ def settings(neighbours: str, temperature: str, alpha: str, size: int) -> list[t
     ks, temperatures, alphas = tuple(k for k in chosen[0] if k < size or neighbours != "auto"), *chosen[1:]
     if not ks or not 1 <= min(ks) <= max(ks) < size:
         raise UserError(f"relation_guided.propagation.neighbours must be in [1, {size - 1}], below the training examples, got {neighbours}")
-    if min(temperatures) <= 0:
+    if not min(temperatures) > 0:
         raise UserError(f"relation_guided.propagation.temperature must be > 0, got {temperature}")
-    if not 0 <= min(alphas) <= max(alphas) < 1:
+    if not 0 <= min(alphas) <= np.float32(max(alphas)) < 1:
         raise UserError(f"relation_guided.propagation.alpha must be in [0, 1), got {alpha}")
     return list(itertools.product(ks, temperatures, alphas))
 
@@ -200,7 +215,7 @@ def propagate(
       Targets, confidence and summary. The targets are the given labels (`used` is False) where the graph knows no more of them than
       chance, or where disagreement is the graph's doubt rather than the labels' noise. Noise is the same for all examples and for any
       number of steps along the graph; doubt is not. So `evenness` is how often votes agree with given labels over how often the surest
-      do, `transitivity` how much given labels agree above chance two steps apart over one step, with its standard error.
+      do, `transitivity` how much given labels agree above chance two steps apart over one step, each with its standard error.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
@@ -211,14 +226,15 @@ def propagate(
     k, tau, a = _chosen(found, given, num_classes, grid, fold, watch)
     made = graph(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
-    score = information(votes, given)
+    own = np.eye(num_classes)[given]
     target, sharpness, noise = _posterior(votes, given, fold, mix)
-    target = _passed(made, a, target, given, noise**mix)
-    trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, noise, score)
-    target = target if trust["used"] else np.eye(num_classes)[given]
+    target = _passed(made, a, target, given, noise, mix)
+    trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, fold, noise)
+    alone = np.asarray(product(made, jnp.ones((len(given), 1)))) == 0
+    target = np.where(alone | (not trust["used"]), own, target)
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
-    summary = {"neighbours": k, "recall": found.recall, "temperature": tau, "alpha": a, "sharpness": sharpness, "information": score}
-    summary |= {**trust, "changed": float(np.mean(target.argmax(1) != given))}
+    summary = {"neighbours": k, "recall": found.recall, "temperature": tau, "alpha": a, "sharpness": sharpness}
+    summary |= {"information": information(votes, given), **trust, "changed": float(np.mean(target.argmax(1) != given))}
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
 
 
@@ -237,17 +253,28 @@ def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold:
     return max(watch(grid, "settings"), key=score)
 
 
-def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, noise: np.ndarray, score: float) -> dict:
+def _above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> float:
+    """By how many standard errors votes agree with given labels more often than if each fold's labels were in a random order."""
+    predicted, classes = votes.argmax(1), votes.shape[1]
+    voted, labelled = (np.bincount(fold * classes + y, minlength=FOLDS * classes).reshape(FOLDS, classes) for y in (predicted, given))
+    size = np.maximum(voted.sum(1), 1)
+    chance = np.sum(voted * labelled, axis=1) / size**2
+    return float((np.sum(predicted == given) - np.sum(size * chance)) / max(np.sum(size * chance * (1 - chance)), 1.0) ** 0.5)
+
+
+def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, noise: np.ndarray) -> dict:
     """What tells noise from doubt, see `propagate`, and whether the targets are to be `used`."""
     predicted, share = votes.argmax(1), np.bincount(given, minlength=len(noise)) / len(given)
-    even = float(np.mean(predicted == given) / np.mean(np.diag(noise)[predicted]))
-    agreement, transitive, error = _hops(near, given, float(np.sum(share**2)))
-    freedom = (len(noise) - 1) ** 2  # without information 2 n score is about chi-squared: this is four deviations above its mean
-    knows = 2 * len(given) * score > freedom + 4 * (2 * freedom) ** 0.5
+    sure, weight = np.diag(noise), np.bincount(predicted, minlength=len(noise)) / len(given)
+    even = float(np.mean(predicted == given) / np.sum(weight * sure))
+    uneven = even * float(np.sum(weight**2 * sure * (1 - sure)) / SUREST) ** 0.5 / float(np.sum(weight * sure))
+    knows, chance = _above_chance(votes, given, fold), float(np.sum(share**2))
+    agreement, transitive, error = _hops(near, given, chance)
+    rate = 1 - np.sum(shares(noise, given) * sure)
     return {
-        "used": bool(knows and even >= EVEN and transitive + 3 * error >= TRANSITIVE),
-        "evenness": even, "transitivity": transitive, "transitivity_error": error, "neighbour_agreement": agreement,
-        "chance_agreement": float(np.sum(share**2)), "noise_rate": float(1 - np.sum(share * np.diag(noise))),
+        "used": bool(knows > ABOVE and even + 2 * uneven >= EVEN and transitive + 3 * error >= TRANSITIVE),
+        "above_chance": knows, "evenness": even, "evenness_error": uneven, "transitivity": transitive, "transitivity_error": error,
+        "neighbour_agreement": agreement, "chance_agreement": chance, "noise_rate": float(rate),
     }  # fmt: skip
 
 
@@ -274,9 +301,9 @@ def _posterior(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, mix: floa
     return target / target.sum(1, keepdims=True), sharpness, noise
 
 
-def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> np.ndarray:
     """Targets after `PASSES` times spreading them and joining what arrives, sharpened, with the given labels by Bayes' rule."""
-    share, seen = np.bincount(given, minlength=len(noise)) / len(given), noise[:, given].T
+    share, seen = shares(noise, given), noise[:, given].T ** mix
     for _ in range(PASSES):
         votes = np.maximum(np.asarray(spread(graph, alpha, jnp.asarray(target, jnp.float32)), np.float64), LEAST)
         target = sharpened(votes * share / votes.sum(0), PASS_SHARPNESS) * seen

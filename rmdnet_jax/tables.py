@@ -22,8 +22,8 @@ OURS = {"rmdnet": "{} + RMDNet", "propagation": "{} + propagation", "rmdnet_prop
 COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
 PROTOCOL = ("data.name", "data.limit", "data.image_size", "data.validation", "noise.inclusive")
 # Fields that an arm is by itself, or in which seeds differ by design; those that only the relation terms, the graph, or a teacher read.
-APART = ("seed", "teacher", "noise.name", "noise.rate", "noise.seed", "controls", "checkpoint_steps", "tensorboard", "relation_guided.init", "relation_guided.method.name",
-         "relation_guided.targets")  # fmt: skip
+APART = ("seed", "teacher", "noise.name", "noise.rate", "noise.seed", "controls", "checkpoint_steps", "tensorboard",
+         "relation_guided.init", "relation_guided.method.name", "relation_guided.targets")  # fmt: skip
 RELATIONS = tuple(f"relation_guided.{name}" for name in ("weight", "edge.", "node.", "warmup_epochs", "teacher_features"))
 GRAPH = ("relation_guided.propagation.",)
 TEACHER = ("relation_modeling.", "encoder.", "data.")
@@ -114,7 +114,9 @@ def group(runs: list[Run]) -> list[Row]:
                 values = rows.setdefault(row[:4], row).values
                 if values.setdefault(seed, 100 * value) != 100 * value:
                     where = ", ".join(filter(None, (noise, name_of(row.method, arm), row.settings)))
-                    raise UserError(f"two runs of seed {seed} are both {where}, with {values[seed]:.2f} and {100 * value:.2f} %: which one?")
+                    raise UserError(
+                        f"two runs of seed {seed} are both {where}, with {values[seed]:.2f} and {100 * value:.2f} %: which one?"
+                    )
     return sorted(rows.values(), key=lambda row: (row.noise, row.method, row.arm, row.settings))
 
 

@@ -52,7 +52,7 @@ class Stage(NamedTuple):
     epochs: int
     average: float  # decay of the parameters' moving average, 0: none
     evaluate: Callable  # (Variables, epoch, the epoch's mean metrics) -> more of them; raises UserError to stop the run
-    refresh: Callable | None = None  # (Variables, memory, epoch) -> memory, after each epoch
+    refresh: Callable | None = None  # (Variables, memory, epoch) -> memory, after each epoch but the last
 
 
 class Stopped(Exception):
@@ -168,7 +168,7 @@ def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writ
             done = number + 1
             if done % per_epoch == 0:
                 _end_epoch(stage, state, done, (done - first, began), writer, progress, manager)
-                if stage.refresh:
+                if stage.refresh and done < total:
                     memory = stage.refresh(state.variables, jax.device_get(state.memory), done // per_epoch)
                     state = state._replace(memory=sharding.replicate(mesh, memory))
                 first, began = done, time.perf_counter()

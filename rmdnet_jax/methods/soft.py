@@ -13,7 +13,8 @@ from rmdnet_jax.methods.method import Method
 def on_targets(method: Method, target: np.ndarray, renew: Callable | None = None, every: int = 0) -> Method:
     """`method` with `target` [example, class], rows of sum 1, in place of labels; its memory is (targets, the method's memory).
 
-    Every so many epochs `renew(feature [example, dim] of the first peer, given [example]) -> target` makes the trained examples' rows anew.
+    Every so many epochs `renew(feature [example, dim] of the first peer, given [example]) -> target` makes the trained examples' rows anew;
+    None leaves them.
     """
 
     def loss(outputs, batch, memory, forward, key, epoch):
@@ -24,8 +25,10 @@ def on_targets(method: Method, target: np.ndarray, renew: Callable | None = None
     def refresh(outputs, given, index, memory, epoch):
         table, inner = memory
         if renew is not None and every and epoch % every == 0:
-            table = np.array(table)
-            table[index] = renew(outputs().feature[0], given)
+            rows = renew(outputs().feature[0], given)
+            if rows is not None:
+                table = np.array(table)
+                table[index] = rows
         if method.refresh is not None:  # what it compares losses with is what it learns
             inner = method.refresh(outputs, np.argmax(table[index], axis=-1), index, inner, epoch)
         return table, inner

@@ -1,0 +1,47 @@
+"""CIFAR-10 under five kinds of noise: cross entropy with RMDNet and its controls, labels corrected over the graph (our extension), both.
+
+python launch/sweep.py configs/cifar10_study.py --workdir runs/cifar10 --run --match ^full       # on an accelerator; ^small on a CPU
+python -m rmdnet_jax.report table runs/cifar10/full/[afis]*
+
+Symmetric noise is `inclusive`, as in the published figures. Human labels (CIFAR-10N) are read from `cifar10n.npz`.
+"""
+
+from rmdnet_jax.config import ARGUMENTS, CONTROLS, assemble, cifar, parse
+from rmdnet_jax.types import Config
+
+SEEDS = range(3)
+NOISES = {"symmetric": (0.5, 0.8), "asymmetric": (0.4,), "file": (0.0,), "instance": (0.4,)}
+FIELDS = {"symmetric": {"inclusive": True}, "asymmetric": {"mapping": "cifar10"}, "file": {"path": "cifar10n.npz", "field": "worse_label"}}
+ARMS = {"rmdnet": "controls", "propagation": "weight=0.0,targets=propagated", "both": "targets=propagated"}
+# A CPU's teacher sees all images, its students the first 5,000.
+SIZES = {"full": ("", ""), "small": ("small,weight=3.0", ",limit=50000,modeling=10")}
+
+
+def get_config(arg: str = "") -> Config:
+    args = parse(
+        arg, **ARGUMENTS, small=False, noise="symmetric", rate=0.5, teacher="", limit=0, modeling=0, epochs=0, weight=1.0,
+        targets="given", controls=False,
+    )  # fmt: skip
+    fields = FIELDS.get(args.noise, {}) | ({} if args.noise == "file" else {"rate": args.rate})
+    config = assemble(cifar("cifar10"), args, args.noise, **fields)
+    guided = config.relation_guided
+    config.teacher, config.controls = args.teacher, CONTROLS if args.controls else ()
+    config.data.limit = args.limit or config.data.limit
+    config.relation_modeling.epochs = args.modeling or config.relation_modeling.epochs
+    guided.epochs, guided.weight, guided.targets = args.epochs or guided.epochs, args.weight, args.targets
+    return config
+
+
+def sweep(root: str) -> dict[str, str]:
+    """Directory below `root` -> config argument, teachers before the students that they serve."""
+    points = {}
+    for size, (common, teachers) in SIZES.items():
+        for seed in SEEDS:
+            here = ",".join(filter(None, (f"seed={seed}", common)))
+            points[f"{size}/teacher/{seed}"] = f"{here}{teachers},epochs=1"
+            for noise, rates in NOISES.items():
+                for rate in rates:
+                    for arm, arguments in ARMS.items():
+                        arguments = f"{here},noise={noise},rate={rate},{arguments},teacher={root}/{size}/teacher/{seed}"
+                        points[f"{size}/{noise}-{rate:g}-{arm}-{seed}"] = arguments
+    return points
