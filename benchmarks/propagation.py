@@ -17,6 +17,7 @@ import numpy as np
 
 from rmdnet_jax import neighbours, propagation, sharding
 from rmdnet_jax.data import noise
+from rmdnet_jax.graph import connect, spread
 
 
 def made_up(examples: int, dim: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,8 +48,8 @@ def main() -> None:
     with jax.set_mesh(sharding.mesh()):
         found = jax.block_until_ready(neighbours.find(features, 10))
         tell(f"10 nearest neighbours, recall {found.recall:.3f}")
-        graph = propagation.graph(found.index, found.cosine, 0.05)
-        jax.block_until_ready(propagation.spread(graph, 0.99, jax.nn.one_hot(given, args.classes)))
+        graph = connect(found.index, found.cosine, 0.05)
+        jax.block_until_ready(spread(graph, 0.99, jax.nn.one_hot(given, args.classes)))
         tell("one spread of the labels, alpha 0.99")
         settings = {} if args.auto else {"neighbours": "10", "temperature": "0.05", "alpha": "0.9"}
         result = propagation.propagate(features, given, args.classes, **settings)

@@ -2,7 +2,8 @@
 
     python -m rmdnet_jax.main --config configs/cifar100_human.py:path=labels.npz,field=noisy_label --workdir runs/cifar100_human
 
-`path` may be .npy, .npz (the array named `field`) or .csv; with --config.data.name=cifar100_n and an empty path= the labels are TFDS's.
+`path` may be .npy, .npz (the array named `field`) or .csv; with --config.data.name=cifar100_n and path=,field=noise_label the
+labels are TFDS's.
 Not yet measured at full size: that needs an accelerator.
 """
 

@@ -6,24 +6,20 @@ python -m rmdnet_jax.report table runs/factors/noise/*
 """
 
 from rmdnet_jax.config import ARGUMENTS, assemble, default, parse
+from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.ssl import SSL
 from rmdnet_jax.types import Config
 
 SEEDS = range(10)
 NOISES = {"symmetric": 0.5, "pair": 0.4}
-# Beside the default, weights at which a loss's first gradient on the student's features is as long as the default's.
-EDGES = {
-    "softmax_kl": 1.0, "pearson": 0.03, "rkd_distance": 12.0, "rkd_angle": 15.0, "similarity_preserving": 1500.0, "pkt": 60000.0,
-}  # fmt: skip
-NODES = {"cosine": 1.0, "pearson_identity": 0.008, "infonce": 0.6}
 TEMPERATURES = {"teacher": (0.02, 0.04, 0.1), "student": (0.05, 0.2)}
 # study -> point -> arguments
 STUDIES = {
     "base": {"base": "weight=0.0", "propagation": "weight=0.0,targets=propagated"},
     "ablation": {"full": "", "no_edge": "edge_weight=0.0", "no_node": "node_weight=0.0", "random_teacher": "modeling=0"},
     "objectives": {name: f"ssl={name}" for name in SSL},
-    "edges": {name: f"edge={name},edge_weight={weight}" for name, weight in EDGES.items()},
-    "nodes": {name: f"node={name},node_weight={weight}" for name, weight in NODES.items()},
+    "edges": {name: f"edge={name}" for name in EDGES},
+    "nodes": {name: f"node={name}" for name in NODES},
     "strength": {f"{k:g}": f"weight={k}" for k in (1.0, 3.0, 10.0, 30.0, 100.0)},
     "temperature": {f"{which}_{t:g}": f"{which}_temperature={t}" for which, values in TEMPERATURES.items() for t in values},
 }
@@ -41,7 +37,9 @@ def get_config(arg: str = "") -> Config:
     config = assemble(config, args, args.noise, **({} if args.noise == "none" else {"rate": args.rate}))
     guided = config.relation_guided
     guided.targets = args.targets
-    guided.weight, guided.edge.weight, guided.node.weight = args.weight, args.edge_weight, args.node_weight
+    guided.weight = args.weight
+    guided.edge.weight *= args.edge_weight
+    guided.node.weight *= args.node_weight
     if guided.edge.name == "softmax_kl":
         guided.edge.teacher_temperature, guided.edge.student_temperature = args.teacher_temperature, args.student_temperature
     return config

@@ -8,7 +8,7 @@ python -m rmdnet_jax.report table --best runs/methods/search/symmetric-*        
 
 import itertools
 
-from rmdnet_jax.config import ARGUMENTS, assemble, default, parse
+from rmdnet_jax.config import ARGUMENTS, assemble, default, parse, pick
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.types import Config
 
@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> Config:
     config.teacher, config.controls = args.teacher, ("base",) if args.base else ()
     guided.weight, guided.epochs, guided.optimizer.learning_rate = args.weight, args.epochs, args.learning_rate
     guided.targets = args.targets
-    return assemble(config, args, args.noise, rate=NOISES[args.noise])
+    return assemble(config, args, args.noise, rate=pick("noise", args.noise, NOISES))
 
 
 def sweep(root: str) -> dict[str, str]:

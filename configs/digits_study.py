@@ -8,7 +8,7 @@ import itertools
 
 from ml_collections import ConfigDict
 
-from rmdnet_jax.config import CONTROLS, choose, default, parse, quick
+from rmdnet_jax.config import CONTROLS, choose, default, parse, pick, quick
 from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.data.noise import KINDS
 from rmdnet_jax.types import Config
@@ -41,12 +41,12 @@ def get_config(arg: str = "") -> Config:
         node=1.0, teacher_temperature=0.04, teacher="", controls=False,
     )  # fmt: skip
     config, guided = default(), default().relation_guided
-    weight, guided.init, guided.targets = ARMS[args.arm]
+    weight, guided.init, guided.targets = pick("arm", args.arm, ARMS)
     guided.weight = args.weight if weight is None else weight
     guided.node.weight, guided.edge.teacher_temperature = args.node, args.teacher_temperature
     guided.epochs, guided.optimizer.learning_rate = args.epochs, args.learning_rate
     with config.unlocked():
-        config.noise = ConfigDict({**choose(KINDS, args.noise, rate=NOISES[args.noise]), "seed": args.seed})
+        config.noise = ConfigDict({**choose(KINDS, args.noise, rate=pick("noise", args.noise, NOISES)), "seed": args.seed})
         config.relation_guided = guided
         config.relation_guided.augmentation = choose(AUGMENTATIONS, args.augmentation)
     config.seed, config.teacher, config.controls = args.seed, args.teacher, CONTROLS if args.controls else ()

@@ -15,29 +15,48 @@ import runpy
 import sys
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--workdir", required=True, help="the root of all points' workdirs")
     parser.add_argument("--run", action="store_true", help="run the points in this process")
     parser.add_argument("--match", default="", help="only points whose directory matches this regular expression")
     args = parser.parse_args()
-    module = runpy.run_path(args.config)
-    points = {name: arg for name, arg in module["sweep"](args.workdir).items() if re.search(args.match, name)}
-    if not args.run:
-        for name, arg in points.items():
-            print(f"python -m rmdnet_jax.main --config {args.config}:{arg} --workdir {args.workdir}/{name}")
-        return
+    try:
+        module, wanted = runpy.run_path(args.config), re.compile(args.match)
+    except OSError as error:
+        parser.error(f"{args.config!r} cannot be read: {error.strerror}")
+    except re.error as error:
+        parser.error(f"--match {args.match!r} is no regular expression: {error}")
+    if "sweep" not in module:
+        parser.error(f"{args.config} is one experiment, not a study: it has no sweep(root)")
+    points = {name: arg for name, arg in module["sweep"](args.workdir).items() if wanted.search(name)}
+    if args.run:
+        return run_here(points, module["get_config"], args.workdir)
+    for name, arg in points.items():
+        print(f"python -m rmdnet_jax.main --config {args.config}:{arg} --workdir {args.workdir}/{name}")
+    return 0
+
+
+def run_here(points: dict, get_config, root: str) -> int:
+    """Runs the points that are not finished; returns 0, or as `rmdnet_jax.main` does after one line on the point that stopped."""
     from tqdm import tqdm
 
-    from rmdnet_jax import experiment, run
+    from rmdnet_jax import experiment, run, training, types
 
     run.keep_programs()
-    for name, arg in tqdm(points.items(), unit="run"):
-        workdir = pathlib.Path(args.workdir, name)
+    bar = tqdm(points.items(), unit="run")
+    for name, arg in bar:
+        workdir = pathlib.Path(root, name)
         if not (workdir / "summary.json").exists():
-            with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-                experiment.run(module["get_config"](arg), workdir)
+            try:
+                with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                    experiment.run(get_config(arg), workdir)
+            except (types.UserError, training.Stopped) as error:
+                bar.close()
+                print(f"{name}: {error}", file=sys.stderr)
+                return 143 if isinstance(error, training.Stopped) else 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,8 +27,16 @@ RECIPES = {
     ("digits", "jocor"): {"ramp_epochs": 80.0},  # the best of 10, 20, 40, 80 for JoCoR alone at symmetric 50 %, seeds 100 and 101
     ("cifar100", "sce"): {"alpha": 6.0, "beta": 0.1},
     ("cifar100", "elr"): {"weight": 7.0, "momentum": 0.9},
-    ("cifar100", "dividemix"): {"warmup_epochs": 30, "unlabelled_weight": 150.0},
+    ("cifar100", "dividemix"): {"warmup_epochs": 30},
 }
+# DivideMix's weight of unlabelled examples up to these rates, by data set; none at asymmetric noise. Source: its authors' settings.
+INFINITE = float("inf")
+UNLABELLED = {"cifar10": ((0.35, 0.0), (0.85, 25.0), (INFINITE, 50.0)), "cifar100": ((0.35, 25.0), (INFINITE, 150.0))}
+# Weights at which a loss's first gradient on the student's features is as long as the default's, measured on digits; else 1.
+WEIGHTS = {
+    "pearson": 0.03, "rkd_distance": 12.0, "rkd_angle": 15.0, "similarity_preserving": 1500.0, "pkt": 60000.0,
+    "pearson_identity": 0.008, "infonce": 0.6,
+}  # fmt: skip
 
 
 def choose(table: dict[str, Callable], name: str, **fields: Any) -> Config:
@@ -40,7 +48,10 @@ def choose(table: dict[str, Callable], name: str, **fields: Any) -> Config:
 def bind(table: dict[str, Callable], field: str, node: Config, beside: tuple = ()) -> Callable:
     """The entry that `node` names with its fields bound; those named in `beside` are not the entry's."""
     fields = {name: value for name, value in node.items() if name not in ("name", *beside)}
-    return functools.partial(entry(table, field, node.name, fields), **fields)
+    found = entry(table, field, node.name, fields)
+    if missing := sorted(hyper(found).keys() - fields):
+        raise UserError(f"{field} {node.name!r} needs {', '.join(missing)}: choose it by the config's argument, which sets its fields")
+    return functools.partial(found, **fields)
 
 
 def build(table: dict[str, Callable], field: str, node: Config, *facts: Any) -> Any:
@@ -149,6 +160,8 @@ def small(config: Config) -> Config:
     config.relation_modeling.batch_size = 256
     config.relation_modeling.epochs, config.relation_guided.epochs = 60, 30
     config.relation_guided.weight = 3.0
+    if "warmup_epochs" in config.relation_guided.method:
+        config.relation_guided.method.warmup_epochs = min(config.relation_guided.method.warmup_epochs, 10)
     config.controls = CONTROLS
     return config
 
@@ -174,22 +187,40 @@ def quick(config: Config) -> Config:
     return config
 
 
+def pick(field: str, name: str, table: dict) -> Any:
+    """`table[name]`; raises `UserError` for a name that is not in it."""
+    if name not in table:
+        raise unknown(field, name, table)
+    return table[name]
+
+
+def recipe(data: str, method: str, kind: str, rate: float) -> dict[str, Any]:
+    """What a method's authors set on this data set under noise of this kind and rate."""
+    fields = RECIPES.get((data, method), {})
+    if method == "dividemix" and data in UNLABELLED:
+        weight = next(weight for bound, weight in UNLABELLED[data] if rate <= bound)
+        asymmetric = {"unlabelled_weight": 0.0, "confidence_penalty": 1.0}
+        fields = fields | (asymmetric if kind == "asymmetric" else {"unlabelled_weight": weight})
+    return fields
+
+
 def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: Any) -> Config:
     """An experiment from a base config, the arguments `ARGUMENTS` and `small`, and a noise kind with its fields."""
     for name, table in (("method", METHODS), ("ssl", SSL), ("edge", EDGES), ("node", NODES)):
-        entry(table, name, arg.__dict__[name], ())  # an unknown name is told of as the argument that it is
+        pick(name, arg.__dict__[name], table)  # an unknown name is told of as the argument that it is
+    pick("noise", kind, KINDS)
     modeling, guided = config.relation_modeling, config.relation_guided
     own = hyper(SSL[modeling.ssl.name])
     heads = {field: modeling.ssl[field] for field in ("projection", "hidden") if modeling.ssl[field] != own[field]}
     config.seed = arg.seed
     with config.unlocked():
         config.noise = ConfigDict({**choose(KINDS, kind, **fields), "seed": arg.seed})
-        guided.method = choose(METHODS, arg.method, **RECIPES.get((config.data.name, arg.method), {}))
+        guided.method = choose(METHODS, arg.method, **recipe(config.data.name, arg.method, kind, fields.get("rate", 0.4)))
         if arg.ssl != modeling.ssl.name:
             modeling.ssl = choose(SSL, arg.ssl, **heads)  # a base config's own widths serve every objective
         for name, table in (("edge", EDGES), ("node", NODES)):
             if arg.__dict__[name] != guided[name].name:
-                guided[name] = ConfigDict({**choose(table, arg.__dict__[name]), "weight": 1.0})
+                guided[name] = ConfigDict({**choose(table, arg.__dict__[name]), "weight": WEIGHTS.get(arg.__dict__[name], 1.0)})
     config = small(config) if getattr(arg, "small", False) else config
     return quick(config) if arg.quick else config
 

@@ -1,8 +1,7 @@
 """Noisy labels corrected over the relation graph of the whole training set: our extension of relation distillation.
 
-The graph joins each example with its k nearest neighbours by cosine similarity, `w_ij = exp((cos_ij - 1) / temperature)`,
-`W = A + A'`, `S = D^-1/2 W D^-1/2`; labels Y spread as `Z = (I - alpha S)^-1 Y` (Zhou et al., NIPS 2004; Iscen et al., CVPR 2019). What
-is ours: an example's own label never votes on itself (`held_out`), so that
+On the graph S of each example's nearest neighbours (`graph.connect`) labels Y spread as `Z = (I - alpha S)^-1 Y` (Zhou et al., NIPS
+2004; Iscen et al., CVPR 2019). What is ours: an example's own label does not vote on itself (`held_out`), so that
 
 - the mutual information of these votes and the given labels chooses k, temperature and alpha without a clean label,
 - the noise is read off the examples that the graph is surest of (`transition`),
@@ -23,11 +22,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from rmdnet_jax.distillation import devices
+from rmdnet_jax.graph import Graph, connect, product, spread
 from rmdnet_jax.neighbours import Neighbours, find
-from rmdnet_jax.types import AXIS, Array, UserError
+from rmdnet_jax.types import Array, UserError
 
 FOLDS = 10
 SCORED = 20_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
@@ -41,59 +39,12 @@ EVEN, TRANSITIVE = 0.8, 0.85  # below these the graph is in doubt, and the given
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
 
-class Graph(NamedTuple):
-    """`S = A + A'`, `A_ij = weight` at (i, neighbour): symmetric, its eigenvalues in [-1, 1]."""
-
-    neighbour: Array  # int32 [n, k]
-    weight: Array  # float32 [n, k]
-
-
 class Propagated(NamedTuple):
     """What `propagate` finds."""
 
     target: np.ndarray  # float32 [n, C], rows sum to 1
     confidence: np.ndarray  # float32 [n], 1 - entropy(target) / log C
     summary: dict  # what was chosen, and how much the graph knows
-
-
-def graph(neighbour: Array, cosine: Array, temperature: float) -> Graph:
-    """The normalised graph of these neighbours [n, k]. A node without weight stays alone: its row of S is 0."""
-    weight = jnp.exp((cosine - 1) / temperature)
-    degree = jnp.sum(weight, axis=1) + jnp.zeros(len(weight)).at[neighbour].add(weight)
-    scale = jnp.where(degree > 0, jax.lax.rsqrt(jnp.maximum(degree, jnp.finfo(jnp.float32).tiny)), 0.0)
-    return Graph(neighbour, weight * scale[:, None] * scale[neighbour])
-
-
-def product(graph: Graph, x: Array) -> Array:
-    """`S x`, [n, m]."""
-
-    def own(neighbour, weight, rows, every):
-        """This device's rows of A, and their part of A'."""
-
-        def add(sums, edge):  # one neighbour at a time: [n, m] instead of [n, k, m]
-            to, by = edge[0], edge[1][:, None]
-            return (sums[0] + by * every[to], sums[1].at[to].add(by * rows)), None
-
-        return jax.lax.scan(add, (jnp.zeros_like(rows), jnp.zeros_like(every)), (neighbour.T, weight.T))[0]
-
-    count, size = devices(), len(x)
-    if count == 1:
-        given, part = own(*graph, x, x)
-        return given + part
-
-    def shared(neighbour, weight, rows, every):
-        given, part = own(neighbour, weight, rows, every)
-        return jax.lax.all_gather(given, AXIS, tiled=True) + jnp.pad(jax.lax.psum(part, AXIS), ((0, -size % count), (0, 0)))
-
-    neighbour, weight, rows = (jnp.pad(a, ((0, -size % count), (0, 0))) for a in (*graph, x))  # padding has weight 0
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
-    return jax.shard_map(shared, in_specs=(split, split, split, whole), out_specs=whole, check_vma=False)(neighbour, weight, rows, x)[:size]
-
-
-@jax.jit
-def spread(graph: Graph, alpha: float | Array, right: Array) -> Array:
-    """`(I - alpha S)^-1 right`, [n, m], by conjugate gradients to a relative residual of 1e-5."""
-    return jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "folds"))
@@ -224,7 +175,7 @@ def propagate(
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
     found = find(features, max(k for k, *_ in grid), search, watch)
     k, tau, a = _chosen(found, given, num_classes, grid, fold, watch)
-    made = graph(found.index[:, :k], found.cosine[:, :k], tau)
+    made = connect(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
     own = np.eye(num_classes)[given]
     target, sharpness, noise = _posterior(votes, given, fold, mix)
@@ -247,7 +198,7 @@ def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold:
 
     def score(setting: tuple) -> float:
         k, tau, alpha = setting
-        made = graph(found.index[:, :k], found.cosine[:, :k], tau)
+        made = connect(found.index[:, :k], found.cosine[:, :k], tau)
         return information(np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard], given[heard])
 
     return max(watch(grid, "settings"), key=score)

@@ -10,9 +10,9 @@ from conftest import ROOT
 
 LAYERS = (
     ("types",),
-    ("losses", "relation", "distillation", "neighbours", "propagation", "evaluation", "data.noise", "data.augment", "data"),
+    ("losses", "relation", "distillation", "graph", "neighbours", "propagation", "evaluation", "data.noise", "data.augment", "data"),
     ("encoder", "weights", "optimizer", "sharding", "data.store", "data.tfds", "data.sources", "data.pipeline"),
-    ("objectives", "ssl", "methods", *(f"methods.{name}" for name in ["method", "mixup", "soft", "robust", "elr", "peers", "dividemix"])),
+    ("objectives", "ssl", "methods", *(f"methods.{path.stem}" for path in (ROOT / "rmdnet_jax" / "methods").glob("*.py"))),
     ("training", "checkpoint", "metrics", "workdir"),
     ("experiment", "run", "targets", "config", "report", "tables"),
     ("main", "data.noise.__main__"),

@@ -1,12 +1,15 @@
 """Configs: what a user types, and what is said when it is wrong."""
 
 import runpy
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
 
 from rmdnet_jax.config import CONTROLS, bind, build, check, choose, default, parse, quick
 from rmdnet_jax.data.noise import KINDS
+from rmdnet_jax.methods import METHODS
 from rmdnet_jax.relation import EDGES
 from rmdnet_jax.types import UserError
 
@@ -32,6 +35,71 @@ def test_configs_are_documented_complete_and_shrink(path):
     assert small.relation_modeling.epochs == small.relation_guided.epochs == 2
 
 
+STUDIES = [path for path in CONFIGS if "def sweep(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_point_of_a_study_is_an_experiment(path):
+    points = runpy.run_path(str(path))["sweep"]("root")
+    get_config = runpy.run_path(str(path))["get_config"]
+    for name, arg in [*points.items()][::7]:
+        config = get_config(arg)
+        check(config)
+        assert not config.teacher or config.teacher.removeprefix("root/") in points, name
+
+
+def sweep(*arguments):
+    return subprocess.run([sys.executable, str(ROOT / "launch" / "sweep.py"), *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_sweep_prints_its_commands_and_says_what_is_wrong(tmp_path):
+    done = sweep("configs/digits_methods.py", "--workdir", "runs", "--match", "same/pair-ce-rmdnet-[01]")
+    places = ["runs/same/pair-ce-rmdnet-0", "runs/same/pair-ce-rmdnet-1"]
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == [*places, *(p.replace("same", "simclr/same") for p in places)]
+    for arguments, said in (
+        (("configs/digits.py",), "has no sweep"),
+        (("configs/absent.py",), "cannot be read"),
+        (("configs/digits_methods.py", "--match", "("), "no regular expression"),
+    ):
+        done = sweep(*arguments, "--workdir", str(tmp_path))
+        assert done.returncode == 2
+        assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_sweep_names_the_point_that_cannot_run(tmp_path):
+    config = tmp_path / "study.py"
+    config.write_text(
+        "from rmdnet_jax.config import default\ndef get_config(arg=''):\n    config = default()\n    config.noise.rate = float(arg)\n"
+        "    return config\ndef sweep(root):\n    return {'high': '1.5'}\n"
+    )
+    done = sweep(str(config), "--workdir", str(tmp_path / "runs"), "--run")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("high: noise.rate must be")
+
+
+def test_a_methods_settings_are_its_authors():
+    """DivideMix's weight of unlabelled examples by noise, its warm-up within the small student's epochs; calibrated relation losses."""
+    for name, arg, expected in (
+        ("cifar10_sym", "rate=0.2", (10, 0.0, 0.0)), ("cifar10_sym", "rate=0.9", (10, 50.0, 0.0)), ("cifar10_asym", "", (10, 0.0, 1.0)),
+        ("cifar100_sym", "rate=0.2", (30, 25.0, 0.0)), ("cifar100_sym", "rate=0.8", (30, 150.0, 0.0)),
+        ("cifar100_sym", "small,rate=0.8", (10, 150.0, 0.0)),
+    ):  # fmt: skip
+        config = load(name, f"method=dividemix,{arg}")
+        method = config.relation_guided.method
+        check(config)
+        assert (method.warmup_epochs, method.unlabelled_weight, method.confidence_penalty) == expected, (name, arg)
+    assert load("digits", "edge=pkt,node=infonce").relation_guided.edge.weight == 60000.0
+    assert load("digits", "edge=softmax_kl").relation_guided.edge.weight == 1.0
+
+
+def test_a_method_that_is_named_without_its_fields_is_refused():
+    config = default()
+    with config.unlocked():
+        config.relation_guided.method.name = "dividemix"
+    with pytest.raises(UserError, match=r"'dividemix' needs .*warmup_epochs.*: choose it by the config's argument"):
+        build(METHODS, "relation_guided.method", config.relation_guided.method, 4, 4)
+
+
 def test_arguments_reach_the_config():
     config = load("cifar10_sym", "rate=0.2,method=ce,seed=7,inclusive")
     assert (config.noise.name, config.noise.rate, config.noise.inclusive, config.seed) == ("symmetric", 0.2, True, 7)
@@ -55,7 +123,8 @@ def test_parse_types_values_by_their_defaults():
         ("rate=high", "rate must be of type float, got 'high'"),
         ("rate", "rate must be of type float, got ''"),
         ("quick=maybe", "quick must be true or false"),
-        ("method=elrr", "must be one of the known names"),
+        ("method=elrr", "^method must be one of the known names"),
+        ("noise=symetric", "^noise must be one of the known names, got 'symetric': did you mean symmetric"),
     ],
 )
 def test_wrong_arguments_are_refused(arg, message):

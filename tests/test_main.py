@@ -54,6 +54,8 @@ MISTAKES = {
     "temperature": (["--config.relation_guided.edge.student_temperature=0.0"], "temperature must be > 0"),
     "learning rate": (["--config.relation_guided.optimizer.learning_rate=0.0"], "optimizer.learning_rate must be > 0"),
     "kind without field": (["--config.noise.name=none"], "noise.none's field must be one of the known names, got"),
+    "unknown method": (["--config.relation_guided.method.name=elrr"], "did you mean elr"),
+    "method without its fields": (["--config.relation_guided.method.name=dividemix"], "needs alpha, confidence_penalty"),
     "no teacher": (["--config.teacher=/nowhere"], "teacher must be the workdir of an earlier run"),
     "edge": (["--config.relation_guided.edge.name=rkd"], "relation_guided.edge.name must be one of the known names, got 'rkd'"),
 }

@@ -125,6 +125,7 @@ def test_a_run_tells_the_rate_that_it_used(tmp_path):
     config = tiny(**{"relation_guided.method": choose(METHODS, "co_teaching"), "relation_guided.weight": 0.0})
     summary = experiment.run(config, tmp_path)
     used = summary["relation_guided"]["noise_rate"]
+    assert used["source"] == "estimate"
     assert 0 < used["used"] < 1
     assert used["error"] == pytest.approx(used["used"] - summary["noise"]["rate"], abs=1e-6)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rmdnet_jax import neighbours, propagation
+from rmdnet_jax.graph import connect
 from rmdnet_jax.types import UserError
 
 N, K = 203, 5
@@ -56,7 +57,7 @@ def test_no_row_is_its_own_neighbour_and_missing_ones_have_no_weight():
     np.testing.assert_array_equal(cosine, np.array([[0.9, 0.8], [1, 0.9], [1, 0.9]], np.float32))
     index, cosine = neighbours._others(np.array([2]), np.ones((1, 3), np.float32), np.array([[2, -1, -1]]))
     np.testing.assert_array_equal(index, [[2, 2]])
-    graph = propagation.graph(jax.numpy.asarray(index), jax.numpy.asarray(cosine), 0.1)
+    graph = connect(jax.numpy.asarray(index), jax.numpy.asarray(cosine), 0.1)
     np.testing.assert_array_equal(graph.weight, [[0, 0]])
 
 

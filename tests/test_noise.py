@@ -30,7 +30,7 @@ EXAMPLES = {
 
 
 def make(name, tmp_path, seed=0, **fields):
-    fields = {**EXAMPLES[name], **fields}
+    fields = {**EXAMPLES.get(name, {}), **fields}
     if name == "file" and "path" not in fields:
         fields["path"] = str(tmp_path / "labels.npy")
         np.save(fields["path"], (CLEAN + INDEX % 3) % CLASSES)
@@ -209,6 +209,8 @@ def test_describe_states_rate_transition_and_hash():
         ("asymmetric", {"mapping": "cifar100"}, "noise.mapping must give one class"),
         ("asymmetric", {"mapping": "cifar20"}, "noise.mapping must be auto"),
         ("matrix", {"rows": ((0.5, 0.4), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix"),
+        ("matrix", {"rows": (("a", "b"), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix of numbers"),
+        ("matrix", {"rows": ((float("nan"),) * 10,) * 10}, "each row must sum to 1"),
         ("matrix", {"rows": tuple((0.2,) * 10 for _ in range(10))}, "each row must sum to 1, got row 0 with sum 2"),
         ("file", {"path": ""}, "noise.path must name a"),
         ("file", {"path": "/nowhere/labels.npy"}, "cannot be read"),
@@ -239,6 +241,15 @@ def test_bad_label_files_are_refused(content, message, tmp_path):
     np.save(path, content, allow_pickle=content.dtype == object)
     with pytest.raises(UserError, match=message):
         noise.make("file", num_classes=10, seed=0, path=path)
+
+
+@pytest.mark.filterwarnings("ignore")  # NumPy leaves a broken archive open
+@pytest.mark.parametrize("name", ["labels.npy", "labels.npz"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"], ids=["empty", "broken off"])
+def test_damaged_label_files_are_refused(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"noise.path .*{name}' cannot be read"):
+        noise.make("file", num_classes=10, seed=0, path=str(tmp_path / name))
 
 
 def test_an_absent_field_lists_those_that_are_there(tmp_path):

@@ -47,7 +47,7 @@ def test_matrix_is_a_softmax_of_cosines_without_the_diagonal(temperature):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", relation.EDGES)
+@pytest.mark.parametrize("name", FIXTURES)
 def test_edge_losses_reach_their_fixtures(name):
     assert abs(float(relation.EDGES[name](jnp.asarray(STUDENT), jnp.asarray(TEACHER))) - FIXTURES[name]) < 1e-8
 

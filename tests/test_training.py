@@ -16,6 +16,7 @@ from rmdnet_jax.encoder import ENCODERS
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.objectives import Objective, Teacher, classifier, relation_guided
 from rmdnet_jax.run import make_stage, setup
+from rmdnet_jax.ssl import SSL
 from rmdnet_jax.types import Batch, Outputs, UserError, Variables
 
 
@@ -73,9 +74,16 @@ def test_a_control_is_the_run_of_weight_zero_bit_for_bit(tmp_path):
     assert not records(tmp_path / "zero", "relation_modeling"), "no teacher is trained where none is needed"
 
 
-def test_one_and_eight_devices_agree(tmp_path, monkeypatch):
-    """Up to the order of additions, which a few steps do not amplify much; noise and order agree exactly."""
+@pytest.mark.parametrize(("ssl", "method"), [("simsiam", "ce"), ("simclr", "elr"), ("barlow_twins", "ce")])
+def test_one_and_eight_devices_agree(ssl, method, tmp_path, monkeypatch):
+    """Up to the order of additions, which a few steps do not amplify much; noise and order agree exactly.
+
+    SimCLR's negatives and Barlow Twins' statistics are of the whole batch: of a device's part their losses would be others.
+    """
     config = tiny(**{"relation_guided.optimizer.learning_rate": 0.01, "relation_modeling.optimizer.learning_rate": 0.01})
+    with config.unlocked():
+        config.relation_modeling.ssl = choose(SSL, ssl, projection=16, hidden=8)
+        config.relation_guided.method = choose(METHODS, method)
     eight = experiment.run(config, tmp_path / "8")
     one_device = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
     monkeypatch.setattr(sharding, "mesh", lambda: one_device)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax.types import Array, UserError, entry, unknown
+from rmdnet_jax.types import Array, UserError, entry, first_line, unknown
 
 # truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog. Source: Patrini et al., CVPR 2017.
 CIFAR10_MAP = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
@@ -181,10 +181,13 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
 
 def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> Noise:
     """`P(given = j | clean = i) = T_ij` for any row-stochastic T [C, C], from `rows` or a file (`.npy`, `.csv`) at `path`."""
-    table = np.asarray(_read(path, "") if path else rows, np.float64)
+    try:
+        table = np.asarray(_read(path, "") if path else rows, np.float64)
+    except ValueError:
+        raise UserError(f"noise.rows must be a {num_classes} x {num_classes} matrix of numbers") from None
     if table.shape != (num_classes, num_classes):
         raise UserError(f"noise.rows must be a {num_classes} x {num_classes} matrix, got shape {table.shape}")
-    if (table < 0).any() or np.abs(table.sum(1) - 1).max() > 1e-6:
+    if not ((table >= 0).all() and np.abs(table.sum(1) - 1).max() <= 1e-6):
         worst = int(np.abs(table.sum(1) - 1).argmax())
         raise UserError(f"noise.rows must be >= 0 and each row must sum to 1, got row {worst} with sum {table[worst].sum():g}")
     cumulative = np.cumsum(table, axis=1)
@@ -199,12 +202,13 @@ def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> 
 
 def _read(path: str, field: str) -> np.ndarray:
     """The array in a `.npy`, `.npz` (by field) or `.csv` file, never unpickling."""
+    place = pathlib.Path(path).expanduser()
     try:
         if path.endswith(".csv"):
-            return np.loadtxt(path, delimiter=",", comments="#", ndmin=1)
+            return np.loadtxt(place, delimiter=",", comments="#", ndmin=1)
         if not path.endswith((".npy", ".npz")):
             raise UserError(f"noise.path must end in .npy, .npz or .csv, got {path!r}")
-        data = np.load(pathlib.Path(path).expanduser(), allow_pickle=False)
+        data = np.load(place, allow_pickle=False)
         if isinstance(data, np.ndarray):
             return data
         with data:
@@ -213,8 +217,8 @@ def _read(path: str, field: str) -> np.ndarray:
             return data[field]
     except UserError:
         raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"noise.path {path!r} cannot be read: {error}") from None
+    except Exception as error:  # a damaged file raises anything
+        raise UserError(f"noise.path {path!r} cannot be read: {first_line(error)}") from None
 
 
 def file(num_classes: int, seed: int, *, path: str = "", field: str = "labels") -> Noise:
