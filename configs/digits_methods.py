@@ -18,8 +18,8 @@ SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
 WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}
 STRENGTHS = (0.3, 3.0, 30.0)
-# Of STRENGTHS the best over the search seeds at symmetric noise, by the objective that made the teacher; else 30.
-K = {"simsiam": {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3}, "simclr": {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}}
+# Of STRENGTHS the best over the search seeds at symmetric noise, with teachers of either objective; else 30.
+K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}
 ARMS = {"rmdnet": "weight={}", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
 BEST: dict[tuple[str, str, str], str] = {}  # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds
 
@@ -44,7 +44,7 @@ def sweep(root: str) -> dict[str, str]:
         here = f"ssl={ssl},seed={seed},noise={noise},method={method},teacher={root}/{place}teacher/{seed}"
         for arm, arguments in ARMS.items() if seed in SEEDS else ():
             base = ",base" if (arm, ssl) == ("rmdnet", "simsiam") else ""  # what it is beside any teacher
-            points[f"{place}same/{noise}-{method}-{arm}-{seed}"] = f"{here},{arguments.format(K[ssl].get(method, 30.0))}{base}"
+            points[f"{place}same/{noise}-{method}-{arm}-{seed}"] = f"{here},{arguments.format(K.get(method, 30.0))}{base}"
         for weight in (0.0, *STRENGTHS) if seed in SEARCH_SEEDS else ():
             points[f"{place}strength/{noise}-{method}-{weight:g}-{seed}"] = f"{here},weight={weight}"
         for arm, weights in WEIGHTS.items() if ssl == "simsiam" else ():

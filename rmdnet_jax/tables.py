@@ -37,6 +37,7 @@ class Run(NamedTuple):
 
     config: dict  # flat: {"relation_guided.weight": 30.0}
     accuracy: dict[str, float | None]  # fraction, of the student and of each control, by arm
+    doubt: bool  # the student learnt given labels because the graph was in doubt
 
 
 class Row(NamedTuple):
@@ -47,6 +48,7 @@ class Row(NamedTuple):
     arm: str  # of OURS or ARMS
     settings: str
     values: dict[int, float]  # seed -> %
+    doubts: set[int]  # seeds whose graph was in doubt, so that they are the arm without propagation
 
 
 def name_of(method: str, arm: str) -> str:
@@ -73,7 +75,8 @@ def read(directories: list[str], column: str) -> list[Run]:
         accuracy = {arm: row["test_accuracy"].get(column) for arm, row in rows.items()}
         if next(iter(accuracy.values())) is None:
             raise UserError(f"--column: {directory} has no {column!r} accuracy, and another column does not stand in for it")
-        runs.append(Run(workdir.flatten(config), accuracy))
+        used = summary["relation_guided"].get("propagation", {}).get("used", True)
+        runs.append(Run(workdir.flatten(config), accuracy, not used))
         for field in PROTOCOL:
             alike = [run for run in runs if not field.startswith("noise.") or run.config["noise.name"] == config["noise"]["name"]]
             one, two = (run.config.get(field) for run in (alike[0], alike[-1]))
@@ -85,7 +88,7 @@ def read(directories: list[str], column: str) -> list[Run]:
 def varied(runs: list[Run]) -> list[str]:
     """The fields in which runs differ. One of a method or of a noise kind is one where runs of that kind differ: else its name says it."""
     values: dict[str, dict[str, set[str]]] = {}
-    for config, _ in runs:
+    for config, *_ in runs:
         for name in (name for name in config if not name.startswith(APART)):
             kind = next((str(config[field]) for prefix, field in OWN.items() if name.startswith(prefix)), "")
             values.setdefault(name, {}).setdefault(kind, set()).add(str(config[name]))
@@ -101,7 +104,7 @@ def group(runs: list[Run]) -> list[Row]:
     """The runs' arms, seeds together. Settings are the fields in which runs differ and that the arm reads."""
     fields = varied(runs)
     rows: dict[tuple, Row] = {}
-    for config, accuracy in runs:
+    for config, accuracy, doubt in runs:
         seed, method = int(config["seed"]), str(config["relation_guided.method.name"])
         own = [f"{name.removeprefix('noise.')} {config[name]}" for name in fields if name.startswith("noise.") and name in config]
         noise = " ".join([str(config["noise.name"]), *([str(config["noise.rate"])] if "noise.rate" in config else []), *own])
@@ -109,9 +112,11 @@ def group(runs: list[Run]) -> list[Row]:
             names = [name for name in fields if name in config and reads(arm, name)]
             parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {config[name]}" for name in names]
             parts += ["from teacher"] if arm in OURS and config["relation_guided.init"] == "teacher" else []
-            row = Row(noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts), {})
+            key = (noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts))
             if value is not None:
-                values = rows.setdefault(row[:4], row).values
+                row = rows.setdefault(key, Row(*key, {}, set()))
+                row.doubts.update({seed} if doubt and arm in OURS else ())
+                values = row.values
                 if values.setdefault(seed, 100 * value) != 100 * value:
                     where = ", ".join(filter(None, (noise, name_of(row.method, arm), row.settings)))
                     raise UserError(
@@ -172,11 +177,10 @@ def compare(rows: list[Row], column: str = "last") -> list[dict[str, str]]:
     for row, own, found in zip(rows, settings, all_gains):
         numbers = np.array(list(row.values.values()))
         spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
-        lines.append(
-            {"noise": row.noise, "arm": name_of(row.method, row.arm), heading: own, "n": str(len(numbers)),
-             f"{COLUMNS[column]}, %": f"{numbers.mean():.1f}{spread}"}
-            | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown}
-        )  # fmt: skip
+        n = f"{len(numbers)}, {len(row.doubts)} in doubt" if row.doubts else str(len(numbers))
+        cells = {"noise": row.noise, "arm": name_of(row.method, row.arm), heading: own, "n": n}
+        cells |= {f"{COLUMNS[column]}, %": f"{numbers.mean():.1f}{spread}"}
+        lines.append(cells | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown})
     return lines
 
 

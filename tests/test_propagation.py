@@ -206,7 +206,7 @@ def test_a_graph_that_knows_nothing_leaves_the_labels():
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.4])
 def test_a_graph_in_doubt_does_no_harm(rate):
-    """Clouds so wide that neighbours are often of another class: what disagrees is not the labels' noise, which hides that if it is much."""
+    """Clouds so wide that neighbours are often of another class: what disagrees is not noise, which hides that if it is much."""
     features, clean = blobs((300,) * CLASSES, spread=0.9)
     given = moved(clean, rate)
     found = propagation.propagate(features, given, CLASSES)

@@ -141,6 +141,15 @@ def test_one_seed_has_one_accuracy(runs, tmp_path):
         table([*runs, write(tmp_path / "other", {"rmdnet": 0.81}, teacher="elsewhere")])
 
 
+def test_a_graph_in_doubt_is_counted(runs, tmp_path):
+    for seed, used in enumerate((True, False)):
+        path = write(tmp_path / f"propagated-{seed}", {"rmdnet": 0.9}, seed=seed, **{"relation_guided.targets": "propagated"})
+        summary = {"relation_guided": {"test_accuracy": {"last": 0.9}, "propagation": {"used": used}}, "controls": {}}
+        (tmp_path / f"propagated-{seed}" / "summary.json").write_text(json.dumps(summary))
+        runs.append(path)
+    assert {row["arm"]: row["n"] for row in table(runs)} == {"ce": "3", "ce + RMDNet": "3", "ce + RMDNet + propagation": "2, 1 in doubt"}
+
+
 def test_each_teacher_has_its_own_row(tmp_path):
     for ssl, accuracy in (("simsiam", 0.9), ("byol", 0.8)):
         write(tmp_path / ssl, {"rmdnet": accuracy, "teacher_knn": accuracy - 0.1}, **{"relation_modeling.ssl": choose(SSL, ssl)})
