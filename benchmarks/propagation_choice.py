@@ -13,7 +13,7 @@ from tqdm import tqdm
 from benchmarks.propagation_figures import CLASSES, given_labels, teacher_of
 from rmdnet_jax import propagation
 
-NOISES = {"none": (0.0,), "symmetric": (0.2, 0.5, 0.8), "pair": (0.2, 0.4), "instance": (0.2, 0.4)}
+NOISES = {"none": (0.0,), "symmetric": (0.2, 0.5, 0.8), "pair": (0.2, 0.4), "asymmetric": (0.4,), "instance": (0.2, 0.4)}
 
 
 def right(features: np.ndarray, given: np.ndarray, clean: np.ndarray, **settings: str) -> float:

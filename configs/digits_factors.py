@@ -59,4 +59,5 @@ def sweep(root: str) -> dict[str, str]:
             for rate in rates:
                 arguments = f"seed={seed},noise={noise},rate={rate},base,teacher={root}/teacher/simsiam-{seed}"
                 points[f"noise/{noise}-{rate:g}-{seed}"] = arguments
+                points[f"noise/{noise}-{rate:g}-propagation-{seed}"] = f"{arguments},weight=0.0,targets=propagated".replace(",base", "")
     return points

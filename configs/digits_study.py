@@ -1,6 +1,6 @@
 """The study behind the digits' settings and the table of docs/results.md: every arm searched alike, on seeds apart from the reported ones.
 
-python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # 525 runs, hours on two cores
+python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # 545 runs, hours on two cores
 python -m rmdnet_jax.report table runs/study/same/* ; python -m rmdnet_jax.report table runs/study/best/*
 """
 
@@ -63,6 +63,7 @@ def sweep(root: str) -> dict[str, str]:
             here = f"seed={seed},noise={noise},teacher={root}/{teacher}"
             if seed in SEEDS:
                 points[f"same/{noise}-{seed}"] = f"{here},controls"
+                points[f"same/{noise}-propagation-{seed}"] = f"{here},arm=propagation"
                 for arm in ARMS:
                     if (noise, arm) in BEST:
                         points[f"best/{noise}-{arm}-{seed}"] = f"{here},arm={arm},{BEST[noise, arm]}"
