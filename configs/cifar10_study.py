@@ -1,4 +1,4 @@
-"""CIFAR-10 under five kinds of noise: cross entropy with RMDNet and its controls, labels corrected over the graph (our extension), both.
+"""CIFAR-10 under five noises: cross entropy with RMDNet and its controls, labels corrected over the graph (our extension), both.
 
 python launch/sweep.py configs/cifar10_study.py --workdir runs/cifar10 --run --match ^full       # on an accelerator; ^small on a CPU
 python -m rmdnet_jax.report table runs/cifar10/full/[afis]*
