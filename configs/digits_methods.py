@@ -1,5 +1,5 @@
 """Digits: every base method alone, with RMDNet, with labels corrected over the graph (our extension), and with both, at the same
-settings (those of configs/digits.py); alone and with RMDNet each at its own best, too.
+settings (those of configs/digits.py) with teachers by SimSiam and by SimCLR; alone and with RMDNet each at its own best, too.
 
 python launch/sweep.py configs/digits_methods.py --workdir runs/methods --run                   # hours on two cores; --match for a part
 python -m rmdnet_jax.report table runs/methods/same/* ; python -m rmdnet_jax.report table runs/methods/best/*
@@ -16,12 +16,26 @@ NOISES = {"symmetric": 0.5, "pair": 0.4}
 TEACHERS = {"simsiam": "", "simclr": "simclr/"}  # objective -> where its teachers and their students are
 SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
-WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}
+WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}  # besides, K
 STRENGTHS = (0.3, 3.0, 30.0)
 # Of STRENGTHS the best over the search seeds at symmetric noise, with teachers of either objective; else 30.
 K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}
 ARMS = {"rmdnet": "weight={}", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
-BEST: dict[tuple[str, str, str], str] = {}  # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds
+# (noise, method, arm): the settings of the highest mean last accuracy over the search seeds.
+BEST = {
+    ("symmetric", "ce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("symmetric", "ce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.02",
+    ("symmetric", "co_teaching", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("symmetric", "co_teaching", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.02",
+    ("symmetric", "elr", "base"): "weight=0.0,epochs=80,learning_rate=0.02",
+    ("symmetric", "elr", "rmdnet"): "weight=10.0,epochs=80,learning_rate=0.02",
+    ("symmetric", "gce", "base"): "weight=0.0,epochs=20,learning_rate=0.1",
+    ("symmetric", "gce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
+    ("symmetric", "jocor", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
+    ("symmetric", "jocor", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.1",
+    ("symmetric", "sce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("symmetric", "sce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.02",
+}
 
 
 def get_config(arg: str = "") -> Config:

@@ -178,7 +178,7 @@ def scores(rows: list[tables.Row], column: str, path: pathlib.Path) -> None:
     names = [", ".join(filter(None, (name_of(row.method, row.arm), own))) for row, own in zip(rows, settings)]
     order = list(dict.fromkeys(names))
     noises = sorted({row.noise for row in rows})
-    figure, axes = _figure(1, len(noises), (3.0 + 3.6 * len(noises), 1.2 + 0.22 * len(order)))
+    figure, axes = _figure(1, len(noises), (4.5 + 4.0 * len(noises), 1.2 + 0.22 * len(order)))
     for i, (axis, noise) in enumerate(zip(axes[0], noises)):
         for row, name in zip(rows, names):
             if row.noise == noise:
