@@ -29,9 +29,8 @@ RECIPES = {
     ("cifar100", "elr"): {"weight": 7.0, "momentum": 0.9},
     ("cifar100", "dividemix"): {"warmup_epochs": 30},
 }
-# DivideMix's weight of unlabelled examples up to these rates, by data set; none at asymmetric noise. Source: its authors' settings.
-INFINITE = float("inf")
-UNLABELLED = {"cifar10": ((0.35, 0.0), (0.85, 25.0), (INFINITE, 50.0)), "cifar100": ((0.35, 25.0), (INFINITE, 150.0))}
+# DivideMix's weight of unlabelled examples up to a noise rate of 35 %, of 85 %, and above, its authors'; none at asymmetric noise.
+UNLABELLED = {"cifar10": (0.0, 25.0, 50.0), "cifar100": (25.0, 150.0, 150.0)}
 # Weights at which a loss's first gradient on the student's features is as long as the default's, measured on digits; else 1.
 WEIGHTS = {
     "pearson": 0.03, "rkd_distance": 12.0, "rkd_angle": 15.0, "similarity_preserving": 1500.0, "pkt": 60000.0,
@@ -198,7 +197,7 @@ def recipe(data: str, method: str, kind: str, rate: float) -> dict[str, Any]:
     """What a method's authors set on this data set under noise of this kind and rate."""
     fields = RECIPES.get((data, method), {})
     if method == "dividemix" and data in UNLABELLED:
-        weight = next(weight for bound, weight in UNLABELLED[data] if rate <= bound)
+        weight = UNLABELLED[data][(rate > 0.35) + (rate > 0.85)]
         asymmetric = {"unlabelled_weight": 0.0, "confidence_penalty": 1.0}
         fields = fields | (asymmetric if kind == "asymmetric" else {"unlabelled_weight": weight})
     return fields

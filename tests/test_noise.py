@@ -209,6 +209,7 @@ def test_describe_states_rate_transition_and_hash():
         ("asymmetric", {"mapping": "cifar100"}, "noise.mapping must give one class"),
         ("asymmetric", {"mapping": "cifar20"}, "noise.mapping must be auto"),
         ("matrix", {"rows": ((0.5, 0.4), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix"),
+        ("matrix", {"path": "/nowhere/matrix.npy"}, "noise.path .* cannot be read"),
         ("matrix", {"rows": (("a", "b"), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix of numbers"),
         ("matrix", {"rows": ((float("nan"),) * 10,) * 10}, "each row must sum to 1"),
         ("matrix", {"rows": tuple((0.2,) * 10 for _ in range(10))}, "each row must sum to 1, got row 0 with sum 2"),

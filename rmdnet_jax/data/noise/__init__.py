@@ -181,8 +181,9 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
 
 def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> Noise:
     """`P(given = j | clean = i) = T_ij` for any row-stochastic T [C, C], from `rows` or a file (`.npy`, `.csv`) at `path`."""
+    content = _read(path, "") if path else rows
     try:
-        table = np.asarray(_read(path, "") if path else rows, np.float64)
+        table = np.asarray(content, np.float64)
     except ValueError:
         raise UserError(f"noise.rows must be a {num_classes} x {num_classes} matrix of numbers") from None
     if table.shape != (num_classes, num_classes):
