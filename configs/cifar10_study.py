@@ -6,11 +6,13 @@ python -m rmdnet_jax.report table runs/cifar10/full/[afis]*
 Symmetric noise is `inclusive`, as in the published figures. Human labels (CIFAR-10N) are read from `cifar10n.npz`.
 """
 
+import itertools
+
 from rmdnet_jax.config import ARGUMENTS, CONTROLS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 SEEDS = range(3)
-NOISES = {"symmetric": (0.5, 0.8), "asymmetric": (0.4,), "file": (0.0,), "instance": (0.4,)}
+NOISES = (("symmetric", 0.5), ("symmetric", 0.8), ("asymmetric", 0.4), ("file", 0.0), ("instance", 0.4))
 FIELDS = {"symmetric": {"inclusive": True}, "asymmetric": {"mapping": "cifar10"}, "file": {"path": "cifar10n.npz", "field": "worse_label"}}
 ARMS = {"rmdnet": "controls", "propagation": "weight=0.0,targets=propagated", "both": "targets=propagated"}
 # A CPU's teacher sees all images, its students the first 5,000.
@@ -35,13 +37,10 @@ def get_config(arg: str = "") -> Config:
 def sweep(root: str) -> dict[str, str]:
     """Directory below `root` -> config argument, teachers before the students that they serve."""
     points = {}
-    for size, (common, teachers) in SIZES.items():
-        for seed in SEEDS:
-            here = ",".join(filter(None, (f"seed={seed}", common)))
-            points[f"{size}/teacher/{seed}"] = f"{here}{teachers},epochs=1"
-            for noise, rates in NOISES.items():
-                for rate in rates:
-                    for arm, arguments in ARMS.items():
-                        arguments = f"{here},noise={noise},rate={rate},{arguments},teacher={root}/{size}/teacher/{seed}"
-                        points[f"{size}/{noise}-{rate:g}-{arm}-{seed}"] = arguments
+    for (size, (common, teachers)), seed in itertools.product(SIZES.items(), SEEDS):
+        here = ",".join(filter(None, (f"seed={seed}", common)))
+        teacher = f"{size}/teacher/{seed}"
+        points[teacher] = f"{here}{teachers},epochs=1"
+        for (noise, rate), (arm, arguments) in itertools.product(NOISES, ARMS.items()):
+            points[f"{size}/{noise}-{rate:g}-{arm}-{seed}"] = f"{here},noise={noise},rate={rate},{arguments},teacher={root}/{teacher}"
     return points

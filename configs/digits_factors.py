@@ -57,7 +57,7 @@ def sweep(root: str) -> dict[str, str]:
                     points[f"{study}/{noise}-{point}-{seed}"] = ",".join(filter(None, parts))
         for noise, rates in RATES.items():
             for rate in rates:
-                arguments = f"seed={seed},noise={noise},rate={rate},base,teacher={root}/teacher/simsiam-{seed}"
-                points[f"noise/{noise}-{rate:g}-{seed}"] = arguments
-                points[f"noise/{noise}-{rate:g}-propagation-{seed}"] = f"{arguments},weight=0.0,targets=propagated".replace(",base", "")
+                here = f"seed={seed},noise={noise},rate={rate},teacher={root}/teacher/simsiam-{seed}"
+                points[f"noise/{noise}-{rate:g}-{seed}"] = f"{here},base"
+                points[f"noise/{noise}-{rate:g}-propagation-{seed}"] = f"{here},weight=0.0,targets=propagated"
     return points

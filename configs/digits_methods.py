@@ -16,7 +16,7 @@ NOISES = {"symmetric": 0.5, "pair": 0.4}
 TEACHERS = {"simsiam": "", "simclr": "simclr/"}  # objective -> where its teachers and their students are
 SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
-WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}  # besides, K
+WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}  # K, searched besides
 STRENGTHS = (0.3, 3.0, 30.0)
 # Of STRENGTHS the best over the search seeds at symmetric noise, with teachers of either objective; else 30.
 K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}

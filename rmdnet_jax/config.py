@@ -188,8 +188,7 @@ def quick(config: Config) -> Config:
 
 def pick(field: str, name: str, table: dict) -> Any:
     """`table[name]`; raises `UserError` for a name that is not in it."""
-    if name not in table:
-        raise unknown(field, name, table)
+    _among(field, name, table)
     return table[name]
 
 
@@ -257,6 +256,6 @@ def _within(field: str, value: float, low: float, high: float | None = None) -> 
         raise UserError(f"{field} must be " + (f">= {low}" if high is None else f"in [{low}, {high}]") + f", got {value}")
 
 
-def _among(field: str, value: str, allowed: tuple) -> None:
+def _among(field: str, value: str, allowed: tuple | dict) -> None:
     if value not in allowed:
         raise unknown(field, value, allowed)

@@ -241,7 +241,7 @@ def guide(made: Run, stage: training.Stage, learnt: np.ndarray) -> tuple[Variabl
         result["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
     if "noise_rate" in records[-1]:  # what a method that selects examples took it to be
         used, true = records[-1]["noise_rate"], float(np.mean((learnt != made.source.labels)[made.train]))
-        source = "estimate" if made.config.relation_guided.method.rate == "estimate" else "given"
+        source = "estimate" if made.config.relation_guided.method.get("rate") == "estimate" else "given"
         result["noise_rate"] = {"used": used, "source": source, "error": used - true if made.noise.known else None}
     result["train_accuracy"] = {kind: records[-1][f"train_accuracy_{kind}"] for kind in ("given", "clean")}
     return variables, {**result, "epochs": stage.epochs, **made.writer.speed(stage.name)}
