@@ -15,8 +15,9 @@ SEEDS = range(3)
 NOISES = (("symmetric", 0.5), ("symmetric", 0.8), ("asymmetric", 0.4), ("file", 0.0), ("instance", 0.4))
 FIELDS = {"symmetric": {"inclusive": True}, "asymmetric": {"mapping": "cifar10"}, "file": {"path": "cifar10n.npz", "field": "worse_label"}}
 ARMS = {"rmdnet": "controls", "propagation": "weight=0.0,targets=propagated", "both": "targets=propagated"}
-# A CPU's teacher sees all images, its students the first 5,000.
-SIZES = {"full": ("", ""), "small": ("small,weight=3.0", ",limit=50000,modeling=10")}
+# Size -> arguments of all its runs, and of its teachers besides. A CPU's teacher is by SimCLR, which knows more after 10 epochs, and sees
+# all images, its students the first 5,000.
+SIZES = {"full": ("", ""), "small": ("small,ssl=simclr,weight=3.0", ",limit=50000,modeling=10")}
 
 
 def get_config(arg: str = "") -> Config:

@@ -23,6 +23,18 @@ K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}
 ARMS = {"rmdnet": "weight={}", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
 # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds.
 BEST = {
+    ("pair", "ce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("pair", "ce", "rmdnet"): "weight=10.0,epochs=20,learning_rate=0.02",
+    ("pair", "co_teaching", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
+    ("pair", "co_teaching", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
+    ("pair", "elr", "base"): "weight=0.0,epochs=20,learning_rate=0.1",
+    ("pair", "elr", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
+    ("pair", "gce", "base"): "weight=0.0,epochs=20,learning_rate=0.1",
+    ("pair", "gce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
+    ("pair", "jocor", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
+    ("pair", "jocor", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.1",
+    ("pair", "sce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("pair", "sce", "rmdnet"): "weight=10.0,epochs=20,learning_rate=0.1",
     ("symmetric", "ce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
     ("symmetric", "ce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.02",
     ("symmetric", "co_teaching", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
