@@ -1,17 +1,20 @@
 """A config's grid: prints one command a grid point, or runs the points here one after the other.
 
-    python launch/sweep.py configs/digits_study.py --workdir runs/study                     # the commands, for xargs or a scheduler
+    python launch/sweep.py configs/digits_study.py --workdir runs/study                     # the commands, for a scheduler
     python launch/sweep.py configs/digits_study.py --workdir runs/study --run [--match RE]  # here; finished points are passed over
 
-The config defines `sweep(root) -> {directory below root: config argument}`.
+The config defines `sweep(root) -> {directory below root: config argument}`. Teachers come before the students that they serve: where
+points run at the same time, those of `--match teacher` are to end first.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import re
 import runpy
+import shlex
 import sys
 
 
@@ -34,7 +37,8 @@ def main() -> int:
     if args.run:
         return run_here(points, module["get_config"], args.workdir)
     for name, arg in points.items():
-        print(f"python -m rmdnet_jax.main --config {args.config}:{arg} --workdir {args.workdir}/{name}")
+        words = ("python", "-m", "rmdnet_jax.main", "--config", f"{args.config}:{arg}", "--workdir", f"{args.workdir}/{name}")
+        print(shlex.join(words))
     return 0
 
 
@@ -42,20 +46,22 @@ def run_here(points: dict, get_config, root: str) -> int:
     """Runs the points that are not finished; returns 0, or as `rmdnet_jax.main` does after one line on the point that stopped."""
     from tqdm import tqdm
 
-    from rmdnet_jax import experiment, run, training, types
+    from rmdnet_jax import experiment, run, training, types, workdir
 
     run.keep_programs()
     bar = tqdm(points.items(), unit="run")
     for name, arg in bar:
-        workdir = pathlib.Path(root, name)
-        if not (workdir / "summary.json").exists():
-            try:
+        place = pathlib.Path(root, name)
+        try:
+            config = get_config(arg)
+            workdir.check(place, json.loads(config.to_json()))  # a finished point, too: the study may have changed since
+            if not (place / "summary.json").exists():
                 with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-                    experiment.run(get_config(arg), workdir)
-            except (types.UserError, training.Stopped) as error:
-                bar.close()
-                print(f"{name}: {error}", file=sys.stderr)
-                return 143 if isinstance(error, training.Stopped) else 2
+                    experiment.run(config, place)
+        except (types.UserError, training.Stopped) as error:
+            bar.close()
+            print(f"{name}: {error}", file=sys.stderr)
+            return 143 if isinstance(error, training.Stopped) else 2
     return 0
 
 

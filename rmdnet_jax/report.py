@@ -124,10 +124,15 @@ def _figure(rows: int, columns: int, size: tuple[float, float]):
 def _save(figure, path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".png":
+        raise UserError(f"a figure's name must end in .png, got {str(path)!r}")
     part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=120)
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, dpi=120)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"figure {str(path)!r} cannot be written: {error.strerror}") from None
     plt.close(figure)
 
 
@@ -200,8 +205,6 @@ def main() -> None:
     runs.add_argument("--csv", default="", help="a file for the same table as CSV")
     runs.add_argument("--figure", default="", help="a .png file for the same table as a figure")
     args = parser.parse_args()
-    if args.figure and not args.figure.endswith(".png"):
-        parser.error(f"--figure must end in .png, got {args.figure!r}")
     try:
         rows = tables.rows(args.runs, args.column, args.best)
         lines = tables.compare(rows, args.column)
@@ -211,8 +214,6 @@ def main() -> None:
             scores(rows, args.column, pathlib.Path(args.figure))
     except UserError as error:
         parser.error(str(error))
-    except OSError as error:
-        parser.error(f"--figure {args.figure!r} cannot be written: {error.strerror}")
     print(tables.markdown(lines))
 
 

@@ -69,10 +69,12 @@ def read(directories: list[str], column: str) -> list[Run]:
     for directory in directories:
         try:
             config, summary = (json.loads((pathlib.Path(directory) / f"{name}.json").read_text()) for name in ("config", "summary"))
+            rows = {arm_of(config["relation_guided"]): summary["relation_guided"], **summary["controls"]}
+            accuracy = {arm: row["test_accuracy"].get(column) for arm, row in rows.items()}
         except (OSError, ValueError) as error:
             raise UserError(f"not a finished run: {error}") from None
-        rows = {arm_of(config["relation_guided"]): summary["relation_guided"], **summary["controls"]}
-        accuracy = {arm: row["test_accuracy"].get(column) for arm, row in rows.items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"not a run of this version: {directory} has no {error}") from None
         if next(iter(accuracy.values())) is None:
             raise UserError(f"--column: {directory} has no {column!r} accuracy, and another column does not stand in for it")
         used = summary["relation_guided"].get("propagation", {}).get("used", True)
@@ -126,14 +128,15 @@ def group(runs: list[Run]) -> list[Row]:
 
 
 def gains(row: Row, rows: list[Row]) -> dict[str, str]:
-    """The paired gain of one of OURS over each control of its method: over the one of the same settings, or over the only one there is."""
+    """The paired gain of one of OURS over each control of its method: over the one of the same settings, or else the only one there is."""
     found = {}
     for arm in ARMS if row.arm in OURS else ():
         controls = [r for r in rows if (r.noise, r.arm) == (row.noise, arm) and r.method in ("", row.method)]
         same = [r for r in controls if set(r.settings.split(", ")) <= {"", *row.settings.split(", ")}]
         chosen = same if len(controls) > 1 else controls
         if len(chosen) == 1:
-            found[arm] = difference(row.values, chosen[0].values)
+            gain = difference(row.values, chosen[0].values)
+            found[arm] = f"{gain}, other settings" if gain and not same else gain
     return found
 
 

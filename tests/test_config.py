@@ -77,6 +77,21 @@ def test_a_sweep_names_the_point_that_cannot_run(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("high: noise.rate must be")
 
 
+def test_a_sweep_refuses_a_point_of_older_settings(tmp_path):
+    config = tmp_path / "study.py"
+    config.write_text(
+        "from rmdnet_jax.config import default\ndef get_config(arg=''):\n    return default()\ndef sweep(root):\n    return {'a': ''}\n"
+    )
+    older = default()
+    older.relation_guided.epochs = 9
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    for name, content in (("config", older.to_json()), ("summary", "{}")):
+        (tmp_path / "runs" / "a" / f"{name}.json").write_text(content)
+    done = sweep(str(config), "--workdir", str(tmp_path / "runs"), "--run")
+    assert done.returncode == 2
+    assert "another config (relation_guided.epochs is 9 there, 80 here)" in done.stderr.splitlines()[-1]
+
+
 def test_a_methods_settings_are_its_authors():
     """DivideMix's weight of unlabelled examples by noise, its warm-up within the small student's epochs; calibrated relation losses."""
     for name, arg, expected in (

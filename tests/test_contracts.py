@@ -148,7 +148,7 @@ def test_what_the_readme_adds_works_as_written(tmp_path, monkeypatch):
     for table, path, code in blocks:
         module = importlib.import_module(f"rmdnet_jax.{path.replace('/', '.')}")
         space = dict(vars(module))
-        exec("from __future__ import annotations\nimport jax\nimport jax.numpy as jnp\n" + code, space)
+        exec("from __future__ import annotations\n" + code, space)
         name = re.search(r"def (\w+)", code)[1]
         test_the_signature_is_the_schema(name, space[name])
         test_facts_come_before_hyper_parameters(name, space[name])

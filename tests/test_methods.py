@@ -193,7 +193,11 @@ def test_dividemix_is_the_slow_one():
     """Three of six labels are likely right for peer 0, two for peer 1; half of the ramp of the unlabelled weight."""
     image = np.random.default_rng(4).normal(size=(2, 6, 2, 2, 3))
     clean = np.array([[0.9, 0.2, 0.8, 0.6, 0.1, 0.0], [0.3, 0.4, 1.0, 0.2, 0.7, 0.5]])
-    method, key, index = METHODS["dividemix"](8, 4, unlabelled_weight=10.0), jax.random.key(5), np.array([7, 1, 0, 3, 5, 2])
+    method, key, index = (
+        METHODS["dividemix"](8, 4, unlabelled_weight=10.0, confidence_penalty=2.0),
+        jax.random.key(5),
+        np.array([7, 1, 0, 3, 5, 2]),
+    )
     memory = np.ones((2, 8))
     memory[:, index] = clean
     both = jnp.stack([image] * 2)
@@ -216,7 +220,9 @@ def test_dividemix_is_the_slow_one():
     np.testing.assert_allclose(metrics["unlabelled_loss"], np.mean(guesses), rtol=1e-6)
     np.testing.assert_array_equal(after, memory)
     warm, *_ = method.loss(outputs, batch, jnp.asarray(memory), network, key, 9.9)
-    np.testing.assert_allclose(warm, sum(slow_ce(np.asarray(o.logits[0])).mean() for o in outputs), rtol=1e-6)
+    first = [softmax(np.asarray(o.logits[0])) for o in outputs]
+    penalty = sum(2.0 * (q * np.log(q)).sum(1).mean() for q in first)
+    np.testing.assert_allclose(warm, sum(slow_ce(np.asarray(o.logits[0])).mean() for o in outputs) + penalty, rtol=1e-6)
 
 
 @pytest.mark.parametrize("clean", [0.0, 1.0])

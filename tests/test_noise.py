@@ -128,7 +128,7 @@ CIFAR10 = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
         ("pair", {"rate": 0.3}, 0.7 * EYE + 0.3 * np.roll(EYE, 1, axis=1)),
         ("asymmetric", {"rate": 0.4}, 0.6 * EYE + 0.4 * EYE[[CIFAR10.get(y, y) for y in range(CLASSES)]]),
         ("asymmetric", {"rate": 0.4, "mapping": "auto"}, 0.6 * EYE + 0.4 * np.roll(EYE, 1, axis=1)),
-        ("asymmetric", {"rate": 1.0, "mapping": "1,0,2,3,4,5,6,7,8,9"}, EYE[[1, 0, 2, 3, 4, 5, 6, 7, 8, 9]]),
+        ("asymmetric", {"rate": 1.0, "mapping": "1 0 2 3 4 5 6 7 8 9"}, EYE[[1, 0, 2, 3, 4, 5, 6, 7, 8, 9]]),
         ("matrix", {}, np.array(ROWS)),
     ],
 )
@@ -205,7 +205,7 @@ def test_describe_states_rate_transition_and_hash():
         ("pair", {"rate": -0.1}, r"noise.rate must be in \[0, 1\]"),
         ("pair", {"rate": float("nan")}, r"noise.rate must be in \[0, 1\]"),
         ("pair", {"rat": 0.1}, "did you mean rate"),
-        ("asymmetric", {"mapping": "1,2"}, "noise.mapping must give one class"),
+        ("asymmetric", {"mapping": "1 2"}, "noise.mapping must give one class"),
         ("asymmetric", {"mapping": "cifar100"}, "noise.mapping must give one class"),
         ("asymmetric", {"mapping": "cifar20"}, "noise.mapping must be auto"),
         ("matrix", {"rows": ((0.5, 0.4), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix"),
@@ -233,9 +233,12 @@ def test_bad_input_is_refused_in_one_line(name, fields, message, tmp_path):
         (np.array(["cat", "dog"]), "must hold one whole number an example"),
         (np.array([], np.int64), "must hold labels from 0"),
         (np.array([3, -1]), "must hold labels from 0"),
+        (np.array([3, 2**32 - 1], np.uint32), "must hold labels from 0"),
+        (np.array([3, 2**32 + 3]), "must hold labels from 0"),
+        (np.array([3.0, np.inf]), "must hold labels from 0"),
         (np.array([{"a": 1}], dtype=object), "cannot be read"),
     ],
-    ids=["range", "fraction", "matrix", "text", "empty", "negative", "pickle"],
+    ids=["range", "fraction", "matrix", "text", "empty", "negative", "unsigned", "large", "infinite", "pickle"],
 )
 def test_bad_label_files_are_refused(content, message, tmp_path):
     path = str(tmp_path / "labels.npy")
@@ -321,11 +324,14 @@ def test_label_files_are_compared(tmp_path):
         (("make", "no/labels.npz"), "cannot be written"),
         (("show", "given.npy", "--data", "digits"), "holds 3 labels for 1442 clean ones"),
         (("show", "given.npy", "--figure", "x.png"), "needs clean labels"),
+        (("show", "three.npz", "--figure", "x.pdf"), "must end in .png"),
+        (("show", "three.npz", "--figure", "given.npy/x.png"), "cannot be written"),
     ],
 )
 def test_the_label_tool_says_what_is_wrong(args, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("given.npy", np.array([0, 1, 2]))
+    np.savez("three.npz", labels=np.array([0, 1, 2]), clean=np.array([0, 1, 1]))
     status, text = command(*args)
     assert status == 2
     assert re.search(message, text.splitlines()[-1])

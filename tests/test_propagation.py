@@ -67,6 +67,18 @@ def test_a_node_without_weight_keeps_its_label(mix):
         np.testing.assert_array_equal(target[-1], np.eye(CLASSES)[2])
 
 
+def test_an_example_without_features_keeps_its_label():
+    """An image that the teacher says nothing of is as near to all others: whatever comes first would vote on it."""
+    features, clean = blobs()
+    features[[7, 350]] = 0
+    given = moved(clean, 0.3)
+    for label in range(CLASSES):
+        given[[7, 350]] = label
+        target = propagation.propagate(features, given, CLASSES, neighbours="10", alpha="0.9", temperature="0.2").target
+        np.testing.assert_array_equal(target[[7, 350]], np.eye(CLASSES)[[label, label]])
+        assert np.mean(target.argmax(1) == clean) > 0.95
+
+
 def test_no_label_votes_on_itself():
     features, clean = blobs()
     found, cosine = neighbours.exact(features, K)

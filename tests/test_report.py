@@ -85,6 +85,20 @@ def test_settings_of_the_base_are_matched(runs, tmp_path):
     assert gains["epochs 2"].startswith(f"{(100 * (OURS - BASE)).mean():+.1f}")
 
 
+def test_a_gain_over_other_settings_says_so(runs, tmp_path):
+    long = {"relation_guided.epochs": 7}
+    rows = table([*runs, *(write(tmp_path / f"long-{s}", {"rmdnet": OURS[s]}, seed=s, **long) for s in range(3))])
+    same, other = sorted((row["gain over base"] for row in rows if row["arm"] == "ce + RMDNet"), key=len)
+    assert other == same + ", other settings"
+
+
+def test_a_run_of_another_version_is_named(tmp_path):
+    for name in ("config", "summary"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    with pytest.raises(UserError, match=f"{tmp_path} has no 'relation_guided'"):
+        table([str(tmp_path)])
+
+
 def test_settings_that_most_rows_share_are_said_once(runs, tmp_path):
     fields = {"relation_guided.epochs": 7}, {"relation_guided.weight": 3.0}, {"relation_guided.edge.weight": 2.0}
     more = [write(tmp_path / f"{s}-{i}", {"rmdnet": OURS[s]}, seed=s, **part) for i, part in enumerate(fields) for s in range(3)]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_same, tiny
 
-from rmdnet_jax import checkpoint, experiment, run
+from rmdnet_jax import checkpoint, experiment, propagation, run
 from rmdnet_jax.config import choose
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.metrics import Records
@@ -103,14 +103,19 @@ def test_what_a_method_or_an_objective_remembers_is_continued(table, name, tmp_p
     elif table == "targets":
         config = tiny(**{"relation_guided.method": choose(METHODS, name), "relation_guided.targets": "propagated"})
         config.relation_guided.propagation.refresh, at = 1, 9 + 8  # relation modeling comes first
+        for name_, least in (("EVEN", 0.0), ("TRANSITIVE", 0.0), ("ABOVE", -np.inf)):  # so small a teacher is in doubt
+            monkeypatch.setattr(propagation, name_, least)
     else:
         config = tiny(**{"relation_modeling.ssl": choose(SSL, name, projection=8, hidden=8), "relation_guided.epochs": 1})
     experiment.run(config, tmp_path / "whole")
     break_off(config, tmp_path / "broken", at, monkeypatch)
+    kept = final_states(tmp_path / "broken")["checkpoints/relation_guided" if table != "ssl" else "checkpoints/relation_modeling"]
+    memory = jax.tree.leaves(kept["state"]["memory"])
     if name in REFRESHED:
-        first = 1.0 if name == "dividemix" else 0.0
-        kept = final_states(tmp_path / "broken")["checkpoints/relation_guided"]["state"]["memory"]
-        assert np.any(jax.tree.leaves(kept)[-1] != first), "was refreshed"
+        assert np.any(memory[-1] != (1.0 if name == "dividemix" else 0.0)), "was refreshed"
+    if table == "targets":
+        first = np.load(tmp_path / "broken" / "propagated.npz")
+        assert np.any(memory[0][first["index"]] != first["target"]), "were made anew"
     experiment.run(config, tmp_path / "broken")
     states, expected = final_states(tmp_path / "broken"), final_states(tmp_path / "whole")
     assert states.keys() == expected.keys()

@@ -509,5 +509,5 @@ def test_human_labels_of_tfds_are_in_the_original_order(prepared):
     for field, near in (("worst_label", "did you mean worse_label"), ("label", "worse_label")):
         with pytest.raises(UserError, match=rf"noise\.field .*{near}"):
             loader.labels("cifar10_n", where, field)
-    with pytest.raises(UserError, match="no class label but its own"):
+    with pytest.raises(UserError, match="no label of its classes but its own"):
         loader.labels("cifar10", where, "worse_label")

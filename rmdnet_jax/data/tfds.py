@@ -51,8 +51,9 @@ def labels(name: str, dir: str, field: str) -> np.ndarray:
     builder, _ = _open_tfds(name, dir, 1)
     features: dict[str, Any] = dict(builder.info.features or {})
     kinds = [key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel) and key != "label"]
+    kinds = [key for key in kinds if features[key].num_classes == features["label"].num_classes]
     if field not in kinds:
-        raise unknown("noise.field", field, kinds or [f"({name} has no class label but its own)"])
+        raise unknown("noise.field", field, kinds or [f"({name} has no label of its classes but its own)"])
     return _rows_and_labels(builder, "train", field)[1]
 
 

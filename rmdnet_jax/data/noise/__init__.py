@@ -105,7 +105,7 @@ def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
         target = [(y + 1) % num_classes for y in range(num_classes)]
     else:
         try:
-            target = [int(y) for y in (mapping.split(",") if isinstance(mapping, str) else mapping)]
+            target = [int(y) for y in (mapping.split() if isinstance(mapping, str) else mapping)]
         except ValueError:
             raise UserError(f"noise.mapping must be {NAMED} or one class number a class, got {mapping!r}") from None
     if len(target) != num_classes or not all(0 <= y < num_classes for y in target):
@@ -138,7 +138,7 @@ def asymmetric(num_classes: int, seed: int, *, rate: float = 0.4, mapping: str =
       rate: probability for a class that has another target; CIFAR-10's map moves five of ten classes, so about `rate / 2` of all labels.
       mapping: `cifar10` (Patrini et al. 2017), `cifar100` (the circularly next class inside the true superclass), `superclass_uniform` (any
         other class inside it), `blocks_of_five` (the next of classes 0 to 4, 5 to 9, ...: Patrini's, JoCoR's, UNICON's and ELR's code),
-        `next` or `pair` (y + 1 mod C), or a map of one's own, one target for each class: "1,0,2". `auto`: an experiment on `cifar10`
+        `next` or `pair` (y + 1 mod C), or a map of one's own, one target for each class: "1 0 2". `auto`: an experiment on `cifar10`
         or `cifar100` takes the map of that name; else `pair`.
     """
     if mapping == "superclass_uniform":
@@ -244,8 +244,10 @@ def read(path: str, field: str) -> np.ndarray:
     table = _read(path, field)
     if table.ndim != 1 or not np.issubdtype(table.dtype, np.number) or not np.array_equal(table, np.trunc(table)):
         raise UserError(f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}")
-    if table.size == 0 or table.min() < 0:
-        raise UserError(f"noise.path {path!r} must hold labels from 0, got {table.size} with the lowest {table.min(initial=0)}")
+    if table.size == 0 or not 0 <= table.min() <= table.max() < 2**31:
+        raise UserError(
+            f"noise.path {path!r} must hold labels from 0, got {table.size}, between {table.min(initial=0)} and {table.max(initial=0)}"
+        )
     return table.astype(np.int32)
 
 
