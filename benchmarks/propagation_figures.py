@@ -20,7 +20,7 @@ from rmdnet_jax.data import noise
 
 NOISES = {"pair 40 %": ("pair", 0.4), "symmetric 50 %": ("symmetric", 0.5), "symmetric 80 %": ("symmetric", 0.8), "none": ("pair", 0.0)}
 CLASSES = 10
-MISTAKEN = "0,7,2,9,4,9,6,7,3,9"  # for asymmetric noise: 1 as 7, 3 and 5 as 9, 8 as 3, so that some classes gain labels and some lose them
+MISTAKEN = "0 7 2 9 4 9 6 7 3 9"  # for asymmetric noise: 1 as 7, 3 and 5 as 9, 8 as 3, so that some classes gain labels and some lose them
 
 
 def given_labels(kind: str, rate: float, clean: np.ndarray, images: np.ndarray | None = None, seed: int = 0) -> np.ndarray:

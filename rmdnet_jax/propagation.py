@@ -35,7 +35,7 @@ SUREST = 64  # votes a class that the noise is read off, at most half of them
 ABOVE = 4.0  # standard errors above chance at which votes know something
 STEPS = 3  # of finding the classes' shares
 PASSES, PASS_SHARPNESS = 4, 4.0
-EVEN, TRANSITIVE = 0.8, 0.85  # below these the graph is in doubt, and the given labels are left as they are
+EVEN, TRANSITIVE = 0.8, 0.75  # below these the graph is in doubt, and the given labels are left as they are
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
 
@@ -192,16 +192,20 @@ def propagate(
 
 
 def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple:
-    """The settings of the grid whose held-out votes have the highest information."""
+    """The settings of the grid whose held-out votes have the highest information, of those that know more than chance if any do.
+
+    Of votes that know nothing some are informative by chance, and more so the more settings there are.
+    """
     if len(grid) == 1:
         return grid[0]
     folds = min(FOLDS, -(-SCORED * FOLDS // len(given)))
     heard = fold < folds
 
-    def score(setting: tuple) -> float:
+    def score(setting: tuple) -> tuple[bool, float]:
         k, tau, alpha = setting
         made = connect(found.index[:, :k], found.cosine[:, :k], tau)
-        return information(np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard], given[heard])
+        votes = np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard]
+        return _above_chance(votes, given[heard], fold[heard]) > ABOVE, information(votes, given[heard])
 
     return max(watch(grid, "settings"), key=score)
 
@@ -225,7 +229,7 @@ def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, fold: np.ndar
     agreement, transitive, error = _hops(near, given, chance)
     rate = 1 - np.sum(shares(noise, given) * sure)
     return {
-        "used": bool(knows > ABOVE and even + 2 * uneven >= EVEN and transitive + 3 * error >= TRANSITIVE),
+        "used": bool(knows > ABOVE and even + 2 * uneven >= EVEN and transitive + error >= TRANSITIVE),
         "above_chance": knows, "evenness": even, "evenness_error": uneven, "transitivity": transitive, "transitivity_error": error,
         "neighbour_agreement": agreement, "chance_agreement": chance, "noise_rate": float(rate),
     }  # fmt: skip
