@@ -176,13 +176,13 @@ def propagate(
     found = find(features, max(k for k, *_ in grid), search, watch)
     blank = ~np.any(features, axis=1)  # no direction, so no neighbour: its cosines are all alike
     found = found._replace(cosine=np.where(blank[:, None] | blank[found.index], -np.inf, found.cosine))
-    k, tau, a = _chosen(found, given, num_classes, grid, fold, watch)
+    (k, tau, a), typical = _chosen(found, given, num_classes, grid, fold, watch)
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
     own = np.eye(num_classes)[given]
     target, sharpness, noise = _posterior(votes, given, fold, mix)
     target = _passed(made, a, target, given, noise, mix)
-    trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, fold, noise)
+    trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, fold, noise, typical)
     alone = np.asarray(product(made, jnp.ones((len(given), 1)))) == 0
     target = np.where(alone | (not trust["used"]), own, target)
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
@@ -191,23 +191,26 @@ def propagate(
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
 
 
-def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple:
-    """The settings of the grid whose held-out votes have the highest information, of those that know more than chance if any do.
+def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple[tuple, float]:
+    """The settings of the grid whose held-out votes have the highest information, and how far above chance the median of their alpha is.
 
-    Of votes that know nothing some are informative by chance, and more so the more settings there are.
+    Where most labels are wrong, votes that know nothing may be informative by chance, and of so many some are above chance, too: so
+    settings are of an alpha at which the median is, if there is one.
     """
     if len(grid) == 1:
-        return grid[0]
+        return grid[0], np.inf
     folds = min(FOLDS, -(-SCORED * FOLDS // len(given)))
     heard = fold < folds
-
-    def score(setting: tuple) -> tuple[bool, float]:
-        k, tau, alpha = setting
+    informative: dict[tuple, float] = {}
+    above: dict[float, list[float]] = {}
+    for k, tau, alpha in watch(grid, "settings"):
         made = connect(found.index[:, :k], found.cosine[:, :k], tau)
         votes = np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard]
-        return _above_chance(votes, given[heard], fold[heard]) > ABOVE, information(votes, given[heard])
-
-    return max(watch(grid, "settings"), key=score)
+        informative[k, tau, alpha] = information(votes, given[heard])
+        above.setdefault(alpha, []).append(_above_chance(votes, given[heard], fold[heard]))
+    typical = {alpha: float(np.median(values)) for alpha, values in above.items()}
+    best = max(grid, key=lambda setting: (typical[setting[2]] > ABOVE, informative[setting]))
+    return best, typical[best[2]]
 
 
 def _above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> float:
@@ -219,13 +222,13 @@ def _above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> flo
     return float((np.sum(predicted == given) - np.sum(size * chance)) / max(np.sum(size * chance * (1 - chance)), 1.0) ** 0.5)
 
 
-def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, noise: np.ndarray) -> dict:
-    """What tells noise from doubt, see `propagate`, and whether the targets are to be `used`."""
+def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, noise: np.ndarray, typical: float) -> dict:
+    """What tells noise from doubt, see `propagate`, and whether the targets are to be `used`; `typical`: above chance, see `_chosen`."""
     predicted, share = votes.argmax(1), np.bincount(given, minlength=len(noise)) / len(given)
     sure, weight = np.diag(noise), np.bincount(predicted, minlength=len(noise)) / len(given)
     even = float(np.mean(predicted == given) / np.sum(weight * sure))
     uneven = even * float(np.sum(weight**2 * sure * (1 - sure)) / SUREST) ** 0.5 / float(np.sum(weight * sure))
-    knows, chance = _above_chance(votes, given, fold), float(np.sum(share**2))
+    knows, chance = min(_above_chance(votes, given, fold), typical), float(np.sum(share**2))
     agreement, transitive, error = _hops(near, given, chance)
     rate = 1 - np.sum(shares(noise, given) * sure)
     return {

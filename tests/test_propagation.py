@@ -180,6 +180,17 @@ def test_agreement_is_held_against_that_of_labels_in_random_order():
     assert propagation._above_chance(np.eye(CLASSES)[given], given, fold) > 20
 
 
+@pytest.mark.parametrize(("above", "chosen", "typical"), [((9, 0, 1, 5, 6, 1), (K, 0.3, 0.9), 5), ((9, 0, 1, 5, 1, 1), (K, 0.1, 0.5), 1)])
+def test_settings_are_of_an_alpha_at_which_most_know_more_than_chance(above, chosen, typical, monkeypatch):
+    """The first is the most informative, and above chance by chance; it is taken where no alpha knows more, and then is in doubt."""
+    grid = [(K, temperature, alpha) for alpha in (0.5, 0.9) for temperature in (0.1, 0.2, 0.3)]
+    for name, values in (("_above_chance", iter(above)), ("information", iter((0.9, 0.1, 0.1, 0.2, 0.3, 0.8)))):
+        monkeypatch.setattr(propagation, name, lambda *_, values=values: next(values))
+    found = neighbours.find(FEATURES, K)
+    given, fold = RANDOM.integers(0, CLASSES, N), np.arange(N) % propagation.FOLDS
+    assert propagation._chosen(found, given, CLASSES, grid, fold, lambda items, what: items) == (chosen, typical)
+
+
 @pytest.mark.parametrize("mix", [0.0, 1.0])
 def test_vote_and_given_label_are_joined_by_bayes_rule(mix):
     votes, given = RANDOM.dirichlet(np.ones(CLASSES), 60), RANDOM.integers(0, CLASSES, 60)
