@@ -86,8 +86,9 @@ def fails(features: np.ndarray, query: np.ndarray, clean: np.ndarray, test: np.n
     known = [100 * np.mean(evaluation.knn(bank, clean, part, CLASSES, k=20) == test) for bank, part in drowned]
     for i, (name, (kind, rate)) in enumerate(NOISES.items()):
         given = given_labels(kind, rate, clean)
-        found = [propagation.propagate(bank, given, CLASSES) for bank, _ in drowned]
-        axes.plot(known, [100 * np.mean(f.target.argmax(1) == clean) for f in found], f"C{i}o-", label=name)
+        right = [100 * np.mean(propagation.propagate(bank, given, CLASSES).target.argmax(1) == clean) for bank, _ in drowned]
+        print(name, *(f"kNN {k:.0f} %: {r:.1f} %" for k, r in zip(known, right)), sep="; ", flush=True)
+        axes.plot(known, right, f"C{i}o-", label=name)
         axes.axhline(100 * np.mean(given == clean), color=f"C{i}", linestyle="--", linewidth=0.8)
     axes.set(xlabel="teacher's kNN accuracy with clean labels, %", ylabel="labels right after propagation, %", ylim=(0, 101))
     axes.legend(title="dashed: as given")
