@@ -174,8 +174,8 @@ def propagate(
         raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
     found = find(features, max(k for k, *_ in grid), search, watch)
-    blank = ~np.any(features, axis=1)  # no direction, so no neighbour: its cosines are all alike
-    found = found._replace(cosine=np.where(blank[:, None] | blank[found.index], -np.inf, found.cosine))
+    blank = np.linalg.norm(features, axis=1) == 0  # no direction, so no neighbour: its cosines are all alike
+    found = found._replace(cosine=jnp.where(blank[:, None] | blank[np.asarray(found.index)], -jnp.inf, found.cosine))
     (k, tau, a), typical = _chosen(found, given, num_classes, grid, fold, watch)
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
