@@ -54,8 +54,9 @@ def run_here(points: dict, get_config, root: str) -> int:
         place = pathlib.Path(root, name)
         try:
             config = get_config(arg)
-            workdir.check(place, json.loads(config.to_json()))  # a finished point, too: the study may have changed since
-            if not (place / "summary.json").exists():
+            if (place / "summary.json").exists():
+                workdir.check(place, json.loads(config.to_json()))  # the study may have changed since
+            else:
                 with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
                     experiment.run(config, place)
         except (types.UserError, training.Stopped) as error:

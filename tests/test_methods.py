@@ -193,11 +193,8 @@ def test_dividemix_is_the_slow_one():
     """Three of six labels are likely right for peer 0, two for peer 1; half of the ramp of the unlabelled weight."""
     image = np.random.default_rng(4).normal(size=(2, 6, 2, 2, 3))
     clean = np.array([[0.9, 0.2, 0.8, 0.6, 0.1, 0.0], [0.3, 0.4, 1.0, 0.2, 0.7, 0.5]])
-    method, key, index = (
-        METHODS["dividemix"](8, 4, unlabelled_weight=10.0, confidence_penalty=2.0),
-        jax.random.key(5),
-        np.array([7, 1, 0, 3, 5, 2]),
-    )
+    method = METHODS["dividemix"](8, 4, unlabelled_weight=10.0, confidence_penalty=2.0)
+    key, index = jax.random.key(5), np.array([7, 1, 0, 3, 5, 2])
     memory = np.ones((2, 8))
     memory[:, index] = clean
     both = jnp.stack([image] * 2)

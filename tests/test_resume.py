@@ -103,8 +103,8 @@ def test_what_a_method_or_an_objective_remembers_is_continued(table, name, tmp_p
     elif table == "targets":
         config = tiny(**{"relation_guided.method": choose(METHODS, name), "relation_guided.targets": "propagated"})
         config.relation_guided.propagation.refresh, at = 1, 9 + 8  # relation modeling comes first
-        for name_, least in (("EVEN", 0.0), ("TRANSITIVE", 0.0), ("ABOVE", -np.inf)):  # so small a teacher is in doubt
-            monkeypatch.setattr(propagation, name_, least)
+        for bound in ("EVEN", "TRANSITIVE", "ABOVE"):  # so small a teacher is in doubt
+            monkeypatch.setattr(propagation, bound, -np.inf)
     else:
         config = tiny(**{"relation_modeling.ssl": choose(SSL, name, projection=8, hidden=8), "relation_guided.epochs": 1})
     experiment.run(config, tmp_path / "whole")
