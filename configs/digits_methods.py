@@ -15,8 +15,10 @@ from rmdnet_jax.types import Config
 NOISES = {"symmetric": 0.5, "pair": 0.4}
 TEACHERS = {"simsiam": "", "simclr": "simclr/"}  # objective -> where its teachers and their students are
 SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
-SEARCH = {"epochs": (20, 80), "learning_rate": (0.02, 0.1)}  # the same for both arms
-WEIGHTS = {"base": (0.0,), "rmdnet": (1.0, 10.0)}  # K, searched besides
+SEARCH = {  # eight points an arm
+    "base": {"weight": (0.0,), "epochs": (10, 20, 40, 80), "learning_rate": (0.02, 0.1)},
+    "rmdnet": {"weight": (1.0, 10.0), "epochs": (20, 80), "learning_rate": (0.02, 0.1)},
+}
 STRENGTHS = (0.3, 3.0, 30.0)
 # Of STRENGTHS the best over the search seeds at symmetric noise, with teachers of either objective; else 30.
 K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}
@@ -73,10 +75,10 @@ def sweep(root: str) -> dict[str, str]:
             points[f"{place}same/{noise}-{method}-{arm}-{seed}"] = f"{here},{arguments.format(K.get(method, 30.0))}{base}"
         for weight in (0.0, *STRENGTHS) if seed in SEARCH_SEEDS else ():
             points[f"{place}strength/{noise}-{method}-{weight:g}-{seed}"] = f"{here},weight={weight}"
-        for arm, weights in WEIGHTS.items() if ssl == "simsiam" else ():
+        for arm, choices in SEARCH.items() if ssl == "simsiam" else ():
             if seed in SEEDS and (noise, method, arm) in BEST:
                 points[f"best/{noise}-{method}-{arm}-{seed}"] = f"{here},{BEST[noise, method, arm]}"
-            for weight, *values in itertools.product(weights, *SEARCH.values()) if seed in SEARCH_SEEDS else ():
-                settings = ",".join(f"{name}={value}" for name, value in zip(("weight", *SEARCH), (weight, *values)))
-                points[f"search/{noise}-{method}-{'-'.join(map(str, (weight, *values)))}-{seed}"] = f"{here},{settings}"
+            for values in itertools.product(*choices.values()) if seed in SEARCH_SEEDS else ():
+                settings = ",".join(f"{name}={value}" for name, value in zip(choices, values))
+                points[f"search/{noise}-{method}-{'-'.join(map(str, values))}-{seed}"] = f"{here},{settings}"
     return points

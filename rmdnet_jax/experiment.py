@@ -21,7 +21,7 @@ from rmdnet_jax.objectives import Teacher, classifier, relation_guided, relation
 from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.run import Run, make_stage, setup, train
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.targets import corrected, propagator
+from rmdnet_jax.targets import corrected, propagator, renewed
 from rmdnet_jax.types import Config, Outputs, UserError, Variables
 
 COLLAPSED = 0.1  # below this z_std * sqrt(dim), all projections have become one point
@@ -188,14 +188,8 @@ def softener(made: Run, teacher: Variables, propagate: Callable) -> tuple[Callab
     """What puts a method on targets corrected over the teacher's graph, the likeliest labels by them, and its part of the summary."""
     target, about = corrected(made, teacher, propagate)
     say(report.propagated(about))
-    every = made.config.relation_guided.propagation.refresh
-
-    def renew(features: np.ndarray, given: np.ndarray) -> np.ndarray | None:
-        """Targets by the student's graph, unless that is in doubt."""
-        found = propagate(features, given)
-        return found.target if found.summary["used"] else None
-
-    soften = functools.partial(on_targets, target=target, renew=renew, every=every)
+    renew = functools.partial(renewed, made, propagate)
+    soften = functools.partial(on_targets, target=target, renew=renew, every=made.config.relation_guided.propagation.refresh)
     return soften, target.argmax(1), {"propagation": about}
 
 

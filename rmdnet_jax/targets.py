@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from rmdnet_jax import neighbours, propagation, sharding, workdir
 from rmdnet_jax.data import noise
+from rmdnet_jax.propagation import Propagated
 from rmdnet_jax.run import Run
 from rmdnet_jax.types import UserError, Variables, first_line
 
@@ -37,10 +38,7 @@ def propagator(made: Run) -> Callable:
 
 
 def corrected(made: Run, teacher: Variables, propagate: Callable) -> tuple[np.ndarray, dict]:
-    """Targets [n, C] of all training examples, one-hot where the example is held out, and the summary; read if they are there already.
-
-    `propagated.npz` holds, for the examples `index` that are trained on, `target`, `label` (its arg max), `confidence` and `given`.
-    """
+    """Targets [n, C] of all training examples, one-hot where the example is held out, and the summary; read if they are there already."""
     path = made.workdir / "propagated.npz"
     if path.exists():
         try:
@@ -49,14 +47,31 @@ def corrected(made: Run, teacher: Variables, propagate: Callable) -> tuple[np.nd
         except Exception as error:  # a damaged file raises anything
             raise UserError(f"{path} cannot be read ({first_line(error)}); delete it and it is made again") from None
     else:
-        given = made.given[made.train]
-        found = propagate(made.features(teacher, made.source.images[made.train]), given)
-        target, label = found.target, found.target.argmax(1)
-        about = {**found.summary, "sha256": noise.digest(label)}
-        if made.noise.known:
-            about["right"] = float(np.mean(label == made.source.labels[made.train]))
-        arrays = {"index": made.train, "target": target, "label": label, "confidence": found.confidence, "given": given}
-        workdir.write_arrays(path, about=np.array(json.dumps(about)), **arrays)
+        found = propagate(made.features(teacher, made.source.images[made.train]), made.given[made.train])
+        target, about = found.target, keep(made, found, "propagated.npz")
     table = np.eye(target.shape[1], dtype=np.float32)[made.given]
     table[made.train] = target
     return table, about
+
+
+def renewed(made: Run, propagate: Callable, features: np.ndarray, given: np.ndarray) -> np.ndarray | None:
+    """Targets by the graph of a student's features, the newest kept as `refreshed.npz`; None where that graph is in doubt."""
+    found = propagate(features, given)
+    if not found.summary["used"]:
+        return None
+    keep(made, found, "refreshed.npz")
+    return found.target
+
+
+def keep(made: Run, found: Propagated, name: str) -> dict:
+    """Writes a file to the workdir and returns the summary, with the labels' hash and where clean labels are known how many are right.
+
+    It holds, for the examples `index` that are trained on, `target`, `label` (its arg max), `confidence` and `given`.
+    """
+    given, label = made.given[made.train], found.target.argmax(1)
+    about = {**found.summary, "sha256": noise.digest(label)}
+    if made.noise.known:
+        about["right"] = float(np.mean(label == made.source.labels[made.train]))
+    arrays = {"index": made.train, "target": found.target, "label": label, "confidence": found.confidence, "given": given}
+    workdir.write_arrays(made.workdir / name, about=np.array(json.dumps(about)), **arrays)
+    return about

@@ -114,8 +114,9 @@ def test_what_a_method_or_an_objective_remembers_is_continued(table, name, tmp_p
     if name in REFRESHED:
         assert np.any(memory[-1] != (1.0 if name == "dividemix" else 0.0)), "was refreshed"
     if table == "targets":
-        first = np.load(tmp_path / "broken" / "propagated.npz")
-        assert np.any(memory[0][first["index"]] != first["target"]), "were made anew"
+        with np.load(tmp_path / "broken" / "propagated.npz") as first, np.load(tmp_path / "broken" / "refreshed.npz") as newest:
+            assert np.any(newest["target"] != first["target"]), "were made anew"
+            np.testing.assert_array_equal(memory[0][newest["index"]], newest["target"])
     experiment.run(config, tmp_path / "broken")
     states, expected = final_states(tmp_path / "broken"), final_states(tmp_path / "whole")
     assert states.keys() == expected.keys()
