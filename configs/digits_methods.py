@@ -16,7 +16,7 @@ NOISES = {"symmetric": 0.5, "pair": 0.4}
 TEACHERS = {"simsiam": "", "simclr": "simclr/"}  # objective -> where its teachers and their students are
 SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {  # eight points an arm
-    "base": {"weight": (0.0,), "epochs": (10, 20, 40, 80), "learning_rate": (0.02, 0.1)},
+    "base": {"weight": (0.0,), "epochs": (12, 20, 40, 80), "learning_rate": (0.02, 0.1)},
     "rmdnet": {"weight": (1.0, 10.0), "epochs": (20, 80), "learning_rate": (0.02, 0.1)},
 }
 STRENGTHS = (0.3, 3.0, 30.0)
