@@ -1,5 +1,5 @@
 """Digits: every base method alone, with RMDNet, with labels corrected over the graph (our extension), and with both, at the same
-settings (those of configs/digits.py) with teachers by SimSiam and by SimCLR; alone and with RMDNet each at its own best, too.
+settings (those of configs/digits.py) with teachers by SimSiam and by SimCLR; all but the last each at its own best, too.
 
 python launch/sweep.py configs/digits_methods.py --workdir runs/methods --run                   # hours on two cores; --match for a part
 python -m rmdnet_jax.report table runs/methods/same/* ; python -m rmdnet_jax.report table runs/methods/best/*
@@ -18,6 +18,7 @@ SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {  # eight points an arm
     "base": {"weight": (0.0,), "epochs": (12, 20, 40, 80), "learning_rate": (0.02, 0.1)},
     "rmdnet": {"weight": (1.0, 10.0), "epochs": (20, 80), "learning_rate": (0.02, 0.1)},
+    "propagation": {"weight": (0.0,), "targets": ("propagated",), "epochs": (12, 20, 40, 80), "learning_rate": (0.02, 0.1)},
 }
 STRENGTHS = (0.3, 3.0, 30.0)
 # Of STRENGTHS the best over the search seeds at symmetric noise, with teachers of either objective; else 30.
@@ -25,22 +26,26 @@ K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}
 ARMS = {"rmdnet": "weight={}", "propagation": "weight=0.0,targets=propagated", "both": "weight={},targets=propagated"}
 # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds.
 BEST = {
-    ("pair", "ce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("pair", "ce", "base"): "weight=0.0,epochs=12,learning_rate=0.02",
     ("pair", "ce", "rmdnet"): "weight=10.0,epochs=20,learning_rate=0.02",
     ("pair", "co_teaching", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
     ("pair", "co_teaching", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
-    ("pair", "elr", "base"): "weight=0.0,epochs=20,learning_rate=0.1",
+    ("pair", "dividemix", "base"): "weight=0.0,epochs=40,learning_rate=0.02",
+    ("pair", "dividemix", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.02",
+    ("pair", "elr", "base"): "weight=0.0,epochs=12,learning_rate=0.1",
     ("pair", "elr", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
-    ("pair", "gce", "base"): "weight=0.0,epochs=20,learning_rate=0.1",
+    ("pair", "gce", "base"): "weight=0.0,epochs=40,learning_rate=0.02",
     ("pair", "gce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
     ("pair", "jocor", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
     ("pair", "jocor", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.1",
-    ("pair", "sce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("pair", "sce", "base"): "weight=0.0,epochs=12,learning_rate=0.1",
     ("pair", "sce", "rmdnet"): "weight=10.0,epochs=20,learning_rate=0.1",
     ("symmetric", "ce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
     ("symmetric", "ce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.02",
-    ("symmetric", "co_teaching", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("symmetric", "co_teaching", "base"): "weight=0.0,epochs=80,learning_rate=0.02",
     ("symmetric", "co_teaching", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.02",
+    ("symmetric", "dividemix", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
+    ("symmetric", "dividemix", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.1",
     ("symmetric", "elr", "base"): "weight=0.0,epochs=80,learning_rate=0.02",
     ("symmetric", "elr", "rmdnet"): "weight=10.0,epochs=80,learning_rate=0.02",
     ("symmetric", "gce", "base"): "weight=0.0,epochs=20,learning_rate=0.1",

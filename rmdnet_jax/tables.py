@@ -9,6 +9,7 @@ import collections
 import csv
 import json
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -124,7 +125,12 @@ def group(runs: list[Run]) -> list[Row]:
                     raise UserError(
                         f"two runs of seed {seed} are both {where}, with {values[seed]:.2f} and {100 * value:.2f} %: which one?"
                     )
-    return sorted(rows.values(), key=lambda row: (row.noise, row.method, row.arm, row.settings))
+    return sorted(rows.values(), key=lambda row: (row.noise, row.method, row.arm, natural(row.settings)))
+
+
+def natural(text: str) -> list:
+    """A key to sort by under which numbers within texts are in their order: 3 before 10."""
+    return [float(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+\.?\d*)", text))]
 
 
 def gains(row: Row, rows: list[Row]) -> dict[str, str]:

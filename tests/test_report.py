@@ -76,6 +76,12 @@ def test_every_strength_is_held_against_the_one_base(runs, tmp_path):
     assert weak["gain over base"] == "+1.0 ± 0.0"
 
 
+def test_settings_are_in_the_order_of_their_numbers(tmp_path):
+    strengths = (10.0, 0.3, 100.0, 3.0)
+    runs = [write(tmp_path / f"{k:g}", {"rmdnet": 0.5}, **{"relation_guided.weight": k}) for k in strengths]
+    assert [row["settings"] for row in table(runs)] == [f"weight {k}" for k in sorted(strengths)]
+
+
 def test_settings_of_the_base_are_matched(runs, tmp_path):
     long = {"relation_guided.epochs": 7}
     more = [write(tmp_path / f"long-{s}", {"rmdnet": OURS[s], "base": OURS[s] - 0.05}, seed=s, **long) for s in range(3)]
