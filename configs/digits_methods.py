@@ -27,6 +27,7 @@ ARMS = {"rmdnet": "weight={}", "propagation": "weight=0.0,targets=propagated", "
 # (noise, method, arm): the settings of the highest mean last accuracy over the search seeds.
 BEST = {
     ("pair", "ce", "base"): "weight=0.0,epochs=12,learning_rate=0.02",
+    ("pair", "ce", "propagation"): "weight=0.0,targets=propagated,epochs=80,learning_rate=0.02",
     ("pair", "ce", "rmdnet"): "weight=10.0,epochs=20,learning_rate=0.02",
     ("pair", "co_teaching", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
     ("pair", "co_teaching", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
@@ -41,18 +42,22 @@ BEST = {
     ("pair", "sce", "base"): "weight=0.0,epochs=12,learning_rate=0.1",
     ("pair", "sce", "rmdnet"): "weight=10.0,epochs=20,learning_rate=0.1",
     ("symmetric", "ce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("symmetric", "ce", "propagation"): "weight=0.0,targets=propagated,epochs=80,learning_rate=0.1",
     ("symmetric", "ce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.02",
     ("symmetric", "co_teaching", "base"): "weight=0.0,epochs=80,learning_rate=0.02",
     ("symmetric", "co_teaching", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.02",
     ("symmetric", "dividemix", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
     ("symmetric", "dividemix", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.1",
-    ("symmetric", "elr", "base"): "weight=0.0,epochs=80,learning_rate=0.02",
-    ("symmetric", "elr", "rmdnet"): "weight=10.0,epochs=80,learning_rate=0.02",
+    ("symmetric", "elr", "base"): "weight=0.0,epochs=40,learning_rate=0.02",
+    ("symmetric", "elr", "propagation"): "weight=0.0,targets=propagated,epochs=80,learning_rate=0.1",
+    ("symmetric", "elr", "rmdnet"): "weight=10.0,epochs=80,learning_rate=0.1",
     ("symmetric", "gce", "base"): "weight=0.0,epochs=20,learning_rate=0.1",
+    ("symmetric", "gce", "propagation"): "weight=0.0,targets=propagated,epochs=80,learning_rate=0.02",
     ("symmetric", "gce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.1",
     ("symmetric", "jocor", "base"): "weight=0.0,epochs=80,learning_rate=0.1",
     ("symmetric", "jocor", "rmdnet"): "weight=1.0,epochs=80,learning_rate=0.1",
-    ("symmetric", "sce", "base"): "weight=0.0,epochs=20,learning_rate=0.02",
+    ("symmetric", "sce", "base"): "weight=0.0,epochs=12,learning_rate=0.1",
+    ("symmetric", "sce", "propagation"): "weight=0.0,targets=propagated,epochs=40,learning_rate=0.1",
     ("symmetric", "sce", "rmdnet"): "weight=1.0,epochs=20,learning_rate=0.02",
 }
 
