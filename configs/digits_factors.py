@@ -13,11 +13,12 @@ from rmdnet_jax.types import Config
 SEEDS = range(10)
 NOISES = {"symmetric": 0.5, "pair": 0.4}
 TEMPERATURES = {"teacher": (0.02, 0.1), "student": (0.05, 0.2)}
+OBJECTIVE_ARMS = {"": "", "_propagation": ",weight=0.0,targets=propagated"}
 # study -> point -> arguments; what every study is held against is in `base`: cross entropy, and RMDNet with all at its default
 STUDIES = {
     "base": {"base": "weight=0.0", "rmdnet": "", "propagation": "weight=0.0,targets=propagated"},
     "ablation": {"no_edge": "edge_weight=0.0", "no_node": "node_weight=0.0", "random_teacher": "modeling=0"},
-    "objectives": {name: f"ssl={name}" for name in SSL if name != "simsiam"},
+    "objectives": {f"{name}{arm}": f"ssl={name}{more}" for name in SSL if name != "simsiam" for arm, more in OBJECTIVE_ARMS.items()},
     "edges": {name: f"edge={name}" for name in EDGES if name != "softmax_kl"},
     "nodes": {name: f"node={name}" for name in NODES if name != "cosine"},
     "strength": {f"{k:g}": f"weight={k}" for k in (1.0, 3.0, 10.0, 100.0)},
@@ -51,7 +52,7 @@ def sweep(root: str) -> dict[str, str]:
     for seed in SEEDS:
         for study, choices in STUDIES.items():
             for point, arguments in choices.items():
-                teacher = f"{root}/teacher/{point if study == 'objectives' else 'simsiam'}-{seed}"
+                teacher = f"{root}/teacher/{point.removesuffix('_propagation') if study == 'objectives' else 'simsiam'}-{seed}"
                 for noise, rate in NOISES.items():
                     parts = [f"seed={seed},noise={noise},rate={rate}", arguments, "" if "modeling" in arguments else f"teacher={teacher}"]
                     points[f"{study}/{noise}-{point}-{seed}"] = ",".join(filter(None, parts))

@@ -15,6 +15,7 @@ from rmdnet_jax.encoder import ENCODERS
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.neighbours import SEARCHES
 from rmdnet_jax.optimizer import OPTIMIZERS
+from rmdnet_jax.propagation import IN_DOUBT
 from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.ssl import SSL
 from rmdnet_jax.types import Config, UserError, entry, hyper, unknown
@@ -113,6 +114,7 @@ def default() -> Config:
         "propagation": ConfigDict({
             "neighbours": "auto", "alpha": "auto", "temperature": "auto",  # numbers, or chosen without clean labels
             "mix": 1.0,  # how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule
+            "in_doubt": "keep",  # the given labels where the graph is in doubt, or use the targets nevertheless
             "search": "auto",  # for neighbours: exact, or approximate by an index; auto: the index on a CPU with very many examples
             "refresh": 0,  # epochs after which targets are made again from the student's features; 0: never
         }),
@@ -243,6 +245,7 @@ def check(config: Config) -> None:
     _among("relation_guided.targets", guided.targets, ("given", "propagated"))
     _within("relation_guided.propagation.mix", guided.propagation.mix, 0.0, 1.0)
     _within("relation_guided.propagation.refresh", guided.propagation.refresh, 0)
+    _among("relation_guided.propagation.in_doubt", guided.propagation.in_doubt, IN_DOUBT)
     _among("relation_guided.propagation.search", guided.propagation.search, SEARCHES)
     _among("relation_guided.teacher_features", guided.teacher_features, ("online", "stored"))
     if (warm := guided.method.get("warmup_epochs", 0)) >= guided.epochs:

@@ -36,6 +36,7 @@ ABOVE = 4.0  # standard errors above chance at which votes know something
 STEPS = 3  # of finding the classes' shares
 PASSES, PASS_SHARPNESS = 4, 4.0
 EVEN, TRANSITIVE = 0.8, 0.75  # below these the graph is in doubt, and the given labels are left as they are
+IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
 
@@ -144,6 +145,7 @@ def propagate(
     temperature: str = "auto",
     alpha: str = "auto",
     mix: float = 1.0,
+    in_doubt: str = "keep",
     search: str = "auto",
     seed: int = 0,
     watch: Callable = lambda items, what: items,
@@ -158,15 +160,17 @@ def propagate(
       temperature: of the graph's weights, > 0 or `auto`.
       alpha: how far labels travel, in [0, 1) or `auto`.
       mix: how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule.
+      in_doubt: whether a graph in doubt leaves the given labels (`keep`) or is used nevertheless (`use`).
       search: for neighbours, see `neighbours.find`.
       seed: of the folds.
       watch: see `neighbours.find`.
 
     Returns:
-      Targets, confidence and summary. The targets are the given labels (`used` is False) where the graph knows no more of them than
-      chance, or where disagreement is the graph's doubt rather than the labels' noise. Noise is the same for all examples and for any
-      number of steps along the graph; doubt is not. So `evenness` is how often votes agree with given labels over how often the surest
-      do, `transitivity` how much given labels agree above chance two steps apart over one step, each with its standard error.
+      Targets, confidence and summary. The graph is `in_doubt` where it knows no more of the given labels than chance, or where
+      disagreement is its own rather than the labels' noise; unless it is `used` nevertheless, the targets are the given labels then.
+      Noise is the same for all examples and for any number of steps along the graph; doubt is not. So `evenness` is how often votes
+      agree with given labels over how often the surest do, `transitivity` how much given labels agree above chance two steps apart
+      over one step, each with its standard error.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
@@ -183,6 +187,7 @@ def propagate(
     target, sharpness, noise = _posterior(votes, given, fold, mix)
     target = _passed(made, a, target, given, noise, mix)
     trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, fold, noise, typical)
+    trust["used"] = in_doubt == "use" or not trust["in_doubt"]
     alone = np.asarray(product(made, jnp.ones((len(given), 1)))) == 0
     target = np.where(alone | (not trust["used"]), own, target)
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
@@ -223,7 +228,7 @@ def _above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> flo
 
 
 def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, noise: np.ndarray, typical: float) -> dict:
-    """What tells noise from doubt, see `propagate`, and whether the targets are to be `used`; `typical`: above chance, see `_chosen`."""
+    """What tells noise from doubt, see `propagate`, and whether the graph is `in_doubt`; `typical`: above chance, see `_chosen`."""
     predicted, share = votes.argmax(1), np.bincount(given, minlength=len(noise)) / len(given)
     sure, weight = np.diag(noise), np.bincount(predicted, minlength=len(noise)) / len(given)
     even = float(np.mean(predicted == given) / np.sum(weight * sure))
@@ -232,7 +237,7 @@ def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, fold: np.ndar
     agreement, transitive, error = _hops(near, given, chance)
     rate = 1 - np.sum(shares(noise, given) * sure)
     return {
-        "used": bool(knows > ABOVE and even + 2 * uneven >= EVEN and transitive + error >= TRANSITIVE),
+        "in_doubt": not (knows > ABOVE and even + 2 * uneven >= EVEN and transitive + error >= TRANSITIVE),
         "above_chance": knows, "evenness": even, "evenness_error": uneven, "transitivity": transitive, "transitivity_error": error,
         "neighbour_agreement": agreement, "chance_agreement": chance, "noise_rate": float(rate),
     }  # fmt: skip

@@ -40,7 +40,8 @@ def propagated(about: dict) -> str:
     if not about["used"]:
         return f"{graph}in doubt, so labels stay as given ({agreement})"
     right = f", then {about['right']:.4f} are right" if "right" in about else ""
-    return f"{graph}{about['changed']:.4f} of the labels are changed{right} ({agreement})"
+    doubt = "in doubt, used nevertheless: " if about["in_doubt"] else ""
+    return f"{graph}{doubt}{about['changed']:.4f} of the labels are changed{right} ({agreement})"
 
 
 def matrix(transition: list[list[float]]) -> list[str]:

@@ -237,6 +237,10 @@ def test_a_graph_in_doubt_does_no_harm(rate):
     if rate < 0.4:
         assert not found.summary["used"]
         np.testing.assert_array_equal(found.target, np.eye(CLASSES)[given])
+        used = propagation.propagate(features, given, CLASSES, in_doubt="use")
+        assert used.summary["used"]
+        assert used.summary["in_doubt"]
+        assert np.any(used.target.argmax(1) != given)
 
 
 def test_transitivity_compares_two_steps_with_one():
@@ -295,7 +299,7 @@ def test_targets_are_renewed_every_so_many_epochs():
     [("neighbours", "256"), ("neighbours", "0"), ("neighbours", "few"), ("alpha", "1.0"), ("alpha", "-0.1"),
      ("alpha", "0.999999999"), ("alpha", "nan"),
      ("temperature", "0"), ("temperature", "nan"),
-     ("mix", 2.0), ("refresh", -1)],
+     ("mix", 2.0), ("in_doubt", "take"), ("refresh", -1)],
 )  # fmt: skip
 def test_bad_values_are_refused_before_anything_is_written(field, value, tmp_path):
     fields = {"relation_guided.targets": "propagated", f"relation_guided.propagation.{field}": value}
@@ -314,14 +318,17 @@ def test_what_cannot_be_spread_is_refused(tmp_path):
         experiment.run(tiny(**{"relation_guided.targets": "propagate"}), tmp_path)
 
 
-def test_a_run_keeps_its_targets_beside_the_given_labels(tmp_path, capsys):
+@pytest.mark.parametrize("in_doubt", propagation.IN_DOUBT)
+def test_a_run_keeps_its_targets_beside_the_given_labels(in_doubt, tmp_path, capsys):
     config = tiny(**{"relation_guided.targets": "propagated", "relation_guided.weight": 0.0, "data.validation": 0.1})
+    config.relation_guided.propagation.in_doubt = in_doubt
     summary = experiment.run(config, tmp_path)
     about = summary["relation_guided"]["propagation"]
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("graph"))
     assert f"{about['neighbours']} neighbours" in line
-    changed = f"{about['changed']:.4f} of the labels are changed, then {about['right']:.4f} are right"
-    assert (changed if about["used"] else "stay as given") in line
+    assert about["in_doubt"]
+    changed = f"in doubt, used nevertheless: {about['changed']:.4f} of the labels are changed, then {about['right']:.4f} are right"
+    assert (changed if in_doubt == "use" else "in doubt, so labels stay as given") in line
     with np.load(tmp_path / "propagated.npz") as file:
         assert file["target"].shape == (230, 10)
         np.testing.assert_array_equal(file["label"], file["target"].argmax(1))

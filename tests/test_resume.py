@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_same, tiny
 
-from rmdnet_jax import checkpoint, experiment, propagation, run
+from rmdnet_jax import checkpoint, experiment, run
 from rmdnet_jax.config import choose
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.metrics import Records
@@ -103,8 +103,7 @@ def test_what_a_method_or_an_objective_remembers_is_continued(table, name, tmp_p
     elif table == "targets":
         config = tiny(**{"relation_guided.method": choose(METHODS, name), "relation_guided.targets": "propagated"})
         config.relation_guided.propagation.refresh, at = 1, 9 + 8  # relation modeling comes first
-        for bound in ("EVEN", "TRANSITIVE", "ABOVE"):  # so small a teacher is in doubt
-            monkeypatch.setattr(propagation, bound, -np.inf)
+        config.relation_guided.propagation.in_doubt = "use"  # as so small a teacher's graph is
     else:
         config = tiny(**{"relation_modeling.ssl": choose(SSL, name, projection=8, hidden=8), "relation_guided.epochs": 1})
     experiment.run(config, tmp_path / "whole")
