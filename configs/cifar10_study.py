@@ -1,6 +1,6 @@
 """CIFAR-10 under five noises: cross entropy with RMDNet and its controls, labels corrected over the graph (our extension), both.
 
-python launch/sweep.py configs/cifar10_study.py --workdir runs/cifar10 --run --match ^full       # on an accelerator; ^small on a CPU
+python launch/sweep.py configs/cifar10_study.py --workdir runs/cifar10 --run --match ^full       # on an accelerator; ^small, ^medium on a CPU
 python -m rmdnet_jax.report table runs/cifar10/full/[afis]*
 
 Symmetric noise is `inclusive`, as in the published figures. Human labels (CIFAR-10N) are read from `cifar10n.npz`.
@@ -16,22 +16,29 @@ NOISES = (("symmetric", 0.5), ("symmetric", 0.8), ("asymmetric", 0.4), ("file", 
 FIELDS = {"symmetric": {"inclusive": True}, "asymmetric": {"mapping": "cifar10"}, "file": {"path": "cifar10n.npz", "field": "worse_label"}}
 ARMS = {"rmdnet": "controls", "propagation": "weight=0.0,targets=propagated", "both": "targets=propagated"}
 # Size -> arguments of all its runs, and of its teachers besides. A CPU's teacher is by SimCLR, which knows more after 10 epochs, and sees
-# all images, its students the first 5,000.
-SIZES = {"full": ("", ""), "small": ("small,ssl=simclr,weight=3.0", ",limit=50000,modeling=10")}
+# all images, its students the first 5,000; or both are twice as wide, the teacher learns for longer and the students see 20,000.
+SIZES = {
+    "full": ("", ""),
+    "small": ("small,ssl=simclr,weight=3.0", ",limit=50000,modeling=10"),
+    "medium": ("small,wide,ssl=simclr,weight=3.0,limit=20000,epochs=12,in_doubt=use", ",limit=50000,modeling=32"),
+}
 
 
 def get_config(arg: str = "") -> Config:
     args = parse(
-        arg, **ARGUMENTS, small=False, noise="symmetric", rate=0.5, teacher="", limit=0, modeling=0, epochs=0, weight=1.0,
-        targets="given", controls=False,
+        arg, **ARGUMENTS, small=False, wide=False, noise="symmetric", rate=0.5, teacher="", limit=0, modeling=0, epochs=0, weight=1.0,
+        targets="given", in_doubt="keep", controls=False,
     )  # fmt: skip
     fields = FIELDS.get(args.noise, {}) | ({} if args.noise == "file" else {"rate": args.rate})
     config = assemble(cifar("cifar10"), args, args.noise, **fields)
     guided = config.relation_guided
+    if args.wide:
+        config.encoder.widths, config.relation_modeling.ssl.temperature = (32, 64, 128, 256), 0.2
     config.teacher, config.controls = args.teacher, CONTROLS if args.controls else ()
     config.data.limit = args.limit or config.data.limit
     config.relation_modeling.epochs = args.modeling or config.relation_modeling.epochs
     guided.epochs, guided.weight, guided.targets = args.epochs or guided.epochs, args.weight, args.targets
+    guided.propagation.in_doubt = args.in_doubt
     return config
 
 
