@@ -1,6 +1,6 @@
 """CIFAR-10 under five noises: cross entropy with RMDNet and its controls, labels corrected over the graph (our extension), both.
 
-python launch/sweep.py configs/cifar10_study.py --workdir runs/cifar10 --run --match ^full       # on an accelerator; ^small, ^medium on a CPU
+python launch/sweep.py configs/cifar10_study.py --workdir runs/cifar10 --run --match ^full  # on an accelerator; on a CPU ^small, ^medium
 python -m rmdnet_jax.report table runs/cifar10/full/[afis]*
 
 Symmetric noise is `inclusive`, as in the published figures. Human labels (CIFAR-10N) are read from `cifar10n.npz`.
