@@ -16,11 +16,11 @@ NOISES = (("symmetric", 0.5), ("symmetric", 0.8), ("asymmetric", 0.4), ("file", 
 FIELDS = {"symmetric": {"inclusive": True}, "asymmetric": {"mapping": "cifar10"}, "file": {"path": "cifar10n.npz", "field": "worse_label"}}
 ARMS = {"rmdnet": "controls", "propagation": "weight=0.0,targets=propagated", "both": "targets=propagated"}
 # Size -> arguments of all its runs, and of its teachers besides. A CPU's teacher is by SimCLR, which knows more after 10 epochs, and sees
-# all images, its students the first 5,000; or both are twice as wide, the teacher learns for longer and the students see 20,000.
+# all images, its students the first 5,000; or both are twice as wide, the teacher learns for longer and the students see 10,000.
 SIZES = {
     "full": ("", ""),
     "small": ("small,ssl=simclr,weight=3.0", ",limit=50000,modeling=10"),
-    "medium": ("small,wide,ssl=simclr,weight=3.0,limit=20000,epochs=12,in_doubt=use", ",limit=50000,modeling=32"),
+    "medium": ("small,wide,ssl=simclr,weight=3.0,limit=10000,in_doubt=use", ",limit=50000,modeling=32"),
 }
 
 
