@@ -20,20 +20,22 @@ ARMS = {"rmdnet": "controls", "propagation": "weight=0.0,targets=propagated", "b
 SIZES = {
     "full": ("", ""),
     "small": ("small,ssl=simclr,weight=3.0", ",limit=50000,modeling=10"),
-    "medium": ("small,wide,ssl=simclr,weight=3.0,limit=10000,in_doubt=use", ",limit=50000,modeling=32"),
+    "medium": ("small,wide,ssl=simclr,temperature=0.2,weight=3.0,limit=10000,in_doubt=use", ",limit=50000,modeling=32"),
 }
 
 
 def get_config(arg: str = "") -> Config:
     args = parse(
         arg, **ARGUMENTS, small=False, wide=False, noise="symmetric", rate=0.5, teacher="", limit=0, modeling=0, epochs=0, weight=1.0,
-        targets="given", in_doubt="keep", controls=False,
+        temperature=0.5, targets="given", in_doubt="keep", controls=False,
     )  # fmt: skip
     fields = FIELDS.get(args.noise, {}) | ({} if args.noise == "file" else {"rate": args.rate})
     config = assemble(cifar("cifar10"), args, args.noise, **fields)
     guided = config.relation_guided
     if args.wide:
-        config.encoder.widths, config.relation_modeling.ssl.temperature = (32, 64, 128, 256), 0.2
+        config.encoder.widths = (32, 64, 128, 256)
+    if args.ssl == "simclr":
+        config.relation_modeling.ssl.temperature = args.temperature
     config.teacher, config.controls = args.teacher, CONTROLS if args.controls else ()
     config.data.limit = args.limit or config.data.limit
     config.relation_modeling.epochs = args.modeling or config.relation_modeling.epochs
