@@ -36,6 +36,7 @@ ABOVE = 4.0  # standard errors above chance at which votes know something
 STEPS = 3  # of finding the classes' shares
 PASSES, PASS_SHARPNESS = 4, 4.0
 EVEN, TRANSITIVE = 0.8, 0.75  # below these the graph is in doubt, and the given labels are left as they are
+CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too: its noise is seen as well, and may differ
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
@@ -46,6 +47,19 @@ class Propagated(NamedTuple):
     target: np.ndarray  # float32 [n, C], rows sum to 1
     confidence: np.ndarray  # float32 [n], 1 - entropy(target) / log C
     summary: dict  # what was chosen, and how much the graph knows
+
+
+class Hops(NamedTuple):
+    """Agreement of given labels along the graph; a hop is a step from an example to one of its neighbours."""
+
+    agreement: float  # share of equal labels one hop apart
+    chance: float  # and of any two examples
+    transitivity: float  # agreement above chance two hops apart over one hop
+    error: float  # its standard error, large where one hop is near chance
+
+    @property
+    def clear(self) -> bool:
+        return self.transitivity - self.error >= CLEAR
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "folds"))
@@ -74,8 +88,8 @@ def information(votes: np.ndarray, given: np.ndarray) -> float:
     return float(np.sum(joint[joint > 0] * np.log(joint[joint > 0] / expected[joint > 0])))
 
 
-def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """The noise as seen on the `SUREST` examples voted into each class: T[y, j] = P(given j | class y), [C, C].
+def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, most: int = SUREST) -> np.ndarray:
+    """The noise as seen on the surest examples voted into each class, at most `most`: T[y, j] = P(given j | class y), [C, C].
 
     The surest are of each fold by itself: one that holds fewer labels y than others leaves more of them to vote, and would pass for surer.
     One count a class is spread as the given labels are, so that a class voted for nowhere has a row, too.
@@ -87,7 +101,7 @@ def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> np.nda
         rows = np.flatnonzero(predicted == y)
         rows = rows[np.lexsort((-margin[rows], fold[rows]))]
         rank = np.arange(len(rows)) - np.searchsorted(fold[rows], fold[rows])
-        surest = rows[np.argsort(rank, kind="stable")[: min(SUREST, len(rows) // 2)]]
+        surest = rows[np.argsort(rank, kind="stable")[: min(most, len(rows) // 2)]]
         counts[y] += np.bincount(given[surest], minlength=classes)
     return counts / counts.sum(1, keepdims=True)
 
@@ -170,7 +184,8 @@ def propagate(
       disagreement is its own rather than the labels' noise; unless it is `used` nevertheless, the targets are the given labels then.
       Noise is the same for all examples and for any number of steps along the graph; doubt is not. So `evenness` is how often votes
       agree with given labels over how often the surest do, `transitivity` how much given labels agree above chance two steps apart
-      over one step, each with its standard error.
+      over one step, each with its standard error. People err more on what is hard, so evenness does not count where the graph is
+      `clear`, and noise is read off a third of all votes there.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
@@ -184,9 +199,12 @@ def propagate(
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
     own = np.eye(num_classes)[given]
-    target, sharpness, noise = _posterior(votes, given, fold, mix)
+    hops = _hops(np.asarray(made.neighbour[:, :10]), given)
+    most = max(SUREST, len(given) // (3 * num_classes)) if hops.clear else SUREST
+    noise = transition(votes, given, fold, most)
+    target, sharpness = _posterior(votes, given, noise, mix)
     target = _passed(made, a, target, given, noise, mix)
-    trust = _trust(np.asarray(made.neighbour[:, :10]), given, votes, fold, noise, typical)
+    trust = _trust(hops, given, votes, fold, noise, most, typical)
     trust["used"] = in_doubt == "use" or not trust["in_doubt"]
     alone = np.asarray(product(made, jnp.ones((len(given), 1)))) == 0
     target = np.where(alone | (not trust["used"]), own, target)
@@ -227,24 +245,29 @@ def _above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> flo
     return float((np.sum(predicted == given) - np.sum(size * chance)) / max(np.sum(size * chance * (1 - chance)), 1.0) ** 0.5)
 
 
-def _trust(near: np.ndarray, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, noise: np.ndarray, typical: float) -> dict:
-    """What tells noise from doubt, see `propagate`, and whether the graph is `in_doubt`; `typical`: above chance, see `_chosen`."""
-    predicted, share = votes.argmax(1), np.bincount(given, minlength=len(noise)) / len(given)
+def _trust(hops: Hops, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, noise: np.ndarray, most: int, typical: float) -> dict:
+    """What tells noise from doubt, see `propagate`, and whether the graph is `in_doubt`.
+
+    `most`: votes a class that the noise was read off; `typical`: above chance, see `_chosen`.
+    """
+    predicted = votes.argmax(1)
     sure, weight = np.diag(noise), np.bincount(predicted, minlength=len(noise)) / len(given)
     even = float(np.mean(predicted == given) / np.sum(weight * sure))
-    uneven = even * float(np.sum(weight**2 * sure * (1 - sure)) / SUREST) ** 0.5 / float(np.sum(weight * sure))
-    knows, chance = min(_above_chance(votes, given, fold), typical), float(np.sum(share**2))
-    agreement, transitive, error = _hops(near, given, chance)
+    uneven = even * float(np.sum(weight**2 * sure * (1 - sure)) / most) ** 0.5 / float(np.sum(weight * sure))
+    knows = min(_above_chance(votes, given, fold), typical)
+    alike = even + 2 * uneven >= EVEN or hops.clear
     rate = 1 - np.sum(shares(noise, given) * sure)
     return {
-        "in_doubt": not (knows > ABOVE and even + 2 * uneven >= EVEN and transitive + error >= TRANSITIVE),
-        "above_chance": knows, "evenness": even, "evenness_error": uneven, "transitivity": transitive, "transitivity_error": error,
-        "neighbour_agreement": agreement, "chance_agreement": chance, "noise_rate": float(rate),
+        "in_doubt": not (knows > ABOVE and hops.transitivity + hops.error >= TRANSITIVE and alike),
+        "above_chance": knows, "evenness": even, "evenness_error": uneven, "transitivity": hops.transitivity,
+        "transitivity_error": hops.error, "neighbour_agreement": hops.agreement, "chance_agreement": hops.chance,
+        "noise_rate": float(rate),
     }  # fmt: skip
 
 
-def _hops(near: np.ndarray, given: np.ndarray, chance: float) -> tuple[float, float, float]:
-    """The share of equal given labels one step apart; transitivity with its standard error, large where one step is near chance."""
+def _hops(near: np.ndarray, given: np.ndarray) -> Hops:
+    """How far given labels agree one step and two steps apart on the neighbours `near` [n, k]."""
+    chance = float(np.sum((np.bincount(given) / len(given)) ** 2))
     own = np.arange(0, len(given), -(-len(given) // SCORED))[:, None]
     one = near[own[:, 0]]
     two = near[one].reshape(len(one), -1)
@@ -253,17 +276,16 @@ def _hops(near: np.ndarray, given: np.ndarray, chance: float) -> tuple[float, fl
     error = (chance * (1 - chance) / one.size) ** 0.5
     above = max(agreement - chance, error)
     ratio = (float(np.mean((given[two] == given[own])[counted])) - chance) / above if counted.any() else 1.0
-    return agreement, ratio, error * (1 + ratio**2) ** 0.5 / above
+    return Hops(agreement, chance, ratio, error * (1 + ratio**2) ** 0.5 / above)
 
 
-def _posterior(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, mix: float) -> tuple[np.ndarray, float, np.ndarray]:
-    """`q T[:, given]^mix`, rows of sum 1, with q the votes at the sharpness under which the given labels are likeliest; it, and T."""
-    noise = transition(votes, given, fold)
+def _posterior(votes: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> tuple[np.ndarray, float]:
+    """`q T[:, given]^mix`, rows of sum 1, with q the votes at the sharpness under which the given labels are likeliest; and it."""
     seen = noise[:, given].T
     likelihood = {s: float(np.mean(np.log(np.sum(sharpened(votes, s) * seen, axis=1)))) for s in SHARPNESS}
     sharpness = max(likelihood, key=lambda s: likelihood[s])
     target = sharpened(votes, sharpness) * seen**mix
-    return target / target.sum(1, keepdims=True), sharpness, noise
+    return target / target.sum(1, keepdims=True), sharpness
 
 
 def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> np.ndarray:

@@ -194,7 +194,8 @@ def test_settings_are_of_an_alpha_at_which_most_know_more_than_chance(above, cho
 @pytest.mark.parametrize("mix", [0.0, 1.0])
 def test_vote_and_given_label_are_joined_by_bayes_rule(mix):
     votes, given = RANDOM.dirichlet(np.ones(CLASSES), 60), RANDOM.integers(0, CLASSES, 60)
-    target, sharpness, noise = propagation._posterior(votes, given, np.arange(60) % 10, mix)
+    noise = RANDOM.dirichlet(np.ones(CLASSES), CLASSES)
+    target, sharpness = propagation._posterior(votes, given, noise, mix)
     likelihoods = []
     for s in propagation.SHARPNESS:
         q = votes**s / (votes**s).sum(1, keepdims=True)
@@ -243,15 +244,28 @@ def test_a_graph_in_doubt_does_no_harm(rate):
         assert np.any(used.target.argmax(1) != given)
 
 
-def test_transitivity_compares_two_steps_with_one():
-    near, given = np.array([[1, 2], [0, 2], [3, 0], [2, 1]]), np.array([0, 0, 1, 1])
-    equal = [given[i] == given[j] for i in range(4) for j in near[i]]
-    apart = [given[i] == given[m] for i in range(4) for j in near[i] for m in near[j] if m != i and m not in near[i]]
-    agreement, transitive, error = propagation._hops(near, given, 0.01)
-    assert agreement == np.mean(equal)
-    assert transitive == pytest.approx((np.mean(apart) - 0.01) / (np.mean(equal) - 0.01))
-    assert error == pytest.approx((0.01 * 0.99 / 8) ** 0.5 * (1 + transitive**2) ** 0.5 / (agreement - 0.01))
-    assert propagation._hops(near, given, 0.5)[2] >= 1, "one step is at chance"
+def test_noise_that_differs_by_example_is_no_doubt():
+    """As of people, who err more on what is hard: here on one of the two clouds of each class."""
+    features, cloud = blobs((150,) * 2 * CLASSES)
+    clean = cloud % CLASSES
+    wrong = np.random.default_rng(2).random(len(clean)) < np.where(cloud < CLASSES, 0.1, 0.6)
+    given = np.where(wrong, (clean + np.random.default_rng(3).integers(1, CLASSES, len(clean))) % CLASSES, clean)
+    found = propagation.propagate(features, given, CLASSES)
+    assert found.summary["evenness"] + 2 * found.summary["evenness_error"] < propagation.EVEN
+    assert found.summary["used"]
+    assert np.mean(found.target.argmax(1) == clean) > np.mean(~wrong) + 0.15
+
+
+def test_transitivity_compares_two_hops_with_one():
+    given, i = np.arange(12) // 3, np.arange(12)
+    near = np.stack([3 * given + (i + 1) % 3, (i + 3) % 12], axis=1)
+    equal = [given[i] == given[j] for i in range(12) for j in near[i]]
+    apart = [given[i] == given[m] for i in range(12) for j in near[i] for m in near[j] if m != i and m not in near[i]]
+    hops = propagation._hops(near, given)
+    assert (hops.agreement, hops.chance) == (np.mean(equal), 0.25)
+    assert hops.transitivity == pytest.approx((np.mean(apart) - 0.25) / (np.mean(equal) - 0.25))
+    assert hops.error == pytest.approx((0.25 * 0.75 / 24) ** 0.5 * (1 + hops.transitivity**2) ** 0.5 / (hops.agreement - 0.25))
+    assert propagation._hops(np.stack([(i + 3) % 12, (i + 6) % 12], axis=1), given).error >= 1, "one hop is at chance"
 
 
 def test_the_same_labels_give_the_same_targets():
