@@ -36,7 +36,7 @@ ABOVE = 4.0  # standard errors above chance at which votes know something
 STEPS = 3  # of finding the classes' shares
 PASSES, PASS_SHARPNESS = 4, 4.0
 EVEN, TRANSITIVE = 0.8, 0.75  # below these the graph is in doubt, and the given labels are left as they are
-CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too: its noise is seen as well, and may differ
+CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
@@ -184,8 +184,8 @@ def propagate(
       disagreement is its own rather than the labels' noise; unless it is `used` nevertheless, the targets are the given labels then.
       Noise is the same for all examples and for any number of steps along the graph; doubt is not. So `evenness` is how often votes
       agree with given labels over how often the surest do, `transitivity` how much given labels agree above chance two steps apart
-      over one step, each with its standard error. People err more on what is hard, so evenness does not count where the graph is
-      `clear`, and noise is read off a third of all votes there.
+      over one step, each with its standard error. People err more on what is hard: so transitivity makes up for evenness, and where
+      the graph is `clear` noise is read off a third of all votes.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
@@ -255,7 +255,7 @@ def _trust(hops: Hops, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, n
     even = float(np.mean(predicted == given) / np.sum(weight * sure))
     uneven = even * float(np.sum(weight**2 * sure * (1 - sure)) / most) ** 0.5 / float(np.sum(weight * sure))
     knows = min(_above_chance(votes, given, fold), typical)
-    alike = even + 2 * uneven >= EVEN or hops.clear
+    alike = max(even + 2 * uneven, hops.transitivity - hops.error) >= EVEN
     rate = 1 - np.sum(shares(noise, given) * sure)
     return {
         "in_doubt": not (knows > ABOVE and hops.transitivity + hops.error >= TRANSITIVE and alike),
