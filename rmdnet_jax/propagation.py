@@ -88,7 +88,7 @@ def information(votes: np.ndarray, given: np.ndarray) -> float:
     return float(np.sum(joint[joint > 0] * np.log(joint[joint > 0] / expected[joint > 0])))
 
 
-def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, most: int = SUREST) -> np.ndarray:
+def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, most: int) -> np.ndarray:
     """The noise as seen on the surest examples voted into each class, at most `most`: T[y, j] = P(given j | class y), [C, C].
 
     The surest are of each fold by itself: one that holds fewer labels y than others leaves more of them to vote, and would pass for surer.

@@ -119,24 +119,23 @@ def test_information_is_mutual_information():
     assert propagation.information(votes, renamed) == pytest.approx(propagation.information(votes, given))
 
 
-def test_the_noise_is_read_off_the_surest(monkeypatch):
+def test_the_noise_is_read_off_the_surest():
     """The less sure half of the votes is wrong; it is not looked at."""
-    monkeypatch.setattr(propagation, "SUREST", 1000)
     clean = np.arange(4000) % CLASSES
     given = moved(clean, 0.4)
     sure = np.arange(4000) < 2000
     votes = np.where(sure[:, None], 0.9 * np.eye(CLASSES)[clean] + 0.025, 0.4 * np.eye(CLASSES)[(clean + 2) % CLASSES] + 0.15)
     expected = 0.6 * np.eye(CLASSES) + 0.4 * np.roll(np.eye(CLASSES), 1, axis=1)
-    np.testing.assert_allclose(propagation.transition(votes, given, np.arange(4000) // 4 % propagation.FOLDS), expected, atol=0.05)
+    np.testing.assert_allclose(propagation.transition(votes, given, np.arange(4000) // 4 % propagation.FOLDS, 1000), expected, atol=0.05)
     nowhere = np.tile([0.7, 0.1, 0.1, 0.1], (100, 1))
-    np.testing.assert_allclose(propagation.transition(nowhere, given[:100], np.zeros(100, int))[2], np.bincount(given[:100]) / 100)
+    np.testing.assert_allclose(propagation.transition(nowhere, given[:100], np.zeros(100, int), 64)[2], np.bincount(given[:100]) / 100)
 
 
 def test_few_votes_are_judged_by_half_of_them():
     """In classes of 10, one a fold, half are looked at."""
     clean = np.repeat(np.arange(CLASSES), 10)
     votes = 0.9 * np.eye(CLASSES)[clean] + 0.025
-    found = propagation.transition(votes, clean, np.arange(40) % propagation.FOLDS)
+    found = propagation.transition(votes, clean, np.arange(40) % propagation.FOLDS, 64)
     np.testing.assert_allclose(found, (5 * np.eye(CLASSES) + 1 / CLASSES) / 6)
 
 
