@@ -184,8 +184,7 @@ def propagate(
       disagreement is its own rather than the labels' noise; unless it is `used` nevertheless, the targets are the given labels then.
       Noise is the same for all examples and for any number of steps along the graph; doubt is not. So `evenness` is how often votes
       agree with given labels over how often the surest do, `transitivity` how much given labels agree above chance two steps apart
-      over one step, each with its standard error. People err more on what is hard: so transitivity makes up for evenness, and where
-      the graph is `clear` noise is read off a third of all votes.
+      over one step, each with its standard error. People err more on what is hard, so transitivity makes up for evenness.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
@@ -198,16 +197,15 @@ def propagate(
     (k, tau, a), typical = _chosen(found, given, num_classes, grid, fold, watch)
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
-    own = np.eye(num_classes)[given]
     hops = _hops(np.asarray(made.neighbour[:, :10]), given)
-    most = max(SUREST, len(given) // (3 * num_classes)) if hops.clear else SUREST
+    most = max(SUREST, len(given) // (3 * num_classes)) if hops.clear else SUREST  # a third of all votes, hard ones among them
     noise = transition(votes, given, fold, most)
     target, sharpness = _posterior(votes, given, noise, mix)
     target = _passed(made, a, target, given, noise, mix)
     trust = _trust(hops, given, votes, fold, noise, most, typical)
     trust["used"] = in_doubt == "use" or not trust["in_doubt"]
     alone = np.asarray(product(made, jnp.ones((len(given), 1)))) == 0
-    target = np.where(alone | (not trust["used"]), own, target)
+    target = np.where(alone | (not trust["used"]), np.eye(num_classes)[given], target)
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
     summary = {"neighbours": k, "recall": found.recall, "temperature": tau, "alpha": a, "sharpness": sharpness}
     summary |= {"information": information(votes, given), **trust, "changed": float(np.mean(target.argmax(1) != given))}
