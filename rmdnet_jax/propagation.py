@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmdnet_jax import doubt
 from rmdnet_jax.graph import Graph, connect, product, spread
 from rmdnet_jax.neighbours import Neighbours, find
 from rmdnet_jax.types import Array, UserError
@@ -32,11 +33,8 @@ SCORED = 20_000  # examples whose held-out votes settings are chosen by, or a fo
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SUREST = 64  # votes a class that the noise is read off, at most half of them
-ABOVE = 4.0  # standard errors above chance at which votes know something
 STEPS = 3  # of finding the classes' shares
 PASSES, PASS_SHARPNESS = 4, 4.0
-EVEN, TRANSITIVE = 0.8, 0.75  # below these the graph is in doubt, and the given labels are left as they are
-CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
@@ -47,19 +45,6 @@ class Propagated(NamedTuple):
     target: np.ndarray  # float32 [n, C], rows sum to 1
     confidence: np.ndarray  # float32 [n], 1 - entropy(target) / log C
     summary: dict  # what was chosen, and how much the graph knows
-
-
-class Hops(NamedTuple):
-    """Agreement of given labels along the graph; a hop is a step from an example to one of its neighbours."""
-
-    agreement: float  # share of equal labels one hop apart
-    chance: float  # and of any two examples
-    transitivity: float  # agreement above chance two hops apart over one hop
-    error: float  # its standard error, large where one hop is near chance
-
-    @property
-    def clear(self) -> bool:
-        return self.transitivity - self.error >= CLEAR
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "folds"))
@@ -181,35 +166,41 @@ def propagate(
 
     Returns:
       Targets, confidence and summary. The graph is `in_doubt` where it knows no more of the given labels than chance, or where
-      disagreement is its own rather than the labels' noise; unless it is `used` nevertheless, the targets are the given labels then.
-      Noise is the same for all examples and for any number of steps along the graph; doubt is not. So `evenness` is how often votes
-      agree with given labels over how often the surest do, `transitivity` how much given labels agree above chance two steps apart
-      over one step, each with its standard error. People err more on what is hard, so transitivity makes up for evenness.
+      disagreement is its own rather than the labels' noise, see `doubt`; unless it is `used` nevertheless, the targets are the given
+      labels then.
     """
     grid = settings(neighbours, temperature, alpha, len(given))
     check_labels(given, num_classes)
-    if not np.isfinite(features).all():
-        raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
-    found = find(features, max(k for k, *_ in grid), search, watch)
-    blank = np.linalg.norm(features, axis=1) == 0  # no direction, so no neighbour: its cosines are all alike
-    found = found._replace(cosine=jnp.where(blank[:, None] | blank[np.asarray(found.index)], -jnp.inf, found.cosine))
+    found = _near(features, max(k for k, *_ in grid), search, watch)
     (k, tau, a), typical = _chosen(found, given, num_classes, grid, fold, watch)
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
-    hops = _hops(np.asarray(made.neighbour[:, :10]), given)
-    most = max(SUREST, len(given) // (3 * num_classes)) if hops.clear else SUREST  # a third of all votes, hard ones among them
+    along = doubt.hops(np.asarray(made.neighbour[:, :10]), given)
+    most = max(SUREST, len(given) // (3 * num_classes)) if along.clear else SUREST  # a third of all votes, hard ones among them
     noise = transition(votes, given, fold, most)
     target, sharpness = _posterior(votes, given, noise, mix)
     target = _passed(made, a, target, given, noise, mix)
-    trust = _trust(hops, given, votes, fold, noise, most, typical)
-    trust["used"] = in_doubt == "use" or not trust["in_doubt"]
+    even = doubt.evenness(votes, given, np.diag(noise), most)
+    evidence = doubt.evidence(along, even, min(doubt.above_chance(votes, given, fold), typical))
+    used = in_doubt == "use" or not evidence["in_doubt"]
     alone = np.asarray(product(made, jnp.ones((len(given), 1)))) == 0
-    target = np.where(alone | (not trust["used"]), np.eye(num_classes)[given], target)
+    target = np.where(alone | (not used), np.eye(num_classes)[given], target)
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
     summary = {"neighbours": k, "recall": found.recall, "temperature": tau, "alpha": a, "sharpness": sharpness}
-    summary |= {"information": information(votes, given), **trust, "changed": float(np.mean(target.argmax(1) != given))}
+    rate = 1 - np.sum(shares(noise, given) * np.diag(noise))
+    summary |= {"information": information(votes, given), **evidence, "used": used, "noise_rate": float(rate)}
+    summary["changed"] = float(np.mean(target.argmax(1) != given))
     return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
+
+
+def _near(features: np.ndarray, k: int, search: str, watch: Callable) -> Neighbours:
+    """Each example's neighbours, see `neighbours.find`. One whose features are all zero has no direction, so none of any weight."""
+    if not np.isfinite(features).all():
+        raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
+    found = find(features, k, search, watch)
+    blank = np.linalg.norm(features, axis=1) == 0
+    return found._replace(cosine=jnp.where(blank[:, None] | blank[np.asarray(found.index)], -jnp.inf, found.cosine))
 
 
 def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple[tuple, float]:
@@ -228,53 +219,10 @@ def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold:
         made = connect(found.index[:, :k], found.cosine[:, :k], tau)
         votes = np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard]
         informative[k, tau, alpha] = information(votes, given[heard])
-        above.setdefault(alpha, []).append(_above_chance(votes, given[heard], fold[heard]))
+        above.setdefault(alpha, []).append(doubt.above_chance(votes, given[heard], fold[heard]))
     typical = {alpha: float(np.median(values)) for alpha, values in above.items()}
-    best = max(grid, key=lambda setting: (typical[setting[2]] > ABOVE, informative[setting]))
+    best = max(grid, key=lambda setting: (typical[setting[2]] > doubt.ABOVE, informative[setting]))
     return best, typical[best[2]]
-
-
-def _above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> float:
-    """By how many standard errors votes agree with given labels more often than if each fold's labels were in a random order."""
-    predicted, classes = votes.argmax(1), votes.shape[1]
-    voted, labelled = (np.bincount(fold * classes + y, minlength=FOLDS * classes).reshape(FOLDS, classes) for y in (predicted, given))
-    size = np.maximum(voted.sum(1), 1)
-    chance = np.sum(voted * labelled, axis=1) / size**2
-    return float((np.sum(predicted == given) - np.sum(size * chance)) / max(np.sum(size * chance * (1 - chance)), 1.0) ** 0.5)
-
-
-def _trust(hops: Hops, given: np.ndarray, votes: np.ndarray, fold: np.ndarray, noise: np.ndarray, most: int, typical: float) -> dict:
-    """What tells noise from doubt, see `propagate`, and whether the graph is `in_doubt`.
-
-    `most`: votes a class that the noise was read off; `typical`: above chance, see `_chosen`.
-    """
-    predicted = votes.argmax(1)
-    sure, weight = np.diag(noise), np.bincount(predicted, minlength=len(noise)) / len(given)
-    even = float(np.mean(predicted == given) / np.sum(weight * sure))
-    uneven = even * float(np.sum(weight**2 * sure * (1 - sure)) / most) ** 0.5 / float(np.sum(weight * sure))
-    knows = min(_above_chance(votes, given, fold), typical)
-    alike = max(even + 2 * uneven, hops.transitivity - hops.error) >= EVEN
-    rate = 1 - np.sum(shares(noise, given) * sure)
-    return {
-        "in_doubt": not (knows > ABOVE and hops.transitivity + hops.error >= TRANSITIVE and alike),
-        "above_chance": knows, "evenness": even, "evenness_error": uneven, "transitivity": hops.transitivity,
-        "transitivity_error": hops.error, "neighbour_agreement": hops.agreement, "chance_agreement": hops.chance,
-        "noise_rate": float(rate),
-    }  # fmt: skip
-
-
-def _hops(near: np.ndarray, given: np.ndarray) -> Hops:
-    """How far given labels agree one step and two steps apart on the neighbours `near` [n, k]."""
-    chance = float(np.sum((np.bincount(given) / len(given)) ** 2))
-    own = np.arange(0, len(given), -(-len(given) // SCORED))[:, None]
-    one = near[own[:, 0]]
-    two = near[one].reshape(len(one), -1)
-    counted = (two != own) & ~np.any(two[:, :, None] == one[:, None, :], axis=2)
-    agreement = float(np.mean(given[one] == given[own]))
-    error = (chance * (1 - chance) / one.size) ** 0.5
-    above = max(agreement - chance, error)
-    ratio = (float(np.mean((given[two] == given[own])[counted])) - chance) / above if counted.any() else 1.0
-    return Hops(agreement, chance, ratio, error * (1 + ratio**2) ** 0.5 / above)
 
 
 def _posterior(votes: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> tuple[np.ndarray, float]:

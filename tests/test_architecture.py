@@ -10,7 +10,8 @@ from conftest import ROOT
 
 LAYERS = (
     ("types",),
-    ("losses", "relation", "distillation", "graph", "neighbours", "propagation", "evaluation", "data.noise", "data.augment", "data"),
+    ("losses", "relation", "distillation", "graph", "neighbours", "doubt", "propagation"),
+    ("evaluation", "data", "data.noise", "data.augment"),
     ("encoder", "weights", "optimizer", "sharding", "data.store", "data.tfds", "data.sources", "data.pipeline"),
     ("objectives", "ssl", "methods", *(f"methods.{path.stem}" for path in (ROOT / "rmdnet_jax" / "methods").glob("*.py"))),
     ("training", "checkpoint", "metrics", "workdir"),

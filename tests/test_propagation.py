@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 from conftest import tiny
 from sklearn.metrics import mutual_info_score
 
-from rmdnet_jax import experiment, neighbours, propagation
+from rmdnet_jax import doubt, experiment, neighbours, propagation
 from rmdnet_jax.graph import connect, product, spread
 from rmdnet_jax.methods import METHODS, on_targets
 from rmdnet_jax.types import Batch, Outputs, UserError
@@ -173,18 +173,19 @@ def test_agreement_is_held_against_that_of_labels_in_random_order():
     for _ in range(400):
         for part in range(propagation.FOLDS):
             given[fold == part] = RANDOM.permutation(given[fold == part])
-        found.append(propagation._above_chance(votes, given, fold))
+        found.append(doubt.above_chance(votes, given, fold))
     assert abs(np.mean(found)) < 0.2
     assert np.std(found) == pytest.approx(1, abs=0.2)
-    assert propagation._above_chance(np.eye(CLASSES)[given], given, fold) > 20
+    assert doubt.above_chance(np.eye(CLASSES)[given], given, fold) > 20
 
 
 @pytest.mark.parametrize(("above", "chosen", "typical"), [((9, 0, 1, 5, 6, 1), (K, 0.3, 0.9), 5), ((9, 0, 1, 5, 1, 1), (K, 0.1, 0.5), 1)])
 def test_settings_are_of_an_alpha_at_which_most_know_more_than_chance(above, chosen, typical, monkeypatch):
     """The first is the most informative, and above chance by chance; it is taken where no alpha knows more, and then is in doubt."""
     grid = [(K, temperature, alpha) for alpha in (0.5, 0.9) for temperature in (0.1, 0.2, 0.3)]
-    for name, values in (("_above_chance", iter(above)), ("information", iter((0.9, 0.1, 0.1, 0.2, 0.3, 0.8)))):
-        monkeypatch.setattr(propagation, name, lambda *_, values=values: next(values))
+    found = ((doubt, "above_chance", iter(above)), (propagation, "information", iter((0.9, 0.1, 0.1, 0.2, 0.3, 0.8))))
+    for module, name, values in found:
+        monkeypatch.setattr(module, name, lambda *_, values=values: next(values))
     found = neighbours.find(FEATURES, K)
     given, fold = RANDOM.integers(0, CLASSES, N), np.arange(N) % propagation.FOLDS
     assert propagation._chosen(found, given, CLASSES, grid, fold, lambda items, what: items) == (chosen, typical)
@@ -250,7 +251,7 @@ def test_noise_that_differs_by_example_is_no_doubt():
     wrong = np.random.default_rng(2).random(len(clean)) < np.where(cloud < CLASSES, 0.1, 0.6)
     given = np.where(wrong, (clean + np.random.default_rng(3).integers(1, CLASSES, len(clean))) % CLASSES, clean)
     found = propagation.propagate(features, given, CLASSES)
-    assert found.summary["evenness"] + 2 * found.summary["evenness_error"] < propagation.EVEN
+    assert found.summary["evenness"] + 2 * found.summary["evenness_error"] < doubt.EVEN
     assert found.summary["used"]
     assert found.summary["noise_rate"] > 0.2
     assert np.mean(found.target.argmax(1) == clean) > 0.97 > np.mean(~wrong) + 0.4
@@ -261,11 +262,11 @@ def test_transitivity_compares_two_hops_with_one():
     near = np.stack([3 * given + (i + 1) % 3, (i + 3) % 12], axis=1)
     equal = [given[i] == given[j] for i in range(12) for j in near[i]]
     apart = [given[i] == given[m] for i in range(12) for j in near[i] for m in near[j] if m != i and m not in near[i]]
-    hops = propagation._hops(near, given)
+    hops = doubt.hops(near, given)
     assert (hops.agreement, hops.chance) == (np.mean(equal), 0.25)
     assert hops.transitivity == pytest.approx((np.mean(apart) - 0.25) / (np.mean(equal) - 0.25))
     assert hops.error == pytest.approx((0.25 * 0.75 / 24) ** 0.5 * (1 + hops.transitivity**2) ** 0.5 / (hops.agreement - 0.25))
-    assert propagation._hops(np.stack([(i + 3) % 12, (i + 6) % 12], axis=1), given).error >= 1, "one hop is at chance"
+    assert doubt.hops(np.stack([(i + 3) % 12, (i + 6) % 12], axis=1), given).error >= 1, "one hop is at chance"
 
 
 def test_the_same_labels_give_the_same_targets():
