@@ -130,14 +130,15 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
             data = f"{folder}/{network}.npz"
             write_data(data, size)
             for case in (case for case in cases if case != "relation"):
+                programs = f"{folder}/{network}-{case}"  # each case starts without any
                 arguments = (data, network, size, 10_000)  # epochs: more than are run
-                cold = Rival("ours", folder, case, arguments)
+                cold = Rival("ours", programs, case, arguments)
                 seconds = cold.turn()["since_start"]
                 cold.process.terminate()
                 images = {"evaluation": TEST, "epoch": STEPS * size}.get(case, size)
                 yield {
                     "network": network, "case": case, "batch": size, "images": images, "first_step_seconds_cold": seconds,
-                    **compare(folder, turns, case, arguments),
+                    **compare(programs, turns, case, arguments),
                 }  # fmt: skip
         for size, form in itertools.product(RELATIONS if "relation" in cases else (), ("plain", "blocks")):
             yield {

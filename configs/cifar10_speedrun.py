@@ -14,8 +14,6 @@ from rmdnet_jax.types import Config
 def get_config(arg: str = "") -> Config:
     args = parse(arg, **ARGUMENTS, data="", rate=0.5)
     config = cifar("cifar10")
-    if args.data:
-        config.data.name, config.data.dir = "npz", args.data
     with config.unlocked():
         config.encoder = choose(ENCODERS, "resnet18", dtype="bfloat16")
     modeling, guided = config.relation_modeling, config.relation_guided
@@ -23,4 +21,7 @@ def get_config(arg: str = "") -> Config:
     guided.epochs, guided.batch_size, guided.optimizer.learning_rate = 60, 512, 0.2
     guided.optimizer.nesterov, guided.optimizer.warmup_epochs = True, 5.0
     config.checkpoint_steps = 10_000
-    return assemble(config, args, "symmetric", rate=args.rate)
+    config = assemble(config, args, "symmetric", rate=args.rate)
+    if args.data and not args.quick:
+        config.data.name, config.data.dir = "npz", args.data
+    return config

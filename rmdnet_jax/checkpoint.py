@@ -51,24 +51,27 @@ def restore(manager: ocp.CheckpointManager, like: PyTree, remove: bool = False) 
     """The newest readable checkpoint as (step, state), or None, with a warning for each unreadable one.
 
     Args:
-      manager: see `open`.
+      manager: see `opened`.
       like: arrays or shape structs of the shapes, types and shardings wanted.
-      remove: whether unreadable checkpoints are deleted, so that their steps can be saved again.
+      remove: whether, once an older one is read, the unreadable newer ones are deleted, so that their steps can be saved again.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     place = jax.tree.leaves(shapes)[0].sharding
     wanted = {"state": shapes, "fingerprint": jax.ShapeDtypeStruct((), jnp.uint32, sharding=place)}
+    unreadable: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             found = manager.restore(step, args=ocp.args.StandardRestore(wanted))
             if int(fingerprint(found["state"])) != int(found["fingerprint"]):
                 raise ValueError("its content does not match its fingerprint")
-            return step, found["state"]
         except Exception as error:  # whatever a damaged file makes the readers below raise
             warnings.warn(
                 f"checkpoint {step} in {manager.directory} cannot be read, taking the one before ({first_line(error)})", stacklevel=2
             )
-            if remove:
-                shutil.rmtree(pathlib.Path(manager.directory) / str(step), ignore_errors=True)
-                manager.reload()
+            unreadable.append(step)
+            continue
+        for newer in unreadable if remove else ():
+            shutil.rmtree(pathlib.Path(manager.directory) / str(newer), ignore_errors=True)
+            manager.reload()
+        return step, found["state"]
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import types
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,11 @@ from rmdnet_jax.encoder import ENCODERS
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.neighbours import SEARCHES
 from rmdnet_jax.optimizer import OPTIMIZERS
-from rmdnet_jax.propagation import IN_DOUBT
+from rmdnet_jax.propagation import IN_DOUBT, propagate
 from rmdnet_jax.relation import EDGES, NODES
 from rmdnet_jax.ssl import SSL
 from rmdnet_jax.types import Config, UserError, entry, hyper, unknown
+from rmdnet_jax.workdir import flatten
 
 CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
 # The arguments that every experiment takes, with their defaults: `parse(arg, **ARGUMENTS, ...)`, then `assemble`.
@@ -112,10 +114,7 @@ def default() -> Config:
         "node": ConfigDict({**choose(NODES, "cosine"), "weight": 1.0}),
         "targets": "given",  # or propagated: the given labels corrected over the teacher's relation graph, our extension
         "propagation": ConfigDict({
-            "neighbours": "auto", "alpha": "auto", "temperature": "auto",  # numbers, or chosen without clean labels
-            "mix": 1.0,  # how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule
-            "in_doubt": "keep",  # the given labels where the graph is in doubt, or use the targets nevertheless
-            "search": "auto",  # for neighbours: exact, or approximate by an index; auto: the index on a CPU with very many examples
+            **hyper(propagate),  # see its docstring
             "refresh": 0,  # epochs after which targets are made again from the student's features; 0: never
         }),
         "mixup": 0.0,  # alpha of the mixed images' Beta(alpha, alpha); 0: none; for ce, gce and sce
@@ -228,12 +227,17 @@ def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: An
 def check(config: Config) -> None:
     """Raises `UserError` for values that no table entry checks by itself."""
     guided, modeling = config.relation_guided, config.relation_modeling
+    for name, value in flatten(config.to_dict()).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} must be a finite number, got {value}")
     _within("seed", config.seed, 0, 2**31 - 1)
     _within("noise.seed", config.noise.seed, 0, 2**31 - 1)
     _within("data.validation", config.data.validation, 0.0, 0.9)
     _within("checkpoint_steps", config.checkpoint_steps, 1)
     _within("relation_modeling.evaluate_every", modeling.evaluate_every, 1)
     _within("relation_modeling.knn.k", modeling.knn.k, 1)
+    if not modeling.knn.temperature > 0:
+        raise UserError(f"relation_modeling.knn.temperature must be > 0, got {modeling.knn.temperature}")
     _within("relation_modeling.epochs", modeling.epochs, 0)
     _within("relation_guided.epochs", guided.epochs, 1)
     _within("relation_guided.warmup_epochs", guided.warmup_epochs, 0)

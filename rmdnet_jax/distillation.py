@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rmdnet_jax.types import AXIS, Array
+from rmdnet_jax.types import AXIS, Array, PyTree
 
 MASKED = -1e30  # finite, so that masked logits never make a NaN
 
@@ -74,6 +74,11 @@ def gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array
 def devices() -> int:
     """Devices on the data axis of the mesh that is set."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Within a jitted function: all of these arrays on every device, so that every process can read them."""
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if devices() > 1 else tree
 
 
 def over_devices(function, *rows: Array):

@@ -42,8 +42,10 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
     stage = guided_stages(made)
     stage("relation_guided", None, 0.0, "random")  # everything is built, and so checked, before anything is written
     source = teacher_source(made) if needed else lambda: (None, {})
-    directory.create(made.workdir, json.loads(config.to_json()))
     labels = noise.describe(made.source.labels, made.given, len(made.source.names), made.noise.known)
+    data = {"labels": labels["sha256"], "channels": [values.tolist() for values in made.statistics]}
+    directory.check(made.workdir, data, "data")
+    directory.create(made.workdir, config=json.loads(config.to_json()), data=data)
     say(report.describe(config, made.source, labels))
     teacher, modeling = source()
     soften, learnt, about = softener(made, teacher, propagate) if propagate and teacher else (None, made.given, {})
@@ -61,10 +63,10 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict:
         "environment": report.environment(made.mesh),
         "session_seconds": round(time.perf_counter() - began, 3),  # of this process; the stages' seconds count all
     }
-    directory.write_json(made.workdir / "summary.json", summary)
+    draw(made, teacher, {name: variables for name, (variables, _) in students.items()})
     if sharding.is_main():
         export(made, students["relation_guided"][0])
-        draw(made, teacher, {name: variables for name, (variables, _) in students.items()})
+    directory.write_json(made.workdir / "summary.json", summary)  # last: it says that the run is finished
     say(report.table(summary, config))
     return summary
 
@@ -250,12 +252,12 @@ def export(made: Run, student: Variables) -> None:
 
 
 def draw(made: Run, teacher: Variables | None, students: dict[str, Variables]) -> None:
-    """The figures: accuracies over epochs, and the relations of one batch sorted by class."""
-    figures = made.workdir / "figures"
-    report.curves(made.writer.metrics.all, figures / "accuracy.png")
+    """The figures: accuracies over epochs, and the relations of one batch sorted by class. Every process predicts, the main one draws."""
     images, labels = made.source.images[made.train[:200]], made.source.labels[made.train[:200]]
     order = np.argsort(labels, kind="stable")
     features = {} if teacher is None else {"teacher": made.features(teacher, images[order])}
     features |= {name: made.predict(variables, images[order]).feature for name, variables in students.items()}
-    edge = made.config.relation_guided.edge
-    report.relations(features, labels[order], edge.get("student_temperature", 0.1), figures / "relations.png")
+    if sharding.is_main():
+        figures, edge = made.workdir / "figures", made.config.relation_guided.edge
+        report.curves(made.writer.metrics.all, figures / "accuracy.png")
+        report.relations(features, labels[order], edge.get("student_temperature", 0.1), figures / "relations.png")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rmdnet_jax.distillation import devices
+from rmdnet_jax.distillation import devices, whole
 from rmdnet_jax.types import AXIS, Array
 
 
@@ -60,4 +60,4 @@ def product(graph: Graph, x: Array) -> Array:
 @jax.jit
 def spread(graph: Graph, alpha: float | Array, right: Array) -> Array:
     """`(I - alpha S)^-1 right`, [n, m], by conjugate gradients to a relative residual of 1e-5."""
-    return jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)[0]
+    return whole(jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)[0])

@@ -10,6 +10,7 @@ rmdnet_jax/config.py.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_flags
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
 
         run.keep_programs()
         if MULTIHOST.value:
-            jax.distributed.initialize()
+            join(jax.distributed.initialize)
         try:
             experiment.run(CONFIG.value, str(WORKDIR.value))
         except training.Stopped as stopped:
@@ -45,6 +46,15 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return say("interrupted; the same command continues", 130)
     return 0
+
+
+def join(initialize: Callable) -> None:
+    """Meets the other hosts' processes; raises `UserError` where no cluster is found or none answers."""
+    try:
+        initialize()
+    except (RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"--multihost needs a cluster that jax.distributed.initialize() finds by itself, got: {text}") from None
 
 
 def say(text: str, status: int) -> int:

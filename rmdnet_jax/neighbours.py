@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax.distillation import blocks, gathered, logits, over_devices, padded
+from rmdnet_jax.distillation import blocks, gathered, logits, over_devices, padded, whole
 from rmdnet_jax.relation import unit
 from rmdnet_jax.types import Array, UserError
 
@@ -80,7 +80,7 @@ def _exact(features: Array, k: int, block: int) -> tuple[Array, Array]:
         return blocks(one, shift, block, part)
 
     found, cosine = over_devices(own, *rows)
-    return found[:size], cosine[:size]
+    return whole((found[:size], cosine[:size]))
 
 
 def approximate(features: np.ndarray, k: int, watch: Callable) -> Neighbours:

@@ -37,7 +37,7 @@ def _rates(steps_per_epoch: int, epochs: int, kind: str, rate: float, warmup: fl
 
 def _decay(weight_decay: float, kind: str) -> optax.GradientTransformation:
     """Weight decay on `all` parameters, or on `kernels` only (neither biases nor batch-norm scales)."""
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         raise UserError(f"optimizer.weight_decay must be >= 0, got {weight_decay}")
     if kind not in ("all", "kernels"):
         raise UserError(f"optimizer.decay must be all or kernels, got {kind!r}")
@@ -46,11 +46,13 @@ def _decay(weight_decay: float, kind: str) -> optax.GradientTransformation:
 
 
 def _scale(rates: Callable, fixed: str, rate: float) -> optax.GradientTransformation:
-    """Minus the learning rate, held at its first value for the entry of the parameter tree named `fixed`."""
+    """Minus the learning rate, held at its first value for the entry of the parameter tree, or of each peer's, named `fixed`."""
     if not fixed:
         return optax.scale_by_learning_rate(rates)
 
     def labels(params: PyTree) -> PyTree:
+        if isinstance(params, tuple):
+            return tuple(labels(peer) for peer in params)
         if fixed not in params:
             raise UserError(f"optimizer.fixed must name one of {', '.join(params)}, got {fixed!r}")
         return {name: "fixed" if name == fixed else "scheduled" for name in params}
@@ -65,13 +67,20 @@ def _chain(
     """Clipping, the optimiser's own transformations, then the learning rate; see `sgd` for the arguments."""
     if not learning_rate > 0:
         raise UserError(f"optimizer.learning_rate must be > 0, got {learning_rate}")
+    if not factor > 0:
+        raise UserError(f"optimizer.factor must be > 0, got {factor}")
     if not 0 <= warmup_epochs <= epochs:
         raise UserError(f"optimizer.warmup_epochs must be in [0, {epochs}] (the stage's epochs), got {warmup_epochs}")
-    if clip_norm < 0:
+    if not clip_norm >= 0:
         raise UserError(f"optimizer.clip_norm must be >= 0, got {clip_norm}")
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     rates = _rates(steps_per_epoch, epochs, schedule, learning_rate, warmup_epochs, milestones, factor)
     return Optimizer(optax.chain(*clip, *core, _scale(rates, fixed, learning_rate)), rates)
+
+
+def _check_decay_rate(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"optimizer.{name} must be in [0, 1), got {value}")
 
 
 def sgd(
@@ -107,6 +116,7 @@ def sgd(
       clip_norm: largest global gradient norm; 0: no clipping.
       fixed: an entry of the parameters whose rate stays constant (SimSiam: `predictor`).
     """
+    _check_decay_rate("momentum", momentum)
     momentum_term = [optax.trace(momentum, nesterov)] if momentum else []
     return _chain(
         steps_per_epoch, epochs, _decay(weight_decay, decay), *momentum_term, learning_rate=learning_rate, schedule=schedule,
@@ -130,7 +140,9 @@ def adamw(
     clip_norm: float = 0.0,
     fixed: str = "",
 ) -> Optimizer:
-    """Adam with decoupled weight decay; the arguments it shares with `sgd` mean the same."""
+    """Adam with decoupled weight decay; b1 and b2 in [0, 1), the arguments it shares with `sgd` mean the same."""
+    _check_decay_rate("b1", b1)
+    _check_decay_rate("b2", b2)
     return _chain(
         steps_per_epoch, epochs, optax.scale_by_adam(b1, b2), _decay(weight_decay, decay), learning_rate=learning_rate, schedule=schedule,
         warmup_epochs=warmup_epochs, milestones=milestones, factor=factor, clip_norm=clip_norm, fixed=fixed,

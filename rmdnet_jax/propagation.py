@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import doubt
+from rmdnet_jax.distillation import whole
 from rmdnet_jax.graph import Graph, connect, product, spread
 from rmdnet_jax.neighbours import Neighbours, find
 from rmdnet_jax.types import Array, UserError
@@ -62,7 +63,7 @@ def held_out(graph: Graph, alpha: float | Array, given: Array, fold: Array, num_
 
     votes = jax.lax.fori_loop(0, folds, hear, jnp.zeros_like(label))
     votes *= jnp.mean(label, axis=0) / jnp.sum(votes, axis=0)
-    return votes / jnp.sum(votes, axis=1, keepdims=True)
+    return whole(votes / jnp.sum(votes, axis=1, keepdims=True))
 
 
 def information(votes: np.ndarray, given: np.ndarray) -> float:
@@ -139,6 +140,8 @@ def propagate(
     features: np.ndarray,
     given: np.ndarray,
     num_classes: int,
+    seed: int = 0,
+    watch: Callable = lambda items, what: items,
     *,
     neighbours: str = "auto",
     temperature: str = "auto",
@@ -146,8 +149,6 @@ def propagate(
     mix: float = 1.0,
     in_doubt: str = "keep",
     search: str = "auto",
-    seed: int = 0,
-    watch: Callable = lambda items, what: items,
 ) -> Propagated:
     """Soft targets from the given labels, corrected over the features' graph.
 
@@ -155,14 +156,14 @@ def propagate(
       features: float [n, dim].
       given: int [n], each class among them.
       num_classes: C.
+      seed: of the folds.
+      watch: see `neighbours.find`.
       neighbours: k, a number below n or `auto`.
       temperature: of the graph's weights, > 0 or `auto`.
       alpha: how far labels travel, in [0, 1) or `auto`.
       mix: how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule.
       in_doubt: whether a graph in doubt leaves the given labels (`keep`) or is used nevertheless (`use`).
-      search: for neighbours, see `neighbours.find`.
-      seed: of the folds.
-      watch: see `neighbours.find`.
+      search: for neighbours: `exact`, `approximate` by an index, or `auto`: the index on a CPU with very many examples.
 
     Returns:
       Targets, confidence and summary. The graph is `in_doubt` where it knows no more of the given labels than chance, or where

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -124,7 +124,11 @@ def make_stage(
     augment = build(AUGMENTATIONS, f"{part}.augmentation", config.augmentation)
     optimizer = build(OPTIMIZERS, f"{part}.optimizer", config.optimizer, batches.steps_per_epoch, config.epochs)
     prepare = pipeline.prepare(made.noise, augment, objective.views, *made.statistics)
-    return training.Stage(name, objective, optimizer, batches, prepare, key, config.epochs, config.average, evaluate, refresh)
+    stage = training.Stage(name, objective, optimizer, batches, prepare, key, config.epochs, config.average, evaluate, refresh)
+    like: Any = [jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for x in (made.images, made.labels, rows)]
+    with jax.set_mesh(made.mesh):
+        training.shapes(stage, made.mesh, pipeline.Raw(*like))  # so that whatever does not fit is refused before anything is written
+    return stage
 
 
 def train(made: Run, stage: training.Stage) -> Variables:

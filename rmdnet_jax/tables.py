@@ -10,7 +10,7 @@ import csv
 import json
 import pathlib
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def group(runs: list[Run]) -> list[Row]:
         noise = " ".join([str(config["noise.name"]), *([str(config["noise.rate"])] if "noise.rate" in config else []), *own])
         for arm, value in accuracy.items():
             names = [name for name in fields if name in config and reads(arm, name)]
-            parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {config[name]}" for name in names]
+            parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {value_of(config[name])}" for name in names]
             parts += ["from teacher"] if arm in OURS and config["relation_guided.init"] == "teacher" else []
             key = (noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts))
             if value is not None:
@@ -126,6 +126,11 @@ def group(runs: list[Run]) -> list[Row]:
                         f"two runs of seed {seed} are both {where}, with {values[seed]:.2f} and {100 * value:.2f} %: which one?"
                     )
     return sorted(rows.values(), key=lambda row: (row.noise, row.method, row.arm, natural(row.settings)))
+
+
+def value_of(value: Any) -> str:
+    """A setting's value as text; a comma would end the setting."""
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def natural(text: str) -> list:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rmdnet_jax import checkpoint, sharding
@@ -108,12 +109,25 @@ def initial(stage: Stage, frozen: PyTree, raw: Raw, key: Array) -> TrainState:
     return TrainState(jnp.int32(0), variables, memory, stage.optimizer.transform.init(variables.params), average, totals, jnp.int32(-1))
 
 
+def shapes(stage: Stage, mesh: Mesh, raw: Raw) -> TrainState:
+    """The shapes of the state, found without computing, from a batch or its shapes: what a stage's parts refuse, they refuse here."""
+    place = sharding.everywhere(mesh)
+    found = jax.eval_shape(functools.partial(initial, stage), stage.objective.frozen, raw, stage.key)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
+
+
 def start(stage: Stage, mesh: Mesh, manager: Any) -> tuple[int, TrainState]:
-    """The steps done and the state: of the newest readable checkpoint, else before the first step."""
-    build, place = functools.partial(initial, stage), sharding.everywhere(mesh)
-    args = (stage.objective.frozen, stage.pipeline.batch(0), stage.key)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(build, *args))
-    return checkpoint.restore(manager, like, remove=True) or (0, jax.jit(build, out_shardings=place)(*args))
+    """The steps done and the state: of the newest readable checkpoint, or before the first step where there is none.
+
+    Raises `UserError` where there are checkpoints and none can be read: what may only be out of reach is not written over.
+    """
+    first = stage.pipeline.batch(0)
+    if (found := checkpoint.restore(manager, shapes(stage, mesh, first), remove=True)) is not None:
+        return found
+    if manager.all_steps():
+        raise UserError(f"{stage.name}: no checkpoint in {manager.directory} can be read; move them away and the stage starts anew")
+    build = jax.jit(functools.partial(initial, stage), out_shardings=sharding.everywhere(mesh))
+    return 0, build(stage.objective.frozen, first, stage.key)
 
 
 @contextlib.contextmanager
@@ -172,13 +186,24 @@ def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writ
                     memory = stage.refresh(state.variables, jax.device_get(state.memory), done // per_epoch)
                     state = state._replace(memory=sharding.replicate(mesh, memory))
                 first, began = done, time.perf_counter()
-            if done == total or stop.is_set() or manager.should_save(done):
+            stopping = _agreed(stop, done % per_epoch == 0)
+            if done == total or stopping or manager.should_save(done):
                 _refuse_failed(stage, state, manager)
                 checkpoint.save(manager, done, state)
-            if stop.is_set() and done < total:
+            if stopping and done < total:
                 manager.wait_until_finished()
                 raise Stopped(f"{stage.name}: stopped at step {done} of {total}, saved; the same command continues")
+        manager.wait_until_finished()
+        if _agreed(stop, True):
+            raise Stopped(f"{stage.name}: finished and saved, then stopped; the same command continues")
     return state
+
+
+def _agreed(stop: threading.Event, epoch_ends: bool) -> bool:
+    """Whether to stop: as soon as this process is to, or, of several, at the end of an epoch in which any of them was."""
+    if jax.process_count() == 1:
+        return stop.is_set()
+    return epoch_ends and bool(np.any(multihost_utils.process_allgather(np.array(stop.is_set()))))
 
 
 def _end_epoch(stage: Stage, state: TrainState, done: int, lap: tuple, writer: Writer, progress: Progress, manager: Any) -> None:
@@ -202,13 +227,20 @@ def _note(values: dict[str, float]) -> str:
 
 
 def _refuse_failed(stage: Stage, state: TrainState, manager: Any) -> None:
-    """Stops a run whose loss is not finite before anything of it is saved."""
-    failed = int(state.failed)
+    """Stops a run whose loss or network is not finite before anything of it is saved."""
+    failed, what = int(state.failed), "the loss is"
+    if failed < 0 and not _finite(state.variables):
+        failed, what = int(state.step), "parameters are"  # a finite loss may have a gradient that is not
     if failed >= 0:
         manager.wait_until_finished()
         good = manager.latest_step()
         where = f"step {good} in {manager.directory}" if good is not None else "none yet"
-        raise UserError(f"{stage.name}: the loss is not finite at step {failed}; last good checkpoint: {where}. Try a lower learning rate")
+        raise UserError(f"{stage.name}: {what} not finite at step {failed}; last good checkpoint: {where}. Try a lower learning rate")
+
+
+@jax.jit
+def _finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def predictor(apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray) -> Callable:

@@ -89,11 +89,31 @@ def test_a_fixed_entry_keeps_its_rate_while_the_others_decay():
         ({"weight_decay": -1.0}, "optimizer.weight_decay must be >= 0"),
         ({"decay": "none"}, "optimizer.decay must be all or kernels"),
         ({"clip_norm": -1.0}, "optimizer.clip_norm must be >= 0"),
+        ({"clip_norm": float("nan")}, "optimizer.clip_norm must be >= 0"),
+        ({"factor": -1.0}, "optimizer.factor must be > 0"),
     ],
 )
 def test_bad_values_are_refused(make, fields, message):
     with pytest.raises(UserError, match=message):
         make(4, 2, **fields)
+
+
+@pytest.mark.parametrize(("make", "name"), [(sgd, "momentum"), (adamw, "b1"), (adamw, "b2")])
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_decay_rates_are_in_their_range(make, name, value):
+    with pytest.raises(UserError, match=rf"optimizer.{name} must be in \[0, 1\), got {value}"):
+        make(4, 2, **{name: value})
+
+
+def test_a_fixed_entry_is_each_peers():
+    one = {"encoder": jnp.ones(3), "head": jnp.ones(3)}
+    optimizer, params = sgd(1, 10, learning_rate=0.1, momentum=0.0, weight_decay=0.0, fixed="head"), (one, one)
+    state = optimizer.transform.init(params)
+    for _ in range(3):
+        updates, state = optimizer.transform.update(jax.tree.map(jnp.ones_like, params), state, params)
+    for peer in updates:
+        np.testing.assert_allclose(peer["head"], -0.1, rtol=1e-6)
+        np.testing.assert_allclose(peer["encoder"], -0.05 * (1 + np.cos(np.pi * 2 / 10)), rtol=1e-6)
 
 
 def test_a_fixed_entry_that_is_not_there_is_refused():

@@ -82,6 +82,12 @@ def test_settings_are_in_the_order_of_their_numbers(tmp_path):
     assert [row["settings"] for row in table(runs)] == [f"weight {k}" for k in sorted(strengths)]
 
 
+def test_a_setting_that_is_a_list_stays_whole(tmp_path):
+    widths = {1: (16, 32, 64), 2: (32, 64, 128)}
+    runs = [write(tmp_path / f"{i}", {"rmdnet": 0.5}, seed=0, **{"encoder.widths": value}) for i, value in widths.items()]
+    assert [row["settings"] for row in table(runs)] == ["encoder.widths 16-32-64", "encoder.widths 32-64-128"]
+
+
 def test_settings_of_the_base_are_matched(runs, tmp_path):
     long = {"relation_guided.epochs": 7}
     more = [write(tmp_path / f"long-{s}", {"rmdnet": OURS[s], "base": OURS[s] - 0.05}, seed=s, **long) for s in range(3)]

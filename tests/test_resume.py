@@ -19,6 +19,7 @@ from rmdnet_jax.config import choose
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.metrics import Records
 from rmdnet_jax.ssl import SSL
+from rmdnet_jax.types import UserError
 
 
 def final_states(workdir):
@@ -169,6 +170,34 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(damage, whole, tm
     with pytest.warns(UserWarning, match=f"checkpoint {steps[-1]} .* cannot be read"):
         experiment.run(tiny(controls=("base",)), tmp_path / "run")
     assert_equal_runs(tmp_path / "run", whole)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_checkpoints_of_which_none_can_be_read_are_kept(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    steps = [path for path in (tmp_path / "run/checkpoints/relation_guided").iterdir() if path.name.isdigit()]
+    for path in steps:
+        truncate(path)
+    message = "relation_guided: no checkpoint in .* can be read; move them away"
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(UserError, match=message):
+        experiment.run(tiny(controls=("base",)), tmp_path / "run")
+    assert all(path.exists() for path in steps)
+    shutil.rmtree(tmp_path / "run/checkpoints/relation_guided")
+    experiment.run(tiny(controls=("base",)), tmp_path / "run")
+    assert_equal_runs(tmp_path / "run", whole)
+
+
+def test_a_run_does_not_go_on_with_other_labels(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0).integers
+    images, labels = draw(0, 256, (256, 8, 8, 1)).astype(np.uint8), draw(0, 10, 256)
+    np.savez(tmp_path / "own.npz", images=images, labels=labels)
+    config = tiny(**{"data.name": "npz", "data.dir": str(tmp_path / "own.npz"), "relation_guided.weight": 0.0})
+    break_off(config, tmp_path / "run", 6, monkeypatch)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.roll(labels, 1))
+    with pytest.raises(UserError, match=r"holds a run of another data \(labels is .* there"):
+        experiment.run(config, tmp_path / "run")
+    np.savez(tmp_path / "own.npz", images=images, labels=labels)
+    experiment.run(config, tmp_path / "run")
 
 
 def test_a_flipped_bit_inside_an_array_is_noticed(tmp_path):

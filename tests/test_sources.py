@@ -357,6 +357,25 @@ sources.load("folder", dir=sys.argv[1], image_size=8)
     np.testing.assert_array_equal(source.images[:, 0, 0, 0], range(4))
 
 
+def test_the_cache_of_a_faster_process_is_left_alone(cache):
+    def build(allocate):
+        allocate("images", (4, 2, 2, 1))[:] = 7
+        empty = np.zeros(0, np.int32)
+        return store.Source(
+            "x", np.full((4, 2, 2, 1), 7, np.uint8), np.arange(4, dtype=np.int32) % 2, np.zeros((0, 2, 2, 1), np.uint8), empty, ("a", "b")
+        )
+
+    def slow(allocate):
+        faster.append(store.cached("x", "key", build).images.base)
+        places.append(next(cache.glob("x-*")).stat().st_ino)
+        return build(allocate)
+
+    faster, places = [], []
+    store.cached("x", "key", slow)
+    assert [path.stat().st_ino for path in cache.glob("x-*")] == places
+    assert not list(cache.glob(".partial-*"))
+
+
 def test_unwritable_cache_warns_and_goes_on(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("RMDNET_CACHE", str(tmp_path / "file" / "cache"))

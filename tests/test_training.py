@@ -1,16 +1,19 @@
 """The loop: K = 0 is the base method, averages, epochs' means, what stops a run, devices, pipelines."""
 
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_same, tiny
+from ml_collections import ConfigDict
 
 from rmdnet_jax import experiment, sharding, training
 from rmdnet_jax.config import choose
 from rmdnet_jax.data import pipeline
+from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.data.noise import KINDS, make
 from rmdnet_jax.encoder import ENCODERS
 from rmdnet_jax.methods import METHODS
@@ -100,9 +103,6 @@ def test_the_relation_terms_are_those_of_the_teachers_features(features, tmp_pat
     """Without augmentation both choices see the same image, so both must equal the terms written out."""
     config = tiny(**{"relation_guided.teacher_features": features})
     with config.unlocked():
-        from rmdnet_jax.config import choose
-        from rmdnet_jax.data.augment import AUGMENTATIONS
-
         config.relation_guided.augmentation = choose(AUGMENTATIONS, "none")
     made = setup(config, tmp_path)
     teacher = made.encoder.init(jax.random.key(5), jnp.zeros((2, 8, 8, 1)))
@@ -196,6 +196,50 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert steps[-1] == 4
 
 
+def test_a_network_that_is_not_finite_is_not_saved_though_its_loss_is(tmp_path):
+    made = setup(tiny(**{"relation_guided.weight": 0.0}), tmp_path)
+    stage = experiment.guided_stages(made)("x", None, 0.0, "random")
+
+    def loss(params, *args):
+        value, rest = stage.objective.loss(params, *args)
+        zero = sum(jnp.sum(p - jax.lax.stop_gradient(p)) for p in jax.tree.leaves(params))
+        return value + jnp.where(args[5] * stage.pipeline.steps_per_epoch >= 1.5, jnp.sqrt(zero), zero), rest  # 0, of an infinite slope
+
+    broken = stage._replace(objective=stage.objective._replace(loss=loss))
+    with pytest.raises(UserError, match=r"parameters are not finite at step 3; last good checkpoint: step 2 in .*x"):
+        training.fit(broken, made.mesh, tmp_path / "x", 1, made.writer)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_signal_in_an_evaluation_stops_the_run_be_it_the_last(at, tmp_path):
+    made = setup(tiny(**{"relation_guided.weight": 0.0}), tmp_path)
+    stage = experiment.guided_stages(made)("x", None, 0.0, "random")
+
+    def evaluate(variables, epoch, values):
+        if epoch == at:
+            signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    with pytest.raises(training.Stopped, match=r"x: (stopped at step 4 of 8|finished)"):
+        training.fit(stage._replace(evaluate=evaluate), made.mesh, tmp_path / "x", 100, made.writer)
+    state = training.fit(stage, made.mesh, tmp_path / "x", 100, made.writer)
+    assert int(state.step) == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"relation_guided.optimizer.fixed": "hed"}, r"optimizer\.fixed must name one of encoder, head, got 'hed'"),
+        ({"relation_modeling.optimizer.fixed": "predictr"}, r"optimizer\.fixed must name one of"),
+        ({"relation_guided.augmentation": choose(AUGMENTATIONS, "simsiam")}, "channels"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(fields, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        experiment.run(tiny(**fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_collapsed_teacher_stops_the_run(tmp_path):
     made = setup(tiny(), tmp_path)
     with pytest.raises(UserError, match=r"collapsed: z_std \* sqrt\(dim\) is 0\.050 in epoch 1.*learning rate"):
@@ -249,8 +293,6 @@ def test_an_epoch_visits_each_row_once_in_another_order():
 
 
 def test_views_depend_on_step_view_and_example_only():
-    from rmdnet_jax.data.augment import AUGMENTATIONS
-
     image = jax.random.randint(jax.random.key(0), (6, 8, 8, 1), 0, 255).astype(jnp.uint8)
     raw = pipeline.Raw(image, jnp.arange(6), jnp.arange(6))
     run = jax.jit(pipeline.prepare(make("none", num_classes=6, seed=0), AUGMENTATIONS["digits"](), 2, np.zeros(1), np.ones(1)))
@@ -275,8 +317,10 @@ def test_prediction_counts_each_example_once_whatever_the_batch():
 
 
 def test_labels_in_the_step_are_those_that_the_run_reports(tmp_path):
-    for kind in set(KINDS) & {"symmetric", "pair"}:
-        made = setup(tiny(), tmp_path / kind)
+    np.save(tmp_path / "labels.npy", np.arange(1442) % 7)
+    own = {"file": {"path": str(tmp_path / "labels.npy")}, "matrix": {"rows": tuple(map(tuple, np.full((10, 10), 0.1).tolist()))}}
+    for kind in KINDS:
+        made = setup(tiny(noise=ConfigDict({**choose(KINDS, kind, **own.get(kind, {})), "seed": 0})), tmp_path / kind)
         stage = experiment.guided_stages(made)("x", None, 0.0, "random")
         batch = jax.jit(stage.prepare)(stage.pipeline.batch(3), jax.random.key(9))
         np.testing.assert_array_equal(batch.label, made.given[np.asarray(batch.index)])

@@ -105,7 +105,8 @@ def cached(name: str, key: Any, build: Callable[[Allocate], Source]) -> Source:
             source = build(lambda field, shape: _reserve(whole / f"{field}.npy", shape))
             for field in (field for field in Source._fields[1:] if not (whole / f"{field}.npy").exists()):
                 np.save(whole / f"{field}.npy", np.asarray(getattr(source, field)), allow_pickle=False)
-            shutil.rmtree(path, ignore_errors=True)  # damaged, or it would have been read
+            if _read_cache(name, path) is None:  # damaged; else another process was faster, and may be reading it
+                shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process was faster
                 whole.rename(path)
     except OSError as error:
