@@ -59,13 +59,14 @@ def above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> floa
 def evenness(votes: np.ndarray, given: np.ndarray, sure: np.ndarray, most: int) -> tuple[float, float]:
     """How often votes agree with given labels over how often the surest do, and its standard error.
 
-    `sure` [C]: how often the surest votes for each class agree, `most` of them at most.
+    `sure` [C]: how often the surest votes for each class agree, at most `most` of them and half.
     """
     predicted = votes.argmax(1)
-    weight = np.bincount(predicted, minlength=len(sure)) / len(given)
+    voted = np.bincount(predicted, minlength=len(sure))
+    weight, counted = voted / len(given), np.maximum(np.minimum(most, voted // 2), 1)
     expected = float(np.sum(weight * sure))
     even = float(np.mean(predicted == given)) / expected
-    return even, even * float(np.sum(weight**2 * sure * (1 - sure)) / most) ** 0.5 / expected
+    return even, even * float(np.sum(weight**2 * sure * (1 - sure) / counted)) ** 0.5 / expected
 
 
 def evidence(along: Hops, even: tuple[float, float], knows: float) -> dict:

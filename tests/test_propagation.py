@@ -257,6 +257,20 @@ def test_noise_that_differs_by_example_is_no_doubt():
     assert np.mean(found.target.argmax(1) == clean) > 0.97 > np.mean(~wrong) + 0.4
 
 
+def test_the_error_of_evenness_is_its_spread_over_draws():
+    """Classes of 30 votes, so that 15 of each are counted, however many may be; drawn again and again at one rate."""
+    predicted, found = np.repeat(np.arange(CLASSES), 30), []
+    votes, sure = np.eye(CLASSES)[predicted], np.full(CLASSES, 0.6)
+    half = np.arange(len(predicted)) % 2 == 0
+    for seed in range(400):
+        right = np.random.default_rng(seed).random(len(predicted)) < 0.6
+        drawn = np.array([right[half & (predicted == y)].mean() for y in range(CLASSES)])
+        assert doubt.evenness(votes, np.where(right, predicted, -1), drawn, 64)[0] == pytest.approx(right.mean() / drawn.mean())
+        found.append(0.6 / drawn.mean())  # the surest are what errs: all votes together err less
+    given = np.where(np.arange(len(predicted)) % 5 < 3, predicted, -1)
+    assert doubt.evenness(votes, given, sure, 64)[1] == pytest.approx(np.std(found), rel=0.15)
+
+
 def test_transitivity_compares_two_hops_with_one():
     given, i = np.arange(12) // 3, np.arange(12)
     near = np.stack([3 * given + (i + 1) % 3, (i + 3) % 12], axis=1)
