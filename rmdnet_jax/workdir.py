@@ -48,7 +48,7 @@ def check(workdir: pathlib.Path, content: dict, what: str = "config") -> None:
     names = [name for name in sorted(there | here) if there.get(name, "absent") != here.get(name, "absent")]
     if names:
         rows = "; ".join(f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in names)
-        raise UserError(f"--workdir {workdir} holds a run of another {what} ({rows}); choose another --workdir")
+        raise UserError(f"--workdir {workdir} holds a run whose {what} differs ({rows}); choose another --workdir")
 
 
 def create(workdir: pathlib.Path, **contents: dict) -> None:

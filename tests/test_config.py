@@ -89,7 +89,7 @@ def test_a_sweep_refuses_a_point_of_older_settings(tmp_path):
         (tmp_path / "runs" / "a" / f"{name}.json").write_text(content)
     done = sweep(str(config), "--workdir", str(tmp_path / "runs"), "--run")
     assert done.returncode == 2
-    assert "another config (relation_guided.epochs is 9 there, 80 here)" in done.stderr.splitlines()[-1]
+    assert "a run whose config differs (relation_guided.epochs is 9 there, 80 here)" in done.stderr.splitlines()[-1]
 
 
 def test_a_methods_settings_are_its_authors():

@@ -194,7 +194,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path, monkeypatch):
     config = tiny(**{"data.name": "npz", "data.dir": str(tmp_path / "own.npz"), "relation_guided.weight": 0.0})
     break_off(config, tmp_path / "run", 6, monkeypatch)
     np.savez(tmp_path / "own.npz", images=images, labels=np.roll(labels, 1))
-    with pytest.raises(UserError, match=r"holds a run of another data \(labels is .* there"):
+    with pytest.raises(UserError, match=r"holds a run whose data differs \(labels is .* there"):
         experiment.run(config, tmp_path / "run")
     np.savez(tmp_path / "own.npz", images=images, labels=labels)
     experiment.run(config, tmp_path / "run")
