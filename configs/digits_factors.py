@@ -52,7 +52,8 @@ def sweep(root: str) -> dict[str, str]:
     for seed in SEEDS:
         for study, choices in STUDIES.items():
             for point, arguments in choices.items():
-                teacher = f"{root}/teacher/{point.removesuffix('_propagation') if study == 'objectives' else 'simsiam'}-{seed}"
+                objective = dict(item.split("=") for item in arguments.split(",") if item).get("ssl", "simsiam")
+                teacher = f"{root}/teacher/{objective}-{seed}"
                 for noise, rate in NOISES.items():
                     parts = [f"seed={seed},noise={noise},rate={rate}", arguments, "" if "modeling" in arguments else f"teacher={teacher}"]
                     points[f"{study}/{noise}-{point}-{seed}"] = ",".join(filter(None, parts))

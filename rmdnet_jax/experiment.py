@@ -140,9 +140,9 @@ def watch(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
             f"relation_modeling collapsed: z_std * sqrt(dim) is {values['z_std']:.3f} in epoch {epoch}, below {COLLAPSED}. Likely causes: "
             "a learning rate too high, augmentation too weak, batches too small for batch norm"
         )
-    if not len(made.source.test_labels) or (epoch % config.evaluate_every and epoch != config.epochs):
+    if epoch % config.evaluate_every and epoch != config.epochs:
         return {}
-    return {"knn_accuracy": frozen_accuracy(made, encoder_of(variables), made.source.labels, nearest(made))}
+    return frozen_accuracies(made, encoder_of(variables), made.source.labels, {"knn_accuracy": nearest(made)})
 
 
 def nearest(made: Run) -> Callable:
@@ -151,17 +151,20 @@ def nearest(made: Run) -> Callable:
     return functools.partial(evaluation.knn, num_classes=len(made.source.names), k=settings.k, temperature=settings.temperature)
 
 
-def frozen_accuracy(made: Run, encoder: Variables, labels: np.ndarray, classify: Callable) -> float:
-    """Test accuracy of `classify` on frozen features of the training examples with these labels."""
+def frozen_accuracies(made: Run, encoder: Any, labels: np.ndarray, kinds: dict[str, Callable]) -> dict[str, float]:
+    """Test accuracy of each of these classifiers on frozen features of the training examples with these labels; none without a test set."""
+    if not kinds or not len(made.source.test_labels):
+        return {}
     bank, query = made.features(encoder, made.source.images[made.train]), made.features(encoder, made.source.test_images)
-    return evaluation.accuracy(classify(bank, labels[made.train], query), made.source.test_labels)
+    found = {name: classify(bank, labels[made.train], query) for name, classify in kinds.items()}
+    return {name: evaluation.accuracy(predicted, made.source.test_labels) for name, predicted in found.items()}
 
 
 def frozen_controls(made: Run, teacher: Any) -> dict:
     """What the teacher's features alone give with the noisy labels."""
     kinds = {"teacher_knn": nearest(made), "teacher_probe": evaluation.linear_probe}
-    chosen = {name: classify for name, classify in kinds.items() if name in made.config.controls and len(made.source.test_labels)}
-    return {name: {"test_accuracy": {"last": frozen_accuracy(made, teacher, made.given, f)}} for name, f in chosen.items()}
+    chosen = {name: classify for name, classify in kinds.items() if name in made.config.controls}
+    return {name: {"test_accuracy": {"last": value}} for name, value in frozen_accuracies(made, teacher, made.given, chosen).items()}
 
 
 def guided_stages(made: Run) -> Callable:
