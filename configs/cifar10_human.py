@@ -2,6 +2,7 @@
 
     python -m rmdnet_jax.main --config configs/cifar10_human.py:path=labels.npz,field=worse_label --workdir runs/cifar10_human
 
+CIFAR-N comes as a .pt file: `np.savez("cifar10n.npz", **torch.load("CIFAR-10_human.pt", weights_only=False))` makes it one of ours.
 `path` may be .npy, .npz (the array named `field`) or .csv; with --config.data.name=cifar10_n and an empty path= the labels are TFDS's.
 Not yet measured at full size: that needs an accelerator.
 """

@@ -1,6 +1,6 @@
 """Digits: what each part of RMDNet is worth around cross entropy, one factor at a time from the settings of configs/digits.py.
 
-python launch/sweep.py configs/digits_factors.py --workdir runs/factors --run       # hours on two cores; --match ablation for a part
+python launch/sweep.py configs/digits_factors.py --workdir runs/factors --run    # hours; a part: --match 'teacher/simsiam|ablation'
 python -m rmdnet_jax.report table runs/factors/base/* runs/factors/ablation/*       # likewise the other studies
 python -m rmdnet_jax.report table runs/factors/noise/*
 """

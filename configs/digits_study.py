@@ -1,4 +1,6 @@
-"""The study behind the digits' settings and the table of docs/results.md: every arm searched alike, on seeds apart from the reported ones.
+"""The study behind the digits' settings and the table of docs/results.md: every arm searched on seeds apart from the reported ones.
+
+The grid is the same for all arms; the best of RMDNet from the teacher at symmetric noise is of a wider search by hand (docs/results.md).
 
 python launch/sweep.py configs/digits_study.py --workdir runs/study --run     # 497 runs, hours on two cores
 python -m rmdnet_jax.report table runs/study/same/* ; python -m rmdnet_jax.report table runs/study/best/*

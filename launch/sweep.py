@@ -4,7 +4,7 @@
     python launch/sweep.py configs/digits_study.py --workdir runs/study --run [--match RE]  # here; finished points are passed over
 
 The config defines `sweep(root) -> {directory below root: config argument}`. Teachers come before the students that they serve: where
-points run at the same time, those of `--match teacher` are to end first.
+points run at the same time, those of `--match '(^|/)teacher/'` are to end first.
 """
 
 import argparse

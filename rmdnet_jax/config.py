@@ -24,7 +24,7 @@ from rmdnet_jax.workdir import flatten
 
 CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
 # The arguments that every experiment takes, with their defaults: `parse(arg, **ARGUMENTS, ...)`, then `assemble`.
-ARGUMENTS = {"quick": False, "seed": 0, "method": "ce", "ssl": "simsiam", "edge": "softmax_kl", "node": "cosine"}
+ARGUMENTS = {"quick": False, "seed": 0, "method": "ce", "ssl": "simsiam", "edge": "softmax_kl", "node": "cosine", "encoder": ""}
 # (data set, method): what the method's authors set differently there; ours for digits, whose epochs have 11 steps.
 RECIPES = {
     ("digits", "jocor"): {"ramp_epochs": 80.0},  # the best of 10, 20, 40, 80 for JoCoR alone at symmetric 50 %, seeds 100 and 101
@@ -208,6 +208,8 @@ def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: An
     for name, table in (("method", METHODS), ("ssl", SSL), ("edge", EDGES), ("node", NODES)):
         pick(name, arg.__dict__[name], table)  # an unknown name is told of as the argument that it is
     pick("noise", kind, KINDS)
+    if arg.encoder:  # else the base config's
+        pick("encoder", arg.encoder, ENCODERS)
     modeling, guided = config.relation_modeling, config.relation_guided
     own = hyper(SSL[modeling.ssl.name])
     heads = {field: modeling.ssl[field] for field in ("projection", "hidden") if modeling.ssl[field] != own[field]}
@@ -221,6 +223,9 @@ def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: An
             if arg.__dict__[name] != guided[name].name:
                 guided[name] = ConfigDict({**choose(table, arg.__dict__[name]), "weight": WEIGHTS.get(arg.__dict__[name], 1.0)})
     config = small(config) if getattr(arg, "small", False) else config
+    if arg.encoder:
+        with config.unlocked():
+            config.encoder = choose(ENCODERS, arg.encoder, dtype=config.encoder.dtype)
     return quick(config) if arg.quick else config
 
 
