@@ -121,7 +121,7 @@ def test_arguments_reach_the_config():
     assert config.relation_guided.method.name == "ce"
     assert load("cifar10_human", "path=a.csv,field=aggre_label").noise.path == "a.csv"
     assert load("cifar10_asym", "small").data.limit > 0
-    encoders = {"": "preact_resnet18", "encoder=resnet18": "resnet18", "small,encoder=resnet34": "resnet34", "quick,encoder=resnet34": "cnn"}
+    encoders = {"": "preact_resnet18", "encoder=resnet18": "resnet18", "small,encoder=resnet34": "resnet34", "quick,encoder=wrn28_2": "cnn"}
     assert {arg: load("cifar10_asym", arg).encoder.name for arg in encoders} == encoders
     own = load("cifar10_speedrun", "data=own.npz,method=dividemix,rate=0.9")
     assert (own.data.name, own.data.dir, own.relation_guided.method.unlabelled_weight) == ("npz", "own.npz", 50.0)
