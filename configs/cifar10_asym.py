@@ -3,7 +3,8 @@
     python -m rmdnet_jax.main --config configs/cifar10_asym.py --workdir runs/cifar10_asym
     python -m rmdnet_jax.main --config configs/cifar10_asym.py:small --workdir runs/small      # minutes on two cores
 
-`small`, one seed, images from JPEG, two CPU cores, jax 0.10: 50.2 %, cross entropy 52.8 % (last). Not yet measured at full size: that needs an accelerator.
+`small`, one seed, images from JPEG, two CPU cores, jax 0.10: 50.2 %, cross entropy 52.8 % (last).
+Not yet measured at full size: that needs an accelerator.
 """
 
 from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse

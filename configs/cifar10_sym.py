@@ -3,7 +3,8 @@
     python -m rmdnet_jax.main --config configs/cifar10_sym.py --workdir runs/cifar10_sym
     python -m rmdnet_jax.main --config configs/cifar10_sym.py:small --workdir runs/small      # minutes on two cores
 
-`small`, one seed, images from JPEG, two CPU cores, jax 0.10: 45.2 %, cross entropy 31.2 % (last). Not yet measured at full size: that needs an accelerator.
+`small`, one seed, images from JPEG, two CPU cores, jax 0.10: 45.2 %, cross entropy 31.2 % (last).
+Not yet measured at full size: that needs an accelerator.
 """
 
 from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse
