@@ -27,7 +27,7 @@ SIZES = {
 def get_config(arg: str = "") -> Config:
     args = parse(
         arg, **ARGUMENTS, small=False, wide=False, noise="symmetric", rate=0.5, teacher="", limit=0, modeling=0, epochs=0, weight=1.0,
-        temperature=0.5, targets="given", in_doubt="keep", controls=False,
+        temperature=0.5, in_doubt="keep", controls=False,
     )  # fmt: skip
     fields = FIELDS.get(args.noise, {}) | ({} if args.noise == "file" else {"rate": args.rate})
     config = assemble(cifar("cifar10"), args, args.noise, **fields)
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> Config:
     config.teacher, config.controls = args.teacher, CONTROLS if args.controls else ()
     config.data.limit = args.limit or config.data.limit
     config.relation_modeling.epochs = args.modeling or config.relation_modeling.epochs
-    guided.epochs, guided.weight, guided.targets = args.epochs or guided.epochs, args.weight, args.targets
+    guided.epochs, guided.weight = args.epochs or guided.epochs, args.weight
     guided.propagation.in_doubt = args.in_doubt
     return config
 

@@ -30,14 +30,13 @@ RATES = {"none": (0.0,), "symmetric": (0.2, 0.8), "pair": (0.2,), "instance": (0
 def get_config(arg: str = "") -> Config:
     args = parse(
         arg, **ARGUMENTS, noise="symmetric", rate=0.5, teacher="", modeling=150, weight=30.0, edge_weight=1.0, node_weight=1.0,
-        teacher_temperature=0.04, student_temperature=0.1, base=False, epochs=80, targets="given",
+        teacher_temperature=0.04, student_temperature=0.1, base=False, epochs=80,
     )  # fmt: skip
     config = default()
     config.teacher, config.controls = args.teacher, ("base",) if args.base else ()
     config.relation_modeling.epochs, config.relation_guided.epochs = args.modeling, args.epochs
     config = assemble(config, args, args.noise, **({} if args.noise == "none" else {"rate": args.rate}))
     guided = config.relation_guided
-    guided.targets = args.targets
     guided.weight = args.weight
     guided.edge.weight *= args.edge_weight
     guided.node.weight *= args.node_weight

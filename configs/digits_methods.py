@@ -66,14 +66,11 @@ BEST = {
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(
-        arg, **ARGUMENTS, noise="symmetric", teacher="", weight=30.0, epochs=80, learning_rate=0.05, targets="given", base=False
-    )  # fmt: skip
+    args = parse(arg, **ARGUMENTS, noise="symmetric", teacher="", weight=30.0, epochs=80, learning_rate=0.05, base=False)
     config = default()
     guided = config.relation_guided
     config.teacher, config.controls = args.teacher, ("base",) if args.base else ()
     guided.weight, guided.epochs, guided.optimizer.learning_rate = args.weight, args.epochs, args.learning_rate
-    guided.targets = args.targets
     return assemble(config, args, args.noise, rate=pick("noise", args.noise, NOISES))
 
 

@@ -13,24 +13,12 @@ ARMS = {"rmdnet": "base", "propagation": "targets=propagated,weight=0.0", "both"
 
 
 def get_config(arg: str = "") -> Config:
-    args = parse(
-        arg,
-        **ARGUMENTS,
-        noise="symmetric",
-        rate=0.5,
-        teacher="",
-        modeling=150,
-        weight=30.0,
-        epochs=80,
-        targets="given",
-        refresh=0,
-        base=False,
-    )
+    args = parse(arg, **ARGUMENTS, noise="symmetric", rate=0.5, teacher="", modeling=150, weight=30.0, epochs=80, refresh=0, base=False)
     config = default()
     guided = config.relation_guided
     config.teacher, config.controls = args.teacher, ("base", "base_from_teacher") if args.base else ()
     config.relation_modeling.epochs, guided.epochs, guided.weight = args.modeling, args.epochs, args.weight
-    guided.targets, guided.propagation.refresh = args.targets, args.refresh
+    guided.propagation.refresh = args.refresh
     return assemble(config, args, args.noise, **({} if args.noise == "none" else {"rate": args.rate}))
 
 

@@ -24,7 +24,10 @@ from rmdnet_jax.workdir import flatten
 
 CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
 # The arguments that every experiment takes, with their defaults: `parse(arg, **ARGUMENTS, ...)`, then `assemble`.
-ARGUMENTS = {"quick": False, "seed": 0, "method": "ce", "ssl": "simsiam", "edge": "softmax_kl", "node": "cosine", "encoder": ""}
+ARGUMENTS = {
+    "quick": False, "seed": 0, "method": "ce", "ssl": "simsiam", "edge": "softmax_kl", "node": "cosine", "targets": "given", "encoder": "",
+}  # fmt: skip
+TARGETS = ("given", "propagated")  # what a student learns; propagated: corrected over the teacher's relation graph, our extension
 # (data set, method): what the method's authors set differently there; ours for digits, whose epochs have 11 steps.
 RECIPES = {
     ("digits", "jocor"): {"ramp_epochs": 80.0},  # the best of 10, 20, 40, 80 for JoCoR alone at symmetric 50 %, seeds 100 and 101
@@ -112,7 +115,7 @@ def default() -> Config:
         "weight": 30.0,  # K
         "edge": ConfigDict({**choose(EDGES, "softmax_kl"), "weight": 1.0}),
         "node": ConfigDict({**choose(NODES, "cosine"), "weight": 1.0}),
-        "targets": "given",  # or propagated: the given labels corrected over the teacher's relation graph, our extension
+        "targets": "given",  # out of TARGETS
         "propagation": ConfigDict({
             **hyper(propagate),  # see its docstring
             "refresh": 0,  # epochs after which targets are made again from the student's features; 0: never
@@ -193,9 +196,11 @@ def pick(field: str, name: str, table: dict) -> Any:
     return table[name]
 
 
-def recipe(data: str, method: str, kind: str, rate: float) -> dict[str, Any]:
-    """What a method's authors set on this data set under noise of this kind and rate."""
+def recipe(data: str, method: str, targets: str, kind: str, rate: float) -> dict[str, Any]:
+    """What a method's authors set on this data set under noise of this kind and rate, and as for little noise on corrected labels."""
     fields = RECIPES.get((data, method), {})
+    if method == "dividemix" and targets == "propagated":
+        return fields | {"unlabelled_weight": 0.0}
     if method == "dividemix" and data in UNLABELLED:
         weight = UNLABELLED[data][(rate > 0.35) + (rate > 0.85)]
         asymmetric = {"unlabelled_weight": 0.0, "confidence_penalty": 1.0}
@@ -208,15 +213,16 @@ def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: An
     for name, table in (("method", METHODS), ("ssl", SSL), ("edge", EDGES), ("node", NODES)):
         pick(name, arg.__dict__[name], table)  # an unknown name is told of as the argument that it is
     pick("noise", kind, KINDS)
+    _among("targets", arg.targets, TARGETS)
     if arg.encoder:  # else the base config's
         pick("encoder", arg.encoder, ENCODERS)
     modeling, guided = config.relation_modeling, config.relation_guided
     own = hyper(SSL[modeling.ssl.name])
     heads = {field: modeling.ssl[field] for field in ("projection", "hidden") if modeling.ssl[field] != own[field]}
-    config.seed = arg.seed
+    config.seed, guided.targets = arg.seed, arg.targets
     with config.unlocked():
         config.noise = ConfigDict({**choose(KINDS, kind, **fields), "seed": arg.seed})
-        guided.method = choose(METHODS, arg.method, **recipe(config.data.name, arg.method, kind, fields.get("rate", 0.4)))
+        guided.method = choose(METHODS, arg.method, **recipe(config.data.name, arg.method, arg.targets, kind, fields.get("rate", 0.4)))
         if arg.ssl != modeling.ssl.name:
             modeling.ssl = choose(SSL, arg.ssl, **heads)  # a base config's own widths serve every objective
         for name, table in (("edge", EDGES), ("node", NODES)):
@@ -251,7 +257,7 @@ def check(config: Config) -> None:
     for name, stage in (("relation_modeling", modeling), ("relation_guided", guided)):
         _within(f"{name}.average", stage.average, 0.0, 0.99999)
     _among("relation_guided.init", guided.init, ("random", "teacher"))
-    _among("relation_guided.targets", guided.targets, ("given", "propagated"))
+    _among("relation_guided.targets", guided.targets, TARGETS)
     _within("relation_guided.propagation.mix", guided.propagation.mix, 0.0, 1.0)
     _within("relation_guided.propagation.refresh", guided.propagation.refresh, 0)
     _among("relation_guided.propagation.in_doubt", guided.propagation.in_doubt, IN_DOUBT)

@@ -97,7 +97,8 @@ def test_a_methods_settings_are_its_authors():
     for name, arg, expected in (
         ("cifar10_sym", "rate=0.2", (10, 0.0, 0.0)), ("cifar10_sym", "rate=0.9", (10, 50.0, 0.0)), ("cifar10_asym", "", (10, 0.0, 1.0)),
         ("cifar100_sym", "rate=0.2", (30, 25.0, 0.0)), ("cifar100_sym", "rate=0.8", (30, 150.0, 0.0)),
-        ("cifar100_sym", "small,rate=0.8", (10, 150.0, 0.0)),
+        ("cifar100_sym", "small,rate=0.8", (10, 150.0, 0.0)), ("cifar100_sym", "rate=0.8,targets=propagated", (30, 0.0, 0.0)),
+        ("digits", "", (10, 25.0, 0.0)), ("digits", "targets=propagated", (10, 0.0, 0.0)),
     ):  # fmt: skip
         config = load(name, f"method=dividemix,{arg}")
         method = config.relation_guided.method
