@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from rmdnet_jax import evaluation, experiment, losses, propagation
+from rmdnet_jax import evaluation, experiment, losses
 from rmdnet_jax.config import choose
 from rmdnet_jax.methods import METHODS, mixup
 from rmdnet_jax.methods.mixup import mixed
@@ -130,10 +130,10 @@ def test_a_run_tells_the_rate_that_it_used(tmp_path):
     assert used["error"] == pytest.approx(used["used"] - summary["noise"]["rate"], abs=1e-6)
 
 
-def test_the_rate_is_held_against_the_labels_that_are_learnt(tmp_path, monkeypatch):
-    monkeypatch.setattr(propagation, "TRANSITIVE", 0.0)  # whatever the graph of this teacher is worth
+def test_the_rate_is_held_against_the_labels_that_are_learnt(tmp_path):
     fields = {"relation_guided.method": choose(METHODS, "co_teaching"), "relation_guided.targets": "propagated", "noise.rate": 0.4}
-    guided = experiment.run(tiny(**fields), tmp_path)["relation_guided"]
+    config = tiny(**fields, **{"relation_guided.propagation.in_doubt": "use"})  # whatever the graph of this teacher is worth
+    guided = experiment.run(config, tmp_path)["relation_guided"]
     wrong = 1 - guided["propagation"]["right"]
     assert guided["propagation"]["changed"] > 0.1
     assert guided["noise_rate"]["error"] == pytest.approx(guided["noise_rate"]["used"] - wrong, abs=1e-6)
