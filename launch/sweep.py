@@ -37,7 +37,8 @@ def main() -> int:
     points = {name: arg for name, arg in module["sweep"](args.workdir).items() if wanted.search(name)}
     if args.run:
         return run_here(points, module["get_config"], args.workdir)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as other commands end whose reader, such as head, has enough
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as other commands end whose reader, such as head, has enough
     for name, arg in points.items():
         words = ("python", "-m", "rmdnet_jax.main", "--config", f"{args.config}:{arg}", "--workdir", f"{args.workdir}/{name}")
         print(shlex.join(words))

@@ -1,4 +1,4 @@
-"""The directory of a run: refused if it holds another config's run, JSON written whole or not at all."""
+"""The directory of a run: refused if it holds one of another config or of other data, JSON written whole or not at all."""
 
 from __future__ import annotations
 

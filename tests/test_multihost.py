@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -72,6 +73,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(tmp_path):
     processes = start(*command(tmp_path, *more))
     while "relation_guided" not in ((tmp_path / "metrics.jsonl").read_text() if (tmp_path / "metrics.jsonl").exists() else ""):
         assert processes[1].poll() is None, finish(processes)
+        time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     statuses, said = finish(processes)
     assert statuses == [143, 143], said
