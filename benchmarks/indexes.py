@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.propagation import made_up
-from rmdnet_jax.neighbours import LINKS
+from rmdnet_jax.relations.neighbours import LINKS
 
 K = 20
 
@@ -22,7 +22,12 @@ def inverted_file(rows: np.ndarray) -> Iterator[tuple[str, Callable]]:
     """faiss's k-means cells, of which some are searched for each row."""
     import faiss
 
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], round(4 * len(rows) ** 0.5), faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(
+        faiss.IndexFlatIP(rows.shape[1]),
+        rows.shape[1],
+        round(4 * len(rows) ** 0.5),
+        faiss.METRIC_INNER_PRODUCT,
+    )
     index.cp.max_points_per_centroid = 64
     index.train(rows)
     index.add(rows)
@@ -64,7 +69,9 @@ INDEXES = {"faiss": (inverted_file, small_world), "hnswlib": (hnswlib,), "pynnde
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("examples", 200_000), ("dim", 256), ("classes", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
@@ -72,12 +79,19 @@ def main() -> None:
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     sample = np.linspace(0, len(rows) - 1, 500).astype(int)
     true = [np.argpartition(-(rows @ rows[i]), K + 1)[: K + 1] for i in sample]
-    for build in (build for package, builds in INDEXES.items() if importlib.util.find_spec(package) for build in builds):
+    for build in (
+        build
+        for package, builds in INDEXES.items()
+        if importlib.util.find_spec(package)
+        for build in builds
+    ):
         began = time.perf_counter()
         for name, search in build(rows):
             built = time.perf_counter()
             found = search()
-            recall = np.mean([(len(np.intersect1d(a, found[i])) - 1) / K for a, i in zip(true, sample)])  # but for the row itself
+            recall = np.mean(
+                [(len(np.intersect1d(a, found[i])) - 1) / K for a, i in zip(true, sample)]
+            )  # but for the row itself
             print(
                 f"{name:32s} {built - began:7.1f} s to build {time.perf_counter() - built:7.1f} s to search  recall {recall:.3f}",
                 flush=True,

@@ -10,13 +10,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax import experiment, relation, report, sharding, training
-from rmdnet_jax.config import build, choose, cifar
-from rmdnet_jax.data.noise import KINDS
-from rmdnet_jax.encoder import ENCODERS
-from rmdnet_jax.objectives import relation_modeling
-from rmdnet_jax.run import Run, make_stage, setup
+from rmdnet_jax import sharding
+from rmdnet_jax.app import experiment, report
+from rmdnet_jax.app.config import build, choose, cifar
+from rmdnet_jax.app.setup import Run, make_stage, setup
+from rmdnet_jax.labels.noise import KINDS
+from rmdnet_jax.networks.encoders import ENCODERS
+from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.ssl import SSL
+from rmdnet_jax.training import fit as training
+from rmdnet_jax.training.objectives import relation_modeling
 
 
 def configured(data: str, network: str, case: str, batch: int, epochs: int):
@@ -43,10 +46,18 @@ def dtype() -> str:
 def stage_of(made: Run, case: str) -> training.Stage:
     """The stage that a case trains."""
     if case == "simsiam":
-        ssl = build(SSL, "relation_modeling.ssl", made.config.relation_modeling.ssl, made.encoder, made.config.encoder.dtype)
+        ssl = build(
+            SSL,
+            "relation_modeling.ssl",
+            made.config.relation_modeling.ssl,
+            made.encoder,
+            made.config.encoder.dtype,
+        )
         return make_stage(made, "relation_modeling", 0, relation_modeling(ssl, 1), lambda *_: {})
     teacher = made.encoder.init(jax.random.key(1), jnp.zeros((2, *made.source.images.shape[1:])))
-    return experiment.guided_stages(made)("relation_guided", teacher, made.config.relation_guided.weight, "random")
+    return experiment.guided_stages(made)(
+        "relation_guided", teacher, made.config.relation_guided.weight, "random"
+    )
 
 
 def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Callable) -> dict:
@@ -55,7 +66,9 @@ def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Calla
         made = setup(configured(data, network, case, batch, epochs), pathlib.Path(workdir))
         stage = stage_of(made, "online" if case in ("evaluation", "epoch") else case)
         raw = stage.pipeline.batch(0)
-        state = jax.jit(functools.partial(training.initial, stage))(stage.objective.frozen, raw, stage.key)
+        state = jax.jit(functools.partial(training.initial, stage))(
+            stage.objective.frozen, raw, stage.key
+        )
         if case == "evaluation":
             while turn():
                 made.predict(state.variables, made.source.test_images)
@@ -86,7 +99,13 @@ def epoch(made: Run, stage: training.Stage, turn: Callable) -> dict:
 
     turn()
     try:
-        training.fit(stage._replace(evaluate=evaluate), made.mesh, made.workdir / "checkpoints", 10**9, made.writer)
+        training.fit(
+            stage._replace(evaluate=evaluate),
+            made.mesh,
+            made.workdir / "checkpoints",
+            10**9,
+            made.writer,
+        )
     except Enough:
         return {}
     raise AssertionError("more epochs were asked for than the stage has")

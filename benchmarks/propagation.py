@@ -15,27 +15,38 @@ import time
 import jax
 import numpy as np
 
-from rmdnet_jax import neighbours, propagation, sharding
-from rmdnet_jax.data import noise
-from rmdnet_jax.graph import connect, spread
+from rmdnet_jax import sharding
+from rmdnet_jax.labels import noise
+from rmdnet_jax.relations import neighbours, propagation
+from rmdnet_jax.relations.graph import connect, spread
 
 
 def made_up(examples: int, dim: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 [examples, dim] >= 0 with 16 degrees of freedom, as an encoder's have few, and their classes int32 [examples]."""
     generator = np.random.default_rng(0)
     clean = generator.integers(0, classes, examples).astype(np.int32)
-    latent = generator.normal(size=(classes, 16))[clean] + 0.5 * generator.normal(size=(examples, 16))
-    return np.maximum(latent.astype(np.float32) @ generator.normal(size=(16, dim)).astype(np.float32), 0), clean
+    latent = generator.normal(size=(classes, 16))[clean] + 0.5 * generator.normal(
+        size=(examples, 16)
+    )
+    return np.maximum(
+        latent.astype(np.float32) @ generator.normal(size=(16, dim)).astype(np.float32), 0
+    ), clean
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("examples", 50_000), ("dim", 512), ("classes", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--auto", action="store_true", help="choose the settings, too")
     args = parser.parse_args()
     features, clean = made_up(args.examples, args.dim, args.classes)
-    given = np.asarray(noise.make("symmetric", num_classes=args.classes, seed=0, rate=0.5).labels(np.arange(args.examples), clean))
+    given = np.asarray(
+        noise.make("symmetric", num_classes=args.classes, seed=0, rate=0.5).labels(
+            np.arange(args.examples), clean
+        )
+    )
     began = time.perf_counter()
 
     def tell(part: str) -> None:
@@ -54,7 +65,9 @@ def main() -> None:
         settings = {} if args.auto else {"neighbours": "10", "temperature": "0.05", "alpha": "0.9"}
         result = propagation.propagate(features, given, args.classes, **settings)
         tell("targets, settings " + ("chosen" if args.auto else "given (10, 0.05, 0.9)"))
-    print(f"labels right: {np.mean(clean == given):.3f} before, {np.mean(clean == result.target.argmax(1)):.3f} after")
+    print(
+        f"labels right: {np.mean(clean == given):.3f} before, {np.mean(clean == result.target.argmax(1)):.3f} after"
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ import numpy as np
 NETWORKS = ("cnn", "resnet18", "resnet34", "wrn28_2")
 CASES = ("simsiam", "online", "stored", "ce", "evaluation", "epoch", "relation")
 RIVALS = ("ours", "theirs")
-BATCH = {"cpu": {"cnn": 128, "resnet18": 16, "resnet34": 16, "wrn28_2": 16}, "gpu": dict.fromkeys(NETWORKS, 512)}
+BATCH = {
+    "cpu": {"cnn": 128, "resnet18": 16, "resnet34": 16, "wrn28_2": 16},
+    "gpu": dict.fromkeys(NETWORKS, 512),
+}
 RELATIONS = (1024, 4096, 16384)  # examples, of 512 dimensions
 LEAST = 0.5  # seconds of a turn: shorter steps are repeated, and averaged
 STEPS = 8  # batches in the measured epoch
@@ -49,7 +52,11 @@ DESCRIPTION = {
 
 def work(pipe: Any, rival: str, began: float, cache: str, case: str, arguments: tuple) -> None:
     """A process of one rival. Each True from `pipe` is answered by the seconds of a step or pass, False by what is known at the end."""
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "RMDNET_CACHE": cache, "JAX_COMPILATION_CACHE_DIR": f"{cache}/compiled"}
+    os.environ |= {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "RMDNET_CACHE": cache,
+        "JAX_COMPILATION_CACHE_DIR": f"{cache}/compiled",
+    }
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # progress bars
     module, since, count = importlib.import_module(f"benchmarks.{rival}"), None, 0
 
@@ -64,7 +71,9 @@ def work(pipe: Any, rival: str, began: float, cache: str, case: str, arguments: 
         more, count, since = pipe.recv(), 0, time.perf_counter()
         return more
 
-    run = {"ceiling": module.ceiling, "relation": module.related}.get(case, functools.partial(module.run, case))
+    run = {"ceiling": module.ceiling, "relation": module.related}.get(
+        case, functools.partial(module.run, case)
+    )
     known = run(*arguments, turn)
     memory = module.peak_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     pipe.send({**known, "peak_bytes": memory})
@@ -76,7 +85,9 @@ class Rival:
     def __init__(self, name: str, cache: str, case: str, arguments: tuple):
         context = multiprocessing.get_context("spawn")
         self.name, self.first, (self.pipe, there) = name, 0.0, context.Pipe()
-        self.process = context.Process(target=work, args=(there, name, time.time(), cache, case, arguments), daemon=True)
+        self.process = context.Process(
+            target=work, args=(there, name, time.time(), cache, case, arguments), daemon=True
+        )
         self.process.start()
         there.close()
 
@@ -86,7 +97,9 @@ class Rival:
             self.pipe.send(more)
             return self.pipe.recv()
         except (EOFError, BrokenPipeError):
-            raise SystemExit(f"benchmarks.speed: the process of {self.name!r} ended early, status {self.process.exitcode}") from None
+            raise SystemExit(
+                f"benchmarks.speed: the process of {self.name!r} ended early, status {self.process.exitcode}"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -110,14 +123,23 @@ def compare(cache: str, turns: int, case: str, arguments: tuple) -> dict[str, An
             rival.turn()  # the second turn still warms up
         seconds = [[rival.turn()["seconds"] for rival in rivals] for _ in range(turns)]
         results = {
-            rival.name: {"seconds": spread(column), "first_step_seconds": rival.first, **rival.turn(False)}
+            rival.name: {
+                "seconds": spread(column),
+                "first_step_seconds": rival.first,
+                **rival.turn(False),
+            }
             for rival, column in zip(rivals, zip(*seconds))
         }
     return {**results, "ratio": spread([theirs / ours for ours, theirs in seconds])}
 
 
 def spread(values: list[float] | tuple[float, ...]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+    return {
+        "median": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }
 
 
 def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[dict[str, Any]]:
@@ -140,7 +162,9 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
                     "network": network, "case": case, "batch": size, "images": images, "first_step_seconds_cold": seconds,
                     **compare(programs, turns, case, arguments),
                 }  # fmt: skip
-        for size, form in itertools.product(RELATIONS if "relation" in cases else (), ("plain", "blocks")):
+        for size, form in itertools.product(
+            RELATIONS if "relation" in cases else (), ("plain", "blocks")
+        ):
             yield {
                 "network": form,
                 "case": "relation",
@@ -153,7 +177,10 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
 def write_data(path: str, batch: int) -> None:
     """Random images of CIFAR's shape."""
     draw = np.random.default_rng(0).integers
-    arrays = {"images": draw(0, 256, (STEPS * batch, 32, 32, 3)), "labels": np.arange(STEPS * batch) % 10}
+    arrays = {
+        "images": draw(0, 256, (STEPS * batch, 32, 32, 3)),
+        "labels": np.arange(STEPS * batch) % 10,
+    }
     arrays |= {"test_images": draw(0, 256, (TEST, 32, 32, 3)), "test_labels": np.arange(TEST) % 10}
     np.savez(path, **{name: array.astype(np.uint8) for name, array in arrays.items()})
 
@@ -188,32 +215,51 @@ def figure(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes = drawing.subplots()
     for place, row in enumerate(rows[:0:-1]):
         ratio = row["ratio"]
-        axes.barh(place, ratio["median"], color=f"C{(*NETWORKS, 'plain', 'blocks').index(row['network'])}")
+        axes.barh(
+            place, ratio["median"], color=f"C{(*NETWORKS, 'plain', 'blocks').index(row['network'])}"
+        )
         axes.plot([ratio["low"], ratio["high"]], [place, place], color="black", linewidth=1)
-    axes.set_yticks(range(len(rows) - 1), [f"{row['network']} {row['batch']}: {row['case']}" for row in rows[:0:-1]])
+    axes.set_yticks(
+        range(len(rows) - 1),
+        [f"{row['network']} {row['batch']}: {row['case']}" for row in rows[:0:-1]],
+    )
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel("speed, ours / PyTorch reference (right of 1: ours is faster)")
     drawing.savefig(path, dpi=120)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     some = {"networks": NETWORKS, "cases": CASES}
     for name, known in some.items():
-        parser.add_argument(f"--{name}", default=",".join(known), help=f"comma-separated, of {', '.join(known)}")
+        parser.add_argument(
+            f"--{name}", default=",".join(known), help=f"comma-separated, of {', '.join(known)}"
+        )
     parser.add_argument("--turns", type=int, default=5, help="measured turns of each rival")
-    parser.add_argument("--batch", type=int, default=0, help="images in a step; 0: 512 on an accelerator, less on a CPU")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=0,
+        help="images in a step; 0: 512 on an accelerator, less on a CPU",
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/speed"))
     args = parser.parse_args()
     chosen = {name: tuple(getattr(args, name).split(",")) for name in some}
     for name, known in some.items():
         if unknown := set(chosen[name]) - set(known):
-            parser.error(f"--{name} must be out of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+            parser.error(
+                f"--{name} must be out of {', '.join(known)}, got {', '.join(sorted(unknown))}"
+            )
     args.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for row in measure(chosen["networks"], chosen["cases"], args.turns, args.batch):
         rows.append(row)
-        print(f"{row.get('network', ''):10s} {row['case']:10s} ratio {row['ratio']['median']:.2f}", flush=True)
+        print(
+            f"{row.get('network', ''):10s} {row['case']:10s} ratio {row['ratio']['median']:.2f}",
+            flush=True,
+        )
         (args.out / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")
     (args.out / "speed.md").write_text(table(rows))
     figure(rows, args.out / "speed.png")

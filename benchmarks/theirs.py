@@ -9,7 +9,14 @@ import torch
 
 from benchmarks.torch_reference import augment, losses
 from benchmarks.torch_reference.models import ENCODERS, SimSiam, Student
-from benchmarks.torch_reference.train import Normalise, apply, batches, guided_step, sgd, simsiam_step
+from benchmarks.torch_reference.train import (
+    Normalise,
+    apply,
+    batches,
+    guided_step,
+    sgd,
+    simsiam_step,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -31,25 +38,43 @@ def synchronize() -> None:
 def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Callable) -> dict:
     """Runs a case: `turn()` is called after the first step or pass, and then after each; returns what else is known of it."""
     with np.load(data) as file:
-        images, test = (torch.from_numpy(file[name]).to(DEVICE) for name in ("images", "test_images"))
-        label, test_label = (torch.from_numpy(file[name].astype(np.int64)).to(DEVICE) for name in ("labels", "test_labels"))
+        images, test = (
+            torch.from_numpy(file[name]).to(DEVICE) for name in ("images", "test_images")
+        )
+        label, test_label = (
+            torch.from_numpy(file[name].astype(np.int64)).to(DEVICE)
+            for name in ("labels", "test_labels")
+        )
     normalise, index = Normalise(images).to(DEVICE), torch.arange(batch, device=DEVICE)
     if case == "simsiam":
         model = place(SimSiam(ENCODERS[network]()))
         trained, (optimizer, schedule) = fast(model, network), sgd(model, 0.06, 10**4)
         while turn():
-            simsiam_step(trained, optimizer, *(normalise(images[index], augment.simsiam) for _ in range(2)))
+            simsiam_step(
+                trained, optimizer, *(normalise(images[index], augment.simsiam) for _ in range(2))
+            )
             schedule.step()
             synchronize()
         return {}
     student = place(Student(ENCODERS[network](), 10))
     teacher = place(ENCODERS[network]()).eval().requires_grad_(False)
-    trained, look, (optimizer, schedule) = fast(student, network), fast(teacher, network), sgd(student, 0.05, 10**4)
+    trained, look, (optimizer, schedule) = (
+        fast(student, network),
+        fast(teacher, network),
+        sgd(student, 0.05, 10**4),
+    )
     kept = apply(teacher, images, normalise).float() if case == "stored" else None
 
     def step(index):
         target = None if case == "ce" else kept[index] if kept is not None else look
-        guided_step(trained, optimizer, normalise(images[index], augment.crop_flip), label[index], target, 1.0)
+        guided_step(
+            trained,
+            optimizer,
+            normalise(images[index], augment.crop_flip),
+            label[index],
+            target,
+            1.0,
+        )
         schedule.step()
 
     while turn():

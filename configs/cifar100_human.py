@@ -7,7 +7,7 @@ labels are TFDS's.
 Not yet measured at full size: that needs an accelerator.
 """
 
-from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse
+from rmdnet_jax.app.config import ARGUMENTS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 

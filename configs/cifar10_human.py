@@ -7,7 +7,7 @@ CIFAR-N comes as a .pt file: `np.savez("cifar10n.npz", **torch.load("CIFAR-10_hu
 Not yet measured at full size: that needs an accelerator.
 """
 
-from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse
+from rmdnet_jax.app.config import ARGUMENTS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 

@@ -6,8 +6,8 @@
 Neither goal has been measured yet: that needs a GPU. The lengths come from SimSiam's published kNN curve (86 % after 400 epochs).
 """
 
-from rmdnet_jax.config import ARGUMENTS, assemble, choose, cifar, parse
-from rmdnet_jax.encoder import ENCODERS
+from rmdnet_jax.app.config import ARGUMENTS, assemble, choose, cifar, parse
+from rmdnet_jax.networks.encoders import ENCODERS
 from rmdnet_jax.types import Config
 
 

@@ -8,19 +8,36 @@ Symmetric noise is `inclusive`, as in the published figures. Human labels (CIFAR
 
 import itertools
 
-from rmdnet_jax.config import ARGUMENTS, CONTROLS, assemble, cifar, parse
+from rmdnet_jax.app.config import ARGUMENTS, CONTROLS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 SEEDS = range(3)
-NOISES = (("symmetric", 0.5), ("symmetric", 0.8), ("asymmetric", 0.4), ("file", 0.0), ("instance", 0.4))
-FIELDS = {"symmetric": {"inclusive": True}, "asymmetric": {"mapping": "cifar10"}, "file": {"path": "cifar10n.npz", "field": "worse_label"}}
-ARMS = {"rmdnet": "controls", "propagation": "weight=0.0,targets=propagated", "both": "targets=propagated"}
+NOISES = (
+    ("symmetric", 0.5),
+    ("symmetric", 0.8),
+    ("asymmetric", 0.4),
+    ("file", 0.0),
+    ("instance", 0.4),
+)
+FIELDS = {
+    "symmetric": {"inclusive": True},
+    "asymmetric": {"mapping": "cifar10"},
+    "file": {"path": "cifar10n.npz", "field": "worse_label"},
+}
+ARMS = {
+    "rmdnet": "controls",
+    "propagation": "weight=0.0,targets=propagated",
+    "both": "targets=propagated",
+}
 # Size -> arguments of all its runs, and of its teachers besides. A CPU's teacher is by SimCLR, which knows more after 10 epochs, and sees
 # all images, its students the first 5,000; or both are twice as wide, the teacher learns for longer and the students see 10,000.
 SIZES = {
     "full": ("", ""),
     "small": ("small,ssl=simclr,weight=3.0", ",limit=50000,modeling=10"),
-    "medium": ("small,wide,ssl=simclr,temperature=0.2,weight=3.0,limit=10000,in_doubt=use", ",limit=50000,modeling=32"),
+    "medium": (
+        "small,wide,ssl=simclr,temperature=0.2,weight=3.0,limit=10000,in_doubt=use",
+        ",limit=50000,modeling=32",
+    ),
 }
 
 
@@ -52,5 +69,7 @@ def sweep(root: str) -> dict[str, str]:
         teacher = f"{size}/teacher/{seed}"
         points[teacher] = f"{here}{teachers},epochs=1"
         for (noise, rate), (arm, arguments) in itertools.product(NOISES, ARMS.items()):
-            points[f"{size}/{noise}-{rate:g}-{arm}-{seed}"] = f"{here},noise={noise},rate={rate},{arguments},teacher={root}/{teacher}"
+            points[f"{size}/{noise}-{rate:g}-{arm}-{seed}"] = (
+                f"{here},noise={noise},rate={rate},{arguments},teacher={root}/{teacher}"
+            )
     return points

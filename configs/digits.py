@@ -6,7 +6,7 @@ python -m rmdnet_jax.main --config configs/digits.py:noise=pair,rate=0.3 --workd
 Last accuracy over seeds 0 to 9, symmetric 50 %: 95.2 ± 1.0 %, cross entropy 56.1 ± 3.7 %; two cores of an AMD EPYC.
 """
 
-from rmdnet_jax.config import ARGUMENTS, CONTROLS, assemble, default, parse
+from rmdnet_jax.app.config import ARGUMENTS, CONTROLS, assemble, default, parse
 from rmdnet_jax.types import Config
 
 

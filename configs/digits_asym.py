@@ -5,7 +5,7 @@ python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo
 Last accuracy over seeds 0 to 9: 75.0 ± 2.2 %, cross entropy 61.0 ± 1.6 %; 56 s with all controls (n = 5) on two cores of an AMD EPYC.
 """
 
-from rmdnet_jax.config import ARGUMENTS, CONTROLS, assemble, default, parse
+from rmdnet_jax.app.config import ARGUMENTS, CONTROLS, assemble, default, parse
 from rmdnet_jax.types import Config
 
 

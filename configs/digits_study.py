@@ -10,9 +10,9 @@ import itertools
 
 from ml_collections import ConfigDict
 
-from rmdnet_jax.config import CONTROLS, choose, default, parse, pick, quick
+from rmdnet_jax.app.config import CONTROLS, choose, default, parse, pick, quick
 from rmdnet_jax.data.augment import AUGMENTATIONS
-from rmdnet_jax.data.noise import KINDS
+from rmdnet_jax.labels.noise import KINDS
 from rmdnet_jax.types import Config
 
 NOISES = {"pair": 0.4, "symmetric": 0.5}
@@ -33,7 +33,10 @@ BEST = {
     ("pair", "rmdnet"): "augmentation=none,epochs=20,learning_rate=0.02,weight=3",
     ("symmetric", "base"): "augmentation=none,epochs=20,learning_rate=0.02",
     ("symmetric", "base_from_teacher"): "augmentation=none,epochs=20,learning_rate=0.02",
-    ("symmetric", "rmdnet_from_teacher"): "augmentation=shift,epochs=20,learning_rate=0.1,weight=1,node=0,teacher_temperature=0.1",
+    (
+        "symmetric",
+        "rmdnet_from_teacher",
+    ): "augmentation=shift,epochs=20,learning_rate=0.1,weight=1,node=0,teacher_temperature=0.1",
 }
 
 
@@ -48,10 +51,16 @@ def get_config(arg: str = "") -> Config:
     guided.node.weight, guided.edge.teacher_temperature = args.node, args.teacher_temperature
     guided.epochs, guided.optimizer.learning_rate = args.epochs, args.learning_rate
     with config.unlocked():
-        config.noise = ConfigDict({**choose(KINDS, args.noise, rate=pick("noise", args.noise, NOISES)), "seed": args.seed})
+        config.noise = ConfigDict(
+            {**choose(KINDS, args.noise, rate=pick("noise", args.noise, NOISES)), "seed": args.seed}
+        )
         config.relation_guided = guided
         config.relation_guided.augmentation = choose(AUGMENTATIONS, args.augmentation)
-    config.seed, config.teacher, config.controls = args.seed, args.teacher, CONTROLS if args.controls else ()
+    config.seed, config.teacher, config.controls = (
+        args.seed,
+        args.teacher,
+        CONTROLS if args.controls else (),
+    )
     return quick(config) if args.quick else config
 
 
@@ -68,7 +77,9 @@ def sweep(root: str) -> dict[str, str]:
                 points[f"same/{noise}-propagation-{seed}"] = f"{here},arm=propagation"
                 for arm in ARMS:
                     if (noise, arm) in BEST:
-                        points[f"best/{noise}-{arm}-{seed}"] = f"{here},arm={arm},{BEST[noise, arm]}"
+                        points[f"best/{noise}-{arm}-{seed}"] = (
+                            f"{here},arm={arm},{BEST[noise, arm]}"
+                        )
                 continue
             for values in itertools.product(*SEARCH.values()):
                 settings = ",".join(f"{name}={value}" for name, value in zip(SEARCH, values))

@@ -6,7 +6,7 @@
 No labels are changed. Give `test/` only if its labels are right; without it, hold out noisy ones: --config.data.validation=0.1.
 """
 
-from rmdnet_jax.config import ARGUMENTS, assemble, cifar, parse
+from rmdnet_jax.app.config import ARGUMENTS, assemble, cifar, parse
 from rmdnet_jax.types import Config
 
 

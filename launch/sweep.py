@@ -20,11 +20,15 @@ import sys
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config")
     parser.add_argument("--workdir", required=True, help="the root of all points' workdirs")
     parser.add_argument("--run", action="store_true", help="run the points in this process")
-    parser.add_argument("--match", default="", help="only points whose directory matches this regular expression")
+    parser.add_argument(
+        "--match", default="", help="only points whose directory matches this regular expression"
+    )
     args = parser.parse_args()
     try:
         module, wanted = runpy.run_path(args.config), re.compile(args.match)
@@ -34,13 +38,25 @@ def main() -> int:
         parser.error(f"--match {args.match!r} is no regular expression: {error}")
     if "sweep" not in module:
         parser.error(f"{args.config} is one experiment, not a study: it has no sweep(root)")
-    points = {name: arg for name, arg in module["sweep"](args.workdir).items() if wanted.search(name)}
+    points = {
+        name: arg for name, arg in module["sweep"](args.workdir).items() if wanted.search(name)
+    }
     if args.run:
         return run_here(points, module["get_config"], args.workdir)
     if hasattr(signal, "SIGPIPE"):  # not on Windows
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as other commands end whose reader, such as head, has enough
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_DFL
+        )  # as other commands end whose reader, such as head, has enough
     for name, arg in points.items():
-        words = ("python", "-m", "rmdnet_jax.main", "--config", f"{args.config}:{arg}", "--workdir", f"{args.workdir}/{name}")
+        words = (
+            "python",
+            "-m",
+            "rmdnet_jax.main",
+            "--config",
+            f"{args.config}:{arg}",
+            "--workdir",
+            f"{args.workdir}/{name}",
+        )
         print(shlex.join(words))
     return 0
 
@@ -49,7 +65,10 @@ def run_here(points: dict, get_config, root: str) -> int:
     """Runs the points that are not finished; returns 0, or as `rmdnet_jax.main` does after one line on the point that stopped."""
     from tqdm import tqdm
 
-    from rmdnet_jax import experiment, run, training, types, workdir
+    from rmdnet_jax import types
+    from rmdnet_jax.app import experiment, workdir
+    from rmdnet_jax.app import setup as run
+    from rmdnet_jax.training import fit as training
 
     run.keep_programs()
     bar = tqdm(points.items(), unit="run")
@@ -58,9 +77,15 @@ def run_here(points: dict, get_config, root: str) -> int:
         try:
             config = get_config(arg)
             if (place / "summary.json").exists():
-                workdir.check(place, json.loads(config.to_json()))  # the study may have changed since
+                workdir.check(
+                    place, json.loads(config.to_json())
+                )  # the study may have changed since
             else:
-                with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                with (
+                    open(os.devnull, "w") as quiet,
+                    contextlib.redirect_stdout(quiet),
+                    contextlib.redirect_stderr(quiet),
+                ):
                     experiment.run(config, place)
         except (types.UserError, training.Stopped) as error:
             bar.close()

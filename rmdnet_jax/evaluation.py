@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax.relation import unit
+from rmdnet_jax.relations.losses import unit
 from rmdnet_jax.types import Array
 
 
@@ -57,13 +57,26 @@ def expected_calibration_error(logits: np.ndarray, label: np.ndarray, bins: int 
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "k", "temperature"))
-def _vote(bank: Array, label: Array, query: Array, num_classes: int, k: int, temperature: float) -> Array:
-    similarity, near = jax.lax.top_k(jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST), k)
+def _vote(
+    bank: Array, label: Array, query: Array, num_classes: int, k: int, temperature: float
+) -> Array:
+    similarity, near = jax.lax.top_k(
+        jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST), k
+    )
     weight = jnp.exp((similarity - 1.0) / temperature)
-    return jnp.argmax(jnp.sum(jax.nn.one_hot(label[near], num_classes) * weight[..., None], axis=1), axis=-1)
+    return jnp.argmax(
+        jnp.sum(jax.nn.one_hot(label[near], num_classes) * weight[..., None], axis=1), axis=-1
+    )
 
 
-def knn(bank: np.ndarray, label: np.ndarray, query: np.ndarray, num_classes: int, k: int = 200, temperature: float = 0.1) -> np.ndarray:
+def knn(
+    bank: np.ndarray,
+    label: np.ndarray,
+    query: np.ndarray,
+    num_classes: int,
+    k: int = 200,
+    temperature: float = 0.1,
+) -> np.ndarray:
     """Weighted k-nearest-neighbour prediction: each neighbour votes `exp(cos / temperature)` for its label.
 
     Args:
@@ -89,7 +102,11 @@ def linear_probe(bank: np.ndarray, label: np.ndarray, query: np.ndarray) -> np.n
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(bank, label).predict(query)
+    return (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        .fit(bank, label)
+        .predict(query)
+    )
 
 
 def columns(records: list[dict]) -> dict[str, float | None]:
@@ -101,5 +118,14 @@ def columns(records: list[dict]) -> dict[str, float | None]:
     test = [r["test_accuracy"] for r in records if "test_accuracy" in r]
     if not test:
         return dict.fromkeys(("last", "last10", "best", "noisy_validation"))
-    chosen = max((r for r in records if "validation_accuracy" in r), key=lambda r: r["validation_accuracy"], default={})
-    return {"last": test[-1], "last10": float(np.mean(test[-10:])), "best": max(test), "noisy_validation": chosen.get("test_accuracy")}
+    chosen = max(
+        (r for r in records if "validation_accuracy" in r),
+        key=lambda r: r["validation_accuracy"],
+        default={},
+    )
+    return {
+        "last": test[-1],
+        "last10": float(np.mean(test[-10:])),
+        "best": max(test),
+        "noisy_validation": chosen.get("test_accuracy"),
+    }

@@ -33,7 +33,9 @@ def cross_entropy(logits: Array, label: Array) -> Array:
 
 def generalized_cross_entropy(logits: Array, label: Array, q: float) -> Array:
     """`(1 - p_label^q) / q`, between cross entropy (q -> 0) and absolute error (q = 1). Source: Zhang & Sabuncu, NeurIPS 2018, eq. 6."""
-    return -jnp.expm1(-q * cross_entropy(logits, label)) / q  # by the logarithm: p^q has no finite slope at p = 0
+    return (
+        -jnp.expm1(-q * cross_entropy(logits, label)) / q
+    )  # by the logarithm: p^q has no finite slope at p = 0
 
 
 def symmetric_cross_entropy(logits: Array, label: Array, alpha: float, beta: float) -> Array:

@@ -15,11 +15,17 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from rmdnet_jax.types import UserError
+from rmdnet_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon: configs/digits.py:rate=0.2.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; a run that is there already continues.")
-MULTIHOST = flags.DEFINE_bool("multihost", False, "Call jax.distributed.initialize(): the same command on each host.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/, with arguments after a colon: configs/digits.py:rate=0.2."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where everything is written; a run that is there already continues."
+)
+MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Call jax.distributed.initialize(): the same command on each host."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +38,9 @@ def main(argv: list[str]) -> int:
         read_flags(argv)
         import jax
 
-        from rmdnet_jax import experiment, run, training
+        from rmdnet_jax.app import experiment
+        from rmdnet_jax.app import setup as run
+        from rmdnet_jax.training import fit as training
 
         run.keep_programs()
         if MULTIHOST.value:
@@ -54,7 +62,9 @@ def join(initialize: Callable) -> None:
         initialize()
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
-        raise UserError(f"--multihost needs a cluster that jax.distributed.initialize() finds by itself, got: {text}") from None
+        raise UserError(
+            f"--multihost needs a cluster that jax.distributed.initialize() finds by itself, got: {text}"
+        ) from None
 
 
 def say(text: str, status: int) -> int:
@@ -67,16 +77,33 @@ def read_flags(argv: list[str]) -> None:
     """Parses the flags and the config; whatever is wrong with them raises `UserError`."""
     try:
         rest = flags.FLAGS(argv)[1:]
-        given = None not in (CONFIG.value and CONFIG.value.seed, WORKDIR.value)  # an absent file is told of when a field is read
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error  # ml_collections nests them
+        given = None not in (
+            CONFIG.value and CONFIG.value.seed,
+            WORKDIR.value,
+        )  # an absent file is told of when a field is read
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        SyntaxError,
+    ) as error:
+        cause = (
+            error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+        )  # ml_collections nests them
         lines = str(cause.args[0] if cause.args else cause).splitlines()
         text = lines[-1].strip().split("UserError: ")[-1] if len(lines) > 2 else ". ".join(lines)
         raise UserError(f"unknown field {text}" if isinstance(cause, KeyError) else text) from None
     if rest:
-        raise UserError(f"unknown argument {rest[0]!r}; --config and --workdir are the ones to give")
+        raise UserError(
+            f"unknown argument {rest[0]!r}; --config and --workdir are the ones to give"
+        )
     if not given:
-        raise UserError("--config and --workdir are required, as in --config configs/digits_asym.py --workdir runs/demo")
+        raise UserError(
+            "--config and --workdir are required, as in --config configs/digits_asym.py --workdir runs/demo"
+        )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rmdnet_jax.types import AXIS, Array, PyTree, UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.types import AXIS, Array, PyTree
 
 
 def mesh() -> Mesh:
@@ -33,7 +37,9 @@ def split(mesh: Mesh, array: np.ndarray) -> Array:
 def check_batch(field: str, batch_size: int, examples: int, devices: int) -> None:
     """Raises `UserError` unless batches of `batch_size` can be drawn from the examples and split over the devices."""
     if not 2 <= batch_size <= examples:
-        raise UserError(f"{field} must be in [2, {examples}] (the training examples), got {batch_size}")
+        raise UserError(
+            f"{field} must be in [2, {examples}] (the training examples), got {batch_size}"
+        )
     if batch_size % devices:
         raise UserError(f"{field} must be divisible by the {devices} devices, got {batch_size}")
 
@@ -41,3 +47,31 @@ def check_batch(field: str, batch_size: int, examples: int, devices: int) -> Non
 def is_main() -> bool:
     """Whether this process writes files and shows progress."""
     return jax.process_index() == 0
+
+
+def gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array]:
+    """All devices' rows of both, and the place of this device's first."""
+    if not sharded:
+        return one, two, jnp.int32(0)
+    gather = functools.partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
+    return gather(one), gather(two), jax.lax.axis_index(AXIS) * len(one)
+
+
+def devices() -> int:
+    """Devices on the data axis of the mesh that is set."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Within a jitted function: all of these arrays on every device, so that every process can read them."""
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if devices() > 1 else tree
+
+
+def over_devices(function, *rows: Array):
+    """`function(rows, ..., sharded)` on each device's own rows, or on all rows where there is one device."""
+    if devices() == 1:
+        return function(*rows, sharded=False)
+    split = PartitionSpec(AXIS)
+    return jax.shard_map(
+        functools.partial(function, sharded=True), in_specs=split, out_specs=split, check_vma=False
+    )(*rows)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax.encoder import Network, mlp
-from rmdnet_jax.relation import cosine, log_matrix, unit
-from rmdnet_jax.types import Array, PyTree, UserError, Variables
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.networks.encoders import Network, mlp
+from rmdnet_jax.relations.losses import cosine, log_matrix, unit
+from rmdnet_jax.types import Array, PyTree, Variables
 
 
 class SelfSupervised(NamedTuple):
@@ -42,7 +43,9 @@ def chain(**parts: Network) -> Chain:
         for i, (name, part) in enumerate(parts.items()):
             variables[name] = part.init(jax.random.fold_in(key, i), x)
             x, _ = part.apply(variables[name], x, True)
-        return Variables({n: v.params for n, v in variables.items()}, {n: v.stats for n, v in variables.items()})
+        return Variables(
+            {n: v.params for n, v in variables.items()}, {n: v.stats for n, v in variables.items()}
+        )
 
     def forward(params: PyTree, stats: PyTree, image: Array) -> tuple[list[Array], PyTree]:
         outputs, x = [], image
@@ -78,7 +81,9 @@ def spread(projection: Array) -> Array:
     return jnp.mean(jnp.std(unit(projection), axis=0)) * projection.shape[-1] ** 0.5
 
 
-def simsiam(encoder: Network, dtype: str, *, projection: int = 2048, hidden: int = 512, layers: int = 2) -> SelfSupervised:
+def simsiam(
+    encoder: Network, dtype: str, *, projection: int = 2048, hidden: int = 512, layers: int = 2
+) -> SelfSupervised:
     """SimSiam: `L = D(h(z1), sg(z2)) / 2 + D(h(z2), sg(z1)) / 2`, z = projection, h = predictor.
 
     Args:
@@ -102,7 +107,14 @@ def simsiam(encoder: Network, dtype: str, *, projection: int = 2048, hidden: int
     return joint(chain(encoder=encoder, projector=projector, predictor=predictor), loss)
 
 
-def byol(encoder: Network, dtype: str, *, projection: int = 256, hidden: int = 4096, momentum: float = 0.99) -> SelfSupervised:
+def byol(
+    encoder: Network,
+    dtype: str,
+    *,
+    projection: int = 256,
+    hidden: int = 4096,
+    momentum: float = 0.99,
+) -> SelfSupervised:
     """BYOL: `L = 2 - 2 cos(h(z1), z2') + 2 - 2 cos(h(z2), z1')`, z' by the target network, a moving average of encoder and projector.
 
     The average's momentum rises from `momentum` to 1 as a cosine over the stage. The target is the memory; it uses batch statistics.
@@ -110,7 +122,9 @@ def byol(encoder: Network, dtype: str, *, projection: int = 256, hidden: int = 4
     """
     if not 0 <= momentum <= 1:
         raise UserError(f"relation_modeling.ssl.momentum must be in [0, 1], got {momentum}")
-    projector, predictor = (mlp((hidden, projection), norm_last=False, dtype=dtype) for _ in range(2))
+    projector, predictor = (
+        mlp((hidden, projection), norm_last=False, dtype=dtype) for _ in range(2)
+    )
     whole = chain(encoder=encoder, projector=projector, predictor=predictor)
 
     def init(key, image):
@@ -119,7 +133,11 @@ def byol(encoder: Network, dtype: str, *, projection: int = 256, hidden: int = 4
 
     def loss(params, stats, memory, image, progress):
         keep = 1 - (1 - momentum) * (jnp.cos(jnp.pi * progress) + 1) / 2
-        memory = jax.tree.map(lambda old, new: keep * old + (1 - keep) * jax.lax.stop_gradient(new), memory, {n: params[n] for n in memory})
+        memory = jax.tree.map(
+            lambda old, new: keep * old + (1 - keep) * jax.lax.stop_gradient(new),
+            memory,
+            {n: params[n] for n in memory},
+        )
         # The target network's projections are constants, its own statistics of the batch are not kept.
         t1, t2 = (jax.lax.stop_gradient(whole.forward(memory, stats, view)[0][1]) for view in image)
         (_, z1, p1), stats = whole.forward(params, stats, image[0])
@@ -130,7 +148,14 @@ def byol(encoder: Network, dtype: str, *, projection: int = 256, hidden: int = 4
     return SelfSupervised(2, init, loss)
 
 
-def simclr(encoder: Network, dtype: str, *, projection: int = 256, hidden: int = 2048, temperature: float = 0.5) -> SelfSupervised:
+def simclr(
+    encoder: Network,
+    dtype: str,
+    *,
+    projection: int = 256,
+    hidden: int = 2048,
+    temperature: float = 0.5,
+) -> SelfSupervised:
     """SimCLR: each view is to find the other view of its image among all other views of the batch, cosines over a temperature.
 
     Source: Chen et al., ICML 2020, eq. 1 (NT-Xent).
@@ -141,9 +166,16 @@ def simclr(encoder: Network, dtype: str, *, projection: int = 256, hidden: int =
     def loss(one, two):
         batch = len(one[1])
         other = (jnp.arange(2 * batch) + batch) % (2 * batch)
-        return -jnp.mean(jnp.take_along_axis(log_matrix(jnp.concatenate([one[1], two[1]]), temperature), other[:, None], axis=-1))
+        return -jnp.mean(
+            jnp.take_along_axis(
+                log_matrix(jnp.concatenate([one[1], two[1]]), temperature), other[:, None], axis=-1
+            )
+        )
 
-    return joint(chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
+    return joint(
+        chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)),
+        loss,
+    )
 
 
 def _off_diagonal(square: Array) -> Array:
@@ -151,7 +183,14 @@ def _off_diagonal(square: Array) -> Array:
     return jnp.sum(jnp.where(jnp.eye(len(square), dtype=bool), 0.0, square) ** 2)
 
 
-def barlow_twins(encoder: Network, dtype: str, *, projection: int = 2048, hidden: int = 2048, redundancy: float = 5e-3) -> SelfSupervised:
+def barlow_twins(
+    encoder: Network,
+    dtype: str,
+    *,
+    projection: int = 2048,
+    hidden: int = 2048,
+    redundancy: float = 5e-3,
+) -> SelfSupervised:
     """Barlow Twins: `sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2`, C the correlation of both views' dimensions over the batch.
 
     Source: Zbontar et al., ICML 2021, eq. 1 and 2.
@@ -165,9 +204,14 @@ def barlow_twins(encoder: Network, dtype: str, *, projection: int = 2048, hidden
     def loss(one, two):
         a, b = standardised(one[1]), standardised(two[1])
         correlation = a.T @ b / len(a)
-        return jnp.sum((1 - jnp.diagonal(correlation)) ** 2) + redundancy * _off_diagonal(correlation)
+        return jnp.sum((1 - jnp.diagonal(correlation)) ** 2) + redundancy * _off_diagonal(
+            correlation
+        )
 
-    return joint(chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
+    return joint(
+        chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)),
+        loss,
+    )
 
 
 def vicreg(
@@ -179,7 +223,11 @@ def vicreg(
     v is the mean of `max(0, 1 - std)` over dimensions, c the sum of squared covariances beside the diagonal over the dimension.
     Source: Bardes et al., ICLR 2022, eq. 1 to 6; v is halved as in its code.
     """
-    for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
+    for name, value in (
+        ("invariance", invariance),
+        ("variance", variance),
+        ("covariance", covariance),
+    ):
         if value < 0:
             raise UserError(f"relation_modeling.ssl.{name} must be >= 0, got {value}")
 
@@ -187,13 +235,28 @@ def vicreg(
         centred = z - jnp.mean(z, axis=0)
         batch, dim = z.shape
         deviation = jnp.sqrt(jnp.sum(centred**2, axis=0) / (batch - 1) + 1e-4)
-        return jnp.mean(jnp.maximum(0.0, 1.0 - deviation)), _off_diagonal(centred.T @ centred / (batch - 1)) / dim
+        return jnp.mean(jnp.maximum(0.0, 1.0 - deviation)), _off_diagonal(
+            centred.T @ centred / (batch - 1)
+        ) / dim
 
     def loss(one, two):
         (v1, c1), (v2, c2) = terms(one[1]), terms(two[1])
-        return invariance * jnp.mean((one[1] - two[1]) ** 2) + variance * (v1 + v2) / 2 + covariance * (c1 + c2)
+        return (
+            invariance * jnp.mean((one[1] - two[1]) ** 2)
+            + variance * (v1 + v2) / 2
+            + covariance * (c1 + c2)
+        )
 
-    return joint(chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)), loss)
+    return joint(
+        chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)),
+        loss,
+    )
 
 
-SSL = {"simsiam": simsiam, "byol": byol, "simclr": simclr, "barlow_twins": barlow_twins, "vicreg": vicreg}
+SSL = {
+    "simsiam": simsiam,
+    "byol": byol,
+    "simclr": simclr,
+    "barlow_twins": barlow_twins,
+    "vicreg": vicreg,
+}

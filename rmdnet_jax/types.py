@@ -1,4 +1,4 @@
-"""What travels between the layers: batches, network variables, and the one error a user sees.
+"""What travels between the layers: batches and network variables.
 
 Images are float32, NHWC; they lie in [0, 1] until an encoder's input is normalised per channel. Labels are int32 in [0, class).
 `given` labels may be wrong; `clean` labels serve evaluation and metrics only and are not part of a `Batch`.
@@ -6,21 +6,18 @@ Images are float32, NHWC; they lie in [0, 1] until an encoder's input is normali
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 
+from rmdnet_jax.errors import unknown
+
 Array = jax.Array
 PyTree = Any
 AXIS = "data"  # the mesh's one axis, over which batches are split
 Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
-
-
-class UserError(ValueError):
-    """What a user can mend: a mistake in the input, found before work starts, or a run that cannot go on. One line, exit status 2."""
 
 
 class Batch(NamedTuple):
@@ -45,22 +42,13 @@ class Outputs(NamedTuple):
     logits: Array  # float32 [..., class]
 
 
-def unknown(field: str, value: object, allowed: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table: lists what is allowed, the nearest first."""
-    names = list(allowed)
-    near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UserError(f"{field} must be one of the known names, got {value!r}: {hint}known: {', '.join(names)}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type: for errors of libraries, which may be long."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
-
-
 def hyper(factory: Callable) -> dict[str, Any]:
     """The hyper-parameters of a table entry: its keyword-only arguments with their defaults."""
-    return {p.name: p.default for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    return {
+        p.name: p.default
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
 
 
 def entry(table: dict[str, Callable], field: str, name: str, given: Iterable[str]) -> Callable:

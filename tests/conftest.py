@@ -6,7 +6,9 @@ import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Many tests run the same small programs: each is compiled once a session.
@@ -50,7 +52,7 @@ def devices(request):
 
 def tiny(**fields):
     """Both stages in a few seconds: dotted names override, e.g. tiny(**{"noise.rate": 0.2})."""
-    from rmdnet_jax.config import default, quick
+    from rmdnet_jax.app.config import default, quick
 
     config = quick(default())
     config.data.limit = 256

@@ -12,17 +12,32 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from rmdnet_jax.data import augment as A
-from rmdnet_jax.types import UserError
+from rmdnet_jax.errors import UserError
 
 # Most of these tests' time is XLA's; unoptimised code compiles four times faster.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
+jit = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 SHAPES = [(8, 8, 1), (32, 32, 3)]
-TABLE = [pytest.param(name, shape, id=f"{name}-{shape[0]}") for name in A.AUGMENTATIONS for shape in SHAPES]
+TABLE = [
+    pytest.param(name, shape, id=f"{name}-{shape[0]}")
+    for name in A.AUGMENTATIONS
+    for shape in SHAPES
+]
 NEUTRAL = {  # hyper-parameters that leave an image as it is
     "none": {},
     "shift": {"padding": 0},
     "digits": {"min_scale": 1.0, "padding": 0, "jitter_probability": 0.0},
-    "simsiam": {"min_scale": 1.0, "flip_probability": 0.0, "jitter_probability": 0.0, "grey_probability": 0.0},
+    "simsiam": {
+        "min_scale": 1.0,
+        "flip_probability": 0.0,
+        "jitter_probability": 0.0,
+        "grey_probability": 0.0,
+    },
 }
 
 
@@ -42,7 +57,11 @@ def keys(count):
 
 def luma(image):
     image = image.astype(np.float64)
-    return image[..., 0] * 0.2989 + image[..., 1] * 0.587 + image[..., 2] * 0.114 if image.shape[-1] == 3 else image[..., 0]
+    return (
+        image[..., 0] * 0.2989 + image[..., 1] * 0.587 + image[..., 2] * 0.114
+        if image.shape[-1] == 3
+        else image[..., 0]
+    )
 
 
 def slow_blend(image, kind, factor):
@@ -60,7 +79,9 @@ def slow_hue(image, shift):
 
 def about(count, probability, trials):
     """Is the count within five standard deviations of a binomial's mean?"""
-    return abs(count - trials * probability) <= 5 * np.sqrt(trials * probability * (1 - probability))
+    return abs(count - trials * probability) <= 5 * np.sqrt(
+        trials * probability * (1 - probability)
+    )
 
 
 # Geometry
@@ -70,7 +91,10 @@ def test_padded_crop_is_a_window_of_the_padded_image():
     image = images((4, 5, 3))
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     for top, left in itertools.product(range(5), range(5)):
-        np.testing.assert_array_equal(A.padded_crop(image, jnp.int32(top), jnp.int32(left), 2), padded[top : top + 4, left : left + 5])
+        np.testing.assert_array_equal(
+            A.padded_crop(image, jnp.int32(top), jnp.int32(left), 2),
+            padded[top : top + 4, left : left + 5],
+        )
 
 
 def test_random_padded_crop_draws_every_offset_as_often():
@@ -90,10 +114,19 @@ def test_random_flip_mirrors_width_with_its_probability():
     assert about(mirrored.sum(), 0.3, 1000)
 
 
-BOXES = [(0, 0, 20, 33), (3, 5, 9, 12), (19, 32, 1, 1), (0, 30, 20, 3), (7, 0, 13, 33), (2, 2, 2, 30)]
+BOXES = [
+    (0, 0, 20, 33),
+    (3, 5, 9, 12),
+    (19, 32, 1, 1),
+    (0, 30, 20, 3),
+    (7, 0, 13, 33),
+    (2, 2, 2, 30),
+]
 
 
-@pytest.mark.parametrize("size", [(20, 33), (32, 32), (7, 9), (1, 1)], ids=str)  # the last two downsample most boxes
+@pytest.mark.parametrize(
+    "size", [(20, 33), (32, 32), (7, 9), (1, 1)], ids=str
+)  # the last two downsample most boxes
 def test_resized_crop_is_pillows_bilinear(size):
     image = images((20, 33, 3))
     resize = jit(lambda box: A.resized_crop(image, box, *size))
@@ -108,19 +141,30 @@ def test_resized_crop_is_pillows_bilinear(size):
 def slow_fit(areas, log_ratios, height, width, low, high):
     for area, log_ratio in zip(areas, log_ratios):
         ratio = np.exp(log_ratio)
-        w, h = round(np.sqrt(area * height * width * ratio)), round(np.sqrt(area * height * width / ratio))
+        w, h = (
+            round(np.sqrt(area * height * width * ratio)),
+            round(np.sqrt(area * height * width / ratio)),
+        )
         if 0 < w <= width and 0 < h <= height:
             return True, h, w
     if width / height < low:
         return False, round(width / low), width
-    return (False, height, round(height * high)) if width / height > high else (False, height, width)
+    return (
+        (False, height, round(height * high)) if width / height > high else (False, height, width)
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 20), (10, 60), (9, 8)])
 @pytest.mark.parametrize("areas", [[0.5, 0.3], [1.0, 0.2], [1.0, 1.0], [0.0001, 0.9]], ids=str)
 def test_fit_box_takes_the_first_that_fits_or_falls_back(areas, height, width):
     log_ratios = [0.25, -0.21]
-    ours = A.fit_box(jnp.array(areas, jnp.float32), jnp.array(log_ratios, jnp.float32), height, width, (3 / 4, 4 / 3))
+    ours = A.fit_box(
+        jnp.array(areas, jnp.float32),
+        jnp.array(log_ratios, jnp.float32),
+        height,
+        width,
+        (3 / 4, 4 / 3),
+    )
     assert tuple(map(int, ours)) == slow_fit(areas, log_ratios, height, width, 3 / 4, 4 / 3)
 
 
@@ -152,36 +196,60 @@ def test_draw_box_falls_back_to_the_centre():
 def test_blends_are_torchvisions(factor, channels):
     image = images((6, 5, channels))
     for kind in (A.BRIGHTNESS, A.CONTRAST, A.SATURATION):
-        expected = image if (channels, kind) == (1, A.SATURATION) else slow_blend(image, kind, factor)
-        np.testing.assert_allclose(A.blend_towards(image, jnp.int32(kind), jnp.float32(factor)), expected, atol=1e-6)
+        expected = (
+            image if (channels, kind) == (1, A.SATURATION) else slow_blend(image, kind, factor)
+        )
+        np.testing.assert_allclose(
+            A.blend_towards(image, jnp.int32(kind), jnp.float32(factor)), expected, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
     ("kind", "enhance"),
-    [(A.BRIGHTNESS, ImageEnhance.Brightness), (A.CONTRAST, ImageEnhance.Contrast), (A.SATURATION, ImageEnhance.Color)],
+    [
+        (A.BRIGHTNESS, ImageEnhance.Brightness),
+        (A.CONTRAST, ImageEnhance.Contrast),
+        (A.SATURATION, ImageEnhance.Color),
+    ],
 )
 @pytest.mark.parametrize("factor", [0.6, 1.4])
 def test_blends_are_pillows_up_to_its_rounding(kind, enhance, factor):
     image = (255 * images((6, 5, 3))).astype(np.uint8)
-    ours = 255 * A.blend_towards(jnp.asarray(image / np.float32(255)), jnp.int32(kind), jnp.float32(factor))
+    ours = 255 * A.blend_towards(
+        jnp.asarray(image / np.float32(255)), jnp.int32(kind), jnp.float32(factor)
+    )
     np.testing.assert_allclose(ours, enhance(Image.fromarray(image)).enhance(factor), atol=2)
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.07, 0.5])
 def test_adjust_hue_is_colorsys(shift):
     image = images((8, 8, 3))
-    image[0, :5] = [[0, 0, 0], [1, 1, 1], [1, 0, 0], [0.5, 0.5, 0.2], [0.3, 0.3, 0.3]]  # black, white, a corner, a tie, grey
-    np.testing.assert_allclose(jit(A.adjust_hue)(image, jnp.float32(shift)), slow_hue(image, shift), atol=2e-6)
+    image[0, :5] = [
+        [0, 0, 0],
+        [1, 1, 1],
+        [1, 0, 0],
+        [0.5, 0.5, 0.2],
+        [0.3, 0.3, 0.3],
+    ]  # black, white, a corner, a tie, grey
+    np.testing.assert_allclose(
+        jit(A.adjust_hue)(image, jnp.float32(shift)), slow_hue(image, shift), atol=2e-6
+    )
 
 
 def test_jitter_applies_the_operations_in_every_order():
     image, factors, shift = images((5, 4, 3)), np.float32([1.3, 1.4, 0.5]), 0.08
     orders = list(itertools.permutations(range(4)))
-    ours = jit(jax.vmap(lambda order: A.jitter(image, factors, jnp.float32(shift), order)))(jnp.array(orders, jnp.int32))
+    ours = jit(jax.vmap(lambda order: A.jitter(image, factors, jnp.float32(shift), order)))(
+        jnp.array(orders, jnp.int32)
+    )
     for order, result in zip(orders, ours):
         expected = image
         for kind in order:
-            expected = slow_hue(expected, shift) if kind == A.HUE else slow_blend(expected, kind, factors[kind])
+            expected = (
+                slow_hue(expected, shift)
+                if kind == A.HUE
+                else slow_blend(expected, kind, factors[kind])
+            )
         np.testing.assert_allclose(result, expected, atol=5e-6, err_msg=str(order))
 
 
@@ -191,13 +259,21 @@ def test_jitter_without_a_hue_shift_keeps_the_order_of_the_others():
     for kind in (A.SATURATION, A.BRIGHTNESS, A.CONTRAST):
         expected = slow_blend(expected, kind, factors[kind])
     order = jnp.array([A.SATURATION, A.HUE, A.BRIGHTNESS, A.CONTRAST], jnp.int32)
-    np.testing.assert_allclose(jit(lambda order: A.jitter(image, factors, None, order))(order), expected, atol=5e-6)
+    np.testing.assert_allclose(
+        jit(lambda order: A.jitter(image, factors, None, order))(order), expected, atol=5e-6
+    )
 
 
 def test_draw_jitter_is_uniform_over_ranges_and_orders():
-    happens, factors, shift, order = jit(jax.vmap(lambda key: A.draw_jitter(key, (0.4, 1.5, 0.0), 0.1, 0.3)))(keys(2400))
+    happens, factors, shift, order = jit(
+        jax.vmap(lambda key: A.draw_jitter(key, (0.4, 1.5, 0.0), 0.1, 0.3))
+    )(keys(2400))
     assert about(happens.sum(), 0.3, 2400)
-    for value, low, high in [(factors[:, 0], 0.6, 1.4), (factors[:, 1], 0.0, 2.5), (shift, -0.1, 0.1)]:
+    for value, low, high in [
+        (factors[:, 0], 0.6, 1.4),
+        (factors[:, 1], 0.0, 2.5),
+        (shift, -0.1, 0.1),
+    ]:
         counts, _ = np.histogram(value, np.linspace(low - 1e-6, high + 1e-6, 5))
         assert counts.sum() == 2400
         assert all(about(count, 1 / 4, 2400) for count in counts)
@@ -211,7 +287,12 @@ def test_draw_jitter_is_uniform_over_ranges_and_orders():
 def test_colour_changes_happen_with_their_probability():
     image = images((3, 3, 3))
     jittered, greyed = jit(
-        jax.vmap(lambda key: (A.random_jitter(key, image, (0.4, 0.4, 0.4), 0.1, 0.8), A.random_greyscale(key, image, 0.2)))
+        jax.vmap(
+            lambda key: (
+                A.random_jitter(key, image, (0.4, 0.4, 0.4), 0.1, 0.8),
+                A.random_greyscale(key, image, 0.2),
+            )
+        )
     )(keys(1000))
     changed = (np.asarray(jittered) != image).any(axis=(1, 2, 3))
     assert about(changed.sum(), 0.8, 1000)
@@ -225,7 +306,9 @@ def test_one_channel_has_no_colour_to_change():
     image = images((4, 4, 1))
     factors = jnp.array([[1.0, 1.0, 0.3], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]], jnp.float32)
     order = jnp.array([A.SATURATION, A.BRIGHTNESS, A.HUE, A.CONTRAST], jnp.int32)
-    saturated, dark, flat = jit(jax.vmap(lambda factors: A.jitter(image, factors, jnp.float32(0.4), order)))(factors)
+    saturated, dark, flat = jit(
+        jax.vmap(lambda factors: A.jitter(image, factors, jnp.float32(0.4), order))
+    )(factors)
     np.testing.assert_array_equal(saturated, image)
     np.testing.assert_allclose(dark, 0.5 * image, atol=1e-6)
     np.testing.assert_allclose(flat, 0.5 * image + 0.5 * image.mean(), atol=1e-6)
@@ -275,7 +358,9 @@ def test_entries_depend_on_key_and_image_only(name, shape):
     with jax.enable_x64(True):
         alone = jit(A.AUGMENTATIONS[name]())(keys(8)[3], image[3])
     assert alone.dtype == np.float32
-    np.testing.assert_allclose(alone, whole[3], atol=5e-6)  # sums in another order may round differently
+    np.testing.assert_allclose(
+        alone, whole[3], atol=5e-6
+    )  # sums in another order may round differently
 
 
 @pytest.mark.parametrize("name", [name for name in A.AUGMENTATIONS if name != "none"])
@@ -287,7 +372,9 @@ def test_entries_draw_anew_for_every_key(name):
 @pytest.mark.parametrize("name", ["none", "shift", "digits"])  # simsiam below
 def test_neutral_hyper_parameters_change_nothing(name):
     batch = images((8, 8, 8, 1))
-    np.testing.assert_allclose(jit(jax.vmap(A.AUGMENTATIONS[name](**NEUTRAL[name])))(keys(8), batch), batch, atol=1e-6)
+    np.testing.assert_allclose(
+        jit(jax.vmap(A.AUGMENTATIONS[name](**NEUTRAL[name])))(keys(8), batch), batch, atol=1e-6
+    )
 
 
 def test_crop_flip_flips_half_of_the_time():
@@ -299,19 +386,41 @@ def test_crop_flip_flips_half_of_the_time():
 
 
 def test_simsiam_defaults_are_the_recipe_of_method_section_3():
-    recipe = {"min_scale": 0.2, "flip_probability": 0.5, "jitter_probability": 0.8, "grey_probability": 0.2}
+    recipe = {
+        "min_scale": 0.2,
+        "flip_probability": 0.5,
+        "jitter_probability": 0.8,
+        "grey_probability": 0.2,
+    }
     recipe |= {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
-    assert {name: p.default for name, p in inspect.signature(A.simsiam).parameters.items()} == recipe
+    assert {
+        name: p.default for name, p in inspect.signature(A.simsiam).parameters.items()
+    } == recipe
 
 
-JITTERS = {"jitter_probability": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+JITTERS = {
+    "jitter_probability": 1.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+}
 SIMSIAM_CHANGES = {
     "flip": ({"flip_probability": 1.0}, lambda old, new: (new == old[:, ::-1]).all()),
     "grey": ({"grey_probability": 1.0}, lambda old, new: np.ptp(new, axis=-1).max() == 0),
     "brightness": (JITTERS | {"brightness": 0.4}, lambda old, new: proportional(new, old)),
-    "contrast": (JITTERS | {"contrast": 0.4}, lambda old, new: proportional(new - luma(old).mean(), old - luma(old).mean())),
-    "saturation": (JITTERS | {"saturation": 0.4}, lambda old, new: proportional(new - luma(old)[..., None], old - luma(old)[..., None])),
-    "hue": (JITTERS | {"hue": 0.1}, lambda old, new: np.allclose(new.max(axis=-1), old.max(axis=-1), atol=1e-6)),
+    "contrast": (
+        JITTERS | {"contrast": 0.4},
+        lambda old, new: proportional(new - luma(old).mean(), old - luma(old).mean()),
+    ),
+    "saturation": (
+        JITTERS | {"saturation": 0.4},
+        lambda old, new: proportional(new - luma(old)[..., None], old - luma(old)[..., None]),
+    ),
+    "hue": (
+        JITTERS | {"hue": 0.1},
+        lambda old, new: np.allclose(new.max(axis=-1), old.max(axis=-1), atol=1e-6),
+    ),
 }
 
 
@@ -323,13 +432,22 @@ def proportional(new, old):
 
 def test_each_simsiam_hyper_parameter_does_its_own_change():
     image = 0.3 + 0.3 * images((8, 8, 3))  # far from the clipping
-    variants = {name: A.simsiam(**NEUTRAL["simsiam"] | hyper) for name, (hyper, _) in SIMSIAM_CHANGES.items()}
+    variants = {
+        name: A.simsiam(**NEUTRAL["simsiam"] | hyper)
+        for name, (hyper, _) in SIMSIAM_CHANGES.items()
+    }
     variants["nothing"] = A.simsiam(**NEUTRAL["simsiam"])
-    results = jit(lambda key: {name: augment(key, image) for name, augment in variants.items()})(jax.random.key(5))
+    results = jit(lambda key: {name: augment(key, image) for name, augment in variants.items()})(
+        jax.random.key(5)
+    )
     np.testing.assert_allclose(results.pop("nothing"), image, atol=1e-6)
     for name, result in results.items():
         assert np.abs(result - image).max() > 0.003
-        assert [other for other, (_, holds) in SIMSIAM_CHANGES.items() if holds(image, np.asarray(result))] == [name]
+        assert [
+            other
+            for other, (_, holds) in SIMSIAM_CHANGES.items()
+            if holds(image, np.asarray(result))
+        ] == [name]
 
 
 BAD = [

@@ -7,11 +7,11 @@ import sys
 import pytest
 from conftest import ROOT
 
-from rmdnet_jax.config import CONTROLS, bind, build, check, choose, default, parse, quick
-from rmdnet_jax.data.noise import KINDS
+from rmdnet_jax.app.config import CONTROLS, bind, build, check, choose, default, parse, quick
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.labels.noise import KINDS
 from rmdnet_jax.methods import METHODS
-from rmdnet_jax.relation import EDGES
-from rmdnet_jax.types import UserError
+from rmdnet_jax.relations.losses import EDGES
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
@@ -49,13 +49,23 @@ def test_every_point_of_a_study_is_an_experiment(path):
 
 
 def sweep(*arguments):
-    return subprocess.run([sys.executable, str(ROOT / "launch" / "sweep.py"), *arguments], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "sweep.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 def test_a_sweep_prints_its_commands_and_says_what_is_wrong(tmp_path):
-    done = sweep("configs/digits_methods.py", "--workdir", "runs", "--match", "same/pair-ce-rmdnet-[01]")
+    done = sweep(
+        "configs/digits_methods.py", "--workdir", "runs", "--match", "same/pair-ce-rmdnet-[01]"
+    )
     places = ["runs/same/pair-ce-rmdnet-0", "runs/same/pair-ce-rmdnet-1"]
-    assert [line.split()[-1] for line in done.stdout.splitlines()] == [*places, *(p.replace("same", "simclr/same") for p in places)]
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == [
+        *places,
+        *(p.replace("same", "simclr/same") for p in places),
+    ]
     for arguments, said in (
         (("configs/digits.py",), "has no sweep"),
         (("configs/absent.py",), "cannot be read"),
@@ -69,7 +79,7 @@ def test_a_sweep_prints_its_commands_and_says_what_is_wrong(tmp_path):
 def test_a_sweep_names_the_point_that_cannot_run(tmp_path):
     config = tmp_path / "study.py"
     config.write_text(
-        "from rmdnet_jax.config import default\ndef get_config(arg=''):\n    config = default()\n    config.noise.rate = float(arg)\n"
+        "from rmdnet_jax.app.config import default\ndef get_config(arg=''):\n    config = default()\n    config.noise.rate = float(arg)\n"
         "    return config\ndef sweep(root):\n    return {'high': '1.5'}\n"
     )
     done = sweep(str(config), "--workdir", str(tmp_path / "runs"), "--run")
@@ -80,7 +90,7 @@ def test_a_sweep_names_the_point_that_cannot_run(tmp_path):
 def test_a_sweep_refuses_a_point_of_older_settings(tmp_path):
     config = tmp_path / "study.py"
     config.write_text(
-        "from rmdnet_jax.config import default\ndef get_config(arg=''):\n    return default()\ndef sweep(root):\n    return {'a': ''}\n"
+        "from rmdnet_jax.app.config import default\ndef get_config(arg=''):\n    return default()\ndef sweep(root):\n    return {'a': ''}\n"
     )
     older = default()
     older.relation_guided.epochs = 9
@@ -89,7 +99,10 @@ def test_a_sweep_refuses_a_point_of_older_settings(tmp_path):
         (tmp_path / "runs" / "a" / f"{name}.json").write_text(content)
     done = sweep(str(config), "--workdir", str(tmp_path / "runs"), "--run")
     assert done.returncode == 2
-    assert "a run whose config differs (relation_guided.epochs is 9 there, 80 here)" in done.stderr.splitlines()[-1]
+    assert (
+        "a run whose config differs (relation_guided.epochs is 9 there, 80 here)"
+        in done.stderr.splitlines()[-1]
+    )
 
 
 def test_a_methods_settings_are_its_authors():
@@ -103,7 +116,11 @@ def test_a_methods_settings_are_its_authors():
         config = load(name, f"method=dividemix,{arg}")
         method = config.relation_guided.method
         check(config)
-        assert (method.warmup_epochs, method.unlabelled_weight, method.confidence_penalty) == expected, (name, arg)
+        assert (
+            method.warmup_epochs,
+            method.unlabelled_weight,
+            method.confidence_penalty,
+        ) == expected, (name, arg)
     assert load("digits", "edge=pkt,node=infonce").relation_guided.edge.weight == 60000.0
     assert load("digits", "edge=softmax_kl").relation_guided.edge.weight == 1.0
 
@@ -112,20 +129,36 @@ def test_a_method_that_is_named_without_its_fields_is_refused():
     config = default()
     with config.unlocked():
         config.relation_guided.method.name = "dividemix"
-    with pytest.raises(UserError, match=r"'dividemix' needs .*warmup_epochs.*: choose it by the config's argument"):
+    with pytest.raises(
+        UserError, match=r"'dividemix' needs .*warmup_epochs.*: choose it by the config's argument"
+    ):
         build(METHODS, "relation_guided.method", config.relation_guided.method, 4, 4)
 
 
 def test_arguments_reach_the_config():
     config = load("cifar10_sym", "rate=0.2,method=ce,seed=7,inclusive")
-    assert (config.noise.name, config.noise.rate, config.noise.inclusive, config.seed) == ("symmetric", 0.2, True, 7)
+    assert (config.noise.name, config.noise.rate, config.noise.inclusive, config.seed) == (
+        "symmetric",
+        0.2,
+        True,
+        7,
+    )
     assert config.relation_guided.method.name == "ce"
     assert load("cifar10_human", "path=a.csv,field=aggre_label").noise.path == "a.csv"
     assert load("cifar10_asym", "small").data.limit > 0
-    encoders = {"": "preact_resnet18", "encoder=resnet18": "resnet18", "small,encoder=resnet34": "resnet34", "quick,encoder=wrn28_2": "cnn"}
+    encoders = {
+        "": "preact_resnet18",
+        "encoder=resnet18": "resnet18",
+        "small,encoder=resnet34": "resnet34",
+        "quick,encoder=wrn28_2": "cnn",
+    }
     assert {arg: load("cifar10_asym", arg).encoder.name for arg in encoders} == encoders
     own = load("cifar10_speedrun", "data=own.npz,method=dividemix,rate=0.9")
-    assert (own.data.name, own.data.dir, own.relation_guided.method.unlabelled_weight) == ("npz", "own.npz", 50.0)
+    assert (own.data.name, own.data.dir, own.relation_guided.method.unlabelled_weight) == (
+        "npz",
+        "own.npz",
+        50.0,
+    )
     assert load("digits", "noise=pair").noise.name == "pair"
 
 
@@ -144,7 +177,10 @@ def test_parse_types_values_by_their_defaults():
         ("rate", "rate must be of type float, got ''"),
         ("quick=maybe", "quick must be true or false"),
         ("method=elrr", "^method must be one of the known names"),
-        ("noise=symetric", "^noise must be one of the known names, got 'symetric': did you mean symmetric"),
+        (
+            "noise=symetric",
+            "^noise must be one of the known names, got 'symetric': did you mean symmetric",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arg, message):
@@ -179,10 +215,18 @@ def test_a_misspelt_field_is_an_error():
         ("checkpoint_steps", 0, "checkpoint_steps must be >= 1"),
         ("relation_modeling.epochs", -1, r"relation_modeling\.epochs must be >= 0"),
         ("relation_modeling.knn.k", 0, r"relation_modeling\.knn\.k must be >= 1"),
-        ("relation_modeling.knn.temperature", 0.0, r"relation_modeling\.knn\.temperature must be > 0, got 0\.0"),
+        (
+            "relation_modeling.knn.temperature",
+            0.0,
+            r"relation_modeling\.knn\.temperature must be > 0, got 0\.0",
+        ),
         ("relation_guided.epochs", 0, r"relation_guided\.epochs must be >= 1"),
         ("relation_guided.weight", -1.0, r"relation_guided\.weight must be >= 0"),
-        ("relation_guided.weight", float("nan"), r"relation_guided\.weight must be a finite number, got nan"),
+        (
+            "relation_guided.weight",
+            float("nan"),
+            r"relation_guided\.weight must be a finite number, got nan",
+        ),
         ("relation_guided.edge.weight", -1.0, r"relation_guided\.edge\.weight must be >= 0"),
         ("relation_guided.average", 1.0, r"relation_guided\.average must be in"),
         ("relation_guided.init", "techer", "did you mean teacher"),

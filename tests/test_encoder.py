@@ -7,17 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmdnet_jax import encoder
-from rmdnet_jax.encoder import ENCODERS
-from rmdnet_jax.types import UserError, Variables
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.networks import encoders as encoder
+from rmdnet_jax.networks.encoders import ENCODERS
+from rmdnet_jax.types import Variables
 
 TINY = {name: {"width": 2} for name in ENCODERS} | {"cnn": {"widths": (3, 5)}}
-DIM = {"cnn": 5, "preact_resnet18": 16, "resnet18": 16, "resnet34": 16, "resnet50": 64, "wrn28_2": 16}
+DIM = {
+    "cnn": 5,
+    "preact_resnet18": 16,
+    "resnet18": 16,
+    "resnet34": 16,
+    "resnet50": 64,
+    "wrn28_2": 16,
+}
 CHEAP = ("cnn", "preact_resnet18")  # to compile
 
 
 def images(batch=4, size=8, channels=3, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(batch, size, size, channels)), jnp.float32)
+    return jnp.asarray(
+        np.random.default_rng(seed).normal(size=(batch, size, size, channels)), jnp.float32
+    )
 
 
 def scrambled(network, x, seed=1):
@@ -27,7 +37,9 @@ def scrambled(network, x, seed=1):
     def value(path, leaf):
         kind = path[-1].key
         if kind == "kernel":
-            return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.dtype)
+            return jnp.asarray(
+                rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.dtype
+            )
         low, high = (0.5, 1.5) if kind in ("scale", "var") else (-0.5, 0.5)
         return jnp.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
 
@@ -78,7 +90,9 @@ def test_arrays_are_float32_and_features_have_their_shape(name, dtype):
     for train in (False, True):
         feature, stats = jax.eval_shape(lambda v, t=train: network.apply(v, x, t), variables)
         assert feature.shape == (4, DIM[name])
-        assert {leaf.dtype for leaf in jax.tree.leaves((variables, feature, stats))} == {jnp.dtype("float32")}
+        assert {leaf.dtype for leaf in jax.tree.leaves((variables, feature, stats))} == {
+            jnp.dtype("float32")
+        }
         assert jax.tree.structure(stats) == jax.tree.structure(variables.stats)
 
 
@@ -161,9 +175,12 @@ def slow_conv(x, kernel, stride):
 def slow_max_pool(x):
     x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
     rows, columns = ((n - 3) // 2 + 1 for n in x.shape[1:3])
-    return np.stack([[x[:, 2 * r : 2 * r + 3, 2 * c : 2 * c + 3].max((1, 2)) for c in range(columns)] for r in range(rows)]).transpose(
-        2, 0, 1, 3
-    )
+    return np.stack(
+        [
+            [x[:, 2 * r : 2 * r + 3, 2 * c : 2 * c + 3].max((1, 2)) for c in range(columns)]
+            for r in range(rows)
+        ]
+    ).transpose(2, 0, 1, 3)
 
 
 class Slow:
@@ -176,7 +193,9 @@ class Slow:
         return slow_conv(x, np.float64(self.params[name]["kernel"]), stride)
 
     def norm(self, x, name):
-        p, s = ({k: np.float64(v) for k, v in tree[name].items()} for tree in (self.params, self.stats))
+        p, s = (
+            {k: np.float64(v) for k, v in tree[name].items()} for tree in (self.params, self.stats)
+        )
         return (x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
 
     def part(self, name):
@@ -215,7 +234,9 @@ def slow_resnet(net, x, block, blocks, stem, widens_first):
     for stage, number in enumerate(blocks, start=1):
         for i in range(1, number + 1):
             wider = i == 1 and (stage > 1 or widens_first)
-            x = block(net.part(f"stage{stage}_block{i}"), x, 2 if stage > 1 and i == 1 else 1, wider)
+            x = block(
+                net.part(f"stage{stage}_block{i}"), x, 2 if stage > 1 and i == 1 else 1, wider
+            )
     if "final_norm" in net.params:
         x = relu(net.norm(x, "final_norm"))
     return x.mean((1, 2))
@@ -232,7 +253,10 @@ SLOW = [
 
 @pytest.mark.parametrize(("name", "options", "block", "blocks", "stem", "widens_first"), SLOW)
 def test_forward_is_the_slow_one(name, options, block, blocks, stem, widens_first):
-    network, x = ENCODERS[name](**options, width=2), images(2, 16 if stem == "imagenet" else 8)[:, :-2]  # odd and even sizes
+    network, x = (
+        ENCODERS[name](**options, width=2),
+        images(2, 16 if stem == "imagenet" else 8)[:, :-2],
+    )  # odd and even sizes
     variables = scrambled(network, x)
     expected = slow_resnet(Slow(*variables), np.float64(x), block, blocks, stem, widens_first)
     fast, _ = run(network, variables, x)
@@ -244,7 +268,9 @@ def test_cnn_forward_is_the_slow_one_in_float64():
         network, x = encoder.cnn(widths=(3, 4), dtype="float64"), images(2, 6)
         variables = scrambled(network, x)
         fast, stats = network.apply(variables, x, True)
-        assert {leaf.dtype for leaf in jax.tree.leaves((variables, fast, stats))} == {jnp.dtype("float64")}
+        assert {leaf.dtype for leaf in jax.tree.leaves((variables, fast, stats))} == {
+            jnp.dtype("float64")
+        }
         fast, _ = network.apply(variables, x, False)
         slow = Slow(*variables)
         y = relu(slow.norm(slow.conv(np.float64(x), "conv1"), "norm1"))
@@ -272,10 +298,15 @@ def test_training_normalises_by_the_batch_and_moves_the_stats_by_a_tenth():
 
 def test_initial_values_are_the_stated_ones():
     variables = encoder.cnn(widths=(64, 128)).init(jax.random.key(0), images())
-    kernel = variables.params["conv2"]["kernel"]  # 73,728 draws: the standard deviation is known to 0.3 %
+    kernel = variables.params["conv2"][
+        "kernel"
+    ]  # 73,728 draws: the standard deviation is known to 0.3 %
     assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.02)
     assert np.abs(kernel).max() > 3.5 * np.std(kernel)  # a normal that is not truncated
-    for tree, ones, zeros in ((variables.params, "scale", "bias"), (variables.stats, "var", "mean")):
+    for tree, ones, zeros in (
+        (variables.params, "scale", "bias"),
+        (variables.stats, "var", "mean"),
+    ):
         np.testing.assert_array_equal(tree["norm1"][ones], np.ones(64))
         np.testing.assert_array_equal(tree["norm1"][zeros], np.zeros(64))
 
@@ -312,7 +343,9 @@ def test_projector_ends_standardised(dtype):
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(np.mean(y, 0), 0, atol=1e-5)
     np.testing.assert_allclose(np.var(y, 0), 1, atol=1e-3)
-    assert encoder.count(variables.params) == 12 * 16 + 2 * 16 + 16 * 6  # no bias before a norm, none in the last norm
+    assert (
+        encoder.count(variables.params) == 12 * 16 + 2 * 16 + 16 * 6
+    )  # no bias before a norm, none in the last norm
     assert encoder.count(stats) == 2 * (16 + 6)
 
 
@@ -323,7 +356,12 @@ def test_predictor_forward_is_the_slow_one():
     y, _ = head.apply(variables, x, False)
     p = variables.params
     hidden = relu(Slow(*variables).norm(np.float64(x) @ np.float64(p["dense1"]["kernel"]), "norm1"))
-    np.testing.assert_allclose(y, hidden @ np.float64(p["dense2"]["kernel"]) + np.float64(p["dense2"]["bias"]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        y,
+        hidden @ np.float64(p["dense2"]["kernel"]) + np.float64(p["dense2"]["bias"]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------------------------
@@ -331,7 +369,9 @@ def test_predictor_forward_is_the_slow_one():
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_unknown_dtype_is_refused(name):
-    with pytest.raises(UserError, match=r"encoder\.dtype.*'bfloat61'.*did you mean bfloat16.*float32"):
+    with pytest.raises(
+        UserError, match=r"encoder\.dtype.*'bfloat61'.*did you mean bfloat16.*float32"
+    ):
         ENCODERS[name](dtype="bfloat61")
 
 
@@ -343,9 +383,13 @@ def test_width_must_be_positive(name, width):
 
 
 @pytest.mark.parametrize("widths", [(), (8, 0), "8"])
-@pytest.mark.parametrize(("field", "build"), [("encoder", lambda w: encoder.cnn(widths=w)), ("mlp", encoder.mlp)])
+@pytest.mark.parametrize(
+    ("field", "build"), [("encoder", lambda w: encoder.cnn(widths=w)), ("mlp", encoder.mlp)]
+)
 def test_widths_must_be_some_and_positive(field, build, widths):
-    with pytest.raises(UserError, match=rf"{field}\.widths must be one or more positive integers, got "):
+    with pytest.raises(
+        UserError, match=rf"{field}\.widths must be one or more positive integers, got "
+    ):
         build(widths)
 
 
@@ -364,5 +408,8 @@ def test_heads_refuse_too():
 
 
 def test_float64_needs_x64_mode():
-    with jax.enable_x64(False), pytest.raises(UserError, match=r"encoder\.dtype.*float64.*JAX_ENABLE_X64"):
+    with (
+        jax.enable_x64(False),
+        pytest.raises(UserError, match=r"encoder\.dtype.*float64.*JAX_ENABLE_X64"),
+    ):
         encoder.cnn(dtype="float64")

@@ -34,7 +34,9 @@ def test_knn_votes_with_weighted_cosines():
     for q in query:
         cosine = np.array([q @ b / np.linalg.norm(q) / np.linalg.norm(b) for b in bank])
         near = np.argsort(-cosine)[:7]
-        slow.append(np.argmax([np.exp(cosine[near] / 0.1)[label[near] == c].sum() for c in range(3)]))
+        slow.append(
+            np.argmax([np.exp(cosine[near] / 0.1)[label[near] == c].sum() for c in range(3)])
+        )
     np.testing.assert_array_equal(evaluation.knn(bank, label, query, 3, k=7, temperature=0.1), slow)
     np.testing.assert_array_equal(evaluation.knn(bank, label, bank, 3, k=1), label)
     assert len(evaluation.knn(bank, label, query, 3, k=1000)) == 25  # k is at most the bank
@@ -47,12 +49,24 @@ def test_linear_probe_separates_what_is_separable():
 
 
 def test_columns_never_mix():
-    records = [{"test_accuracy": 0.1 * i, "validation_accuracy": v} for i, v in enumerate([0.2, 0.9, 0.3, 0.9])]
+    records = [
+        {"test_accuracy": 0.1 * i, "validation_accuracy": v}
+        for i, v in enumerate([0.2, 0.9, 0.3, 0.9])
+    ]
     found = evaluation.columns(records)
     assert found["last"] == pytest.approx(0.3)
     assert found["best"] == pytest.approx(0.3)
     assert found["last10"] == pytest.approx(0.15)
-    assert found["noisy_validation"] == pytest.approx(0.1)  # the first of equals: later epochs are not preferred
-    assert evaluation.columns([{"test_accuracy": t / 20} for t in range(20)])["last10"] == pytest.approx(14.5 / 20)
+    assert found["noisy_validation"] == pytest.approx(
+        0.1
+    )  # the first of equals: later epochs are not preferred
+    assert evaluation.columns([{"test_accuracy": t / 20} for t in range(20)])[
+        "last10"
+    ] == pytest.approx(14.5 / 20)
     assert evaluation.columns([{"test_accuracy": 0.5}])["noisy_validation"] is None
-    assert evaluation.columns([{"loss": 1.0}]) == {"last": None, "last10": None, "best": None, "noisy_validation": None}
+    assert evaluation.columns([{"loss": 1.0}]) == {
+        "last": None,
+        "last10": None,
+        "best": None,
+        "noisy_validation": None,
+    }

@@ -24,7 +24,14 @@ def command(tmp_path, monkeypatch, capsys):
         for name in known:
             delattr(flags.FLAGS, name)
         flags.FLAGS.unparse_flags()
-        argv = ["rmdnet_jax", "--config", config, "--workdir", str(workdir or tmp_path / "run"), *arguments]
+        argv = [
+            "rmdnet_jax",
+            "--config",
+            config,
+            "--workdir",
+            str(workdir or tmp_path / "run"),
+            *arguments,
+        ]
         monkeypatch.setattr(sys, "argv", argv)  # ml_collections looks for overrides there
         status = main.main(argv)
         return status, capsys.readouterr().err.splitlines()
@@ -36,28 +43,54 @@ def folder(root, *, empty=False, broken=False):
     for label in ("cat", "dog"):
         (root / "train" / label).mkdir(parents=True)
         for i in range(0 if empty and label == "dog" else 3):
-            Image.fromarray(np.full((9, 9, 3), 40 * i, np.uint8)).save(root / "train" / label / f"{i}.png")
+            Image.fromarray(np.full((9, 9, 3), 40 * i, np.uint8)).save(
+                root / "train" / label / f"{i}.png"
+            )
     if broken:
         (root / "train" / "cat" / "1.png").write_bytes(b"no image")
     return root
 
 
 MISTAKES = {
-    "unknown data set": (["--config.data.name=cifar1"], "data.name must be one of the known names, got 'cifar1': did you mean cifar10"),
+    "unknown data set": (
+        ["--config.data.name=cifar1"],
+        "data.name must be one of the known names, got 'cifar1': did you mean cifar10",
+    ),
     "rate": (["--config.noise.rate=1.4"], "noise.rate must be in [0, 1], got 1.4"),
     "unknown field": (["--config.noise.rat=0.4"], "unknown field 'rat'. Did you mean \"rate\""),
     "wrong type": (["--config.relation_guided.epochs=many"], "many"),
     "unknown flag": (["--wrkdir=x"], "wrkdir"),
     "stray argument": (["quickly"], "unknown argument 'quickly'"),
-    "batch above data": (["--config.relation_guided.batch_size=4096"], "relation_guided.batch_size must be in [2, 1442]"),
-    "batch and devices": (["--config.relation_guided.batch_size=100"], "must be divisible by the 8 devices, got 100"),
-    "temperature": (["--config.relation_guided.edge.student_temperature=0.0"], "temperature must be > 0"),
-    "learning rate": (["--config.relation_guided.optimizer.learning_rate=0.0"], "optimizer.learning_rate must be > 0"),
-    "kind without field": (["--config.noise.name=none"], "noise.none's field must be one of the known names, got"),
+    "batch above data": (
+        ["--config.relation_guided.batch_size=4096"],
+        "relation_guided.batch_size must be in [2, 1442]",
+    ),
+    "batch and devices": (
+        ["--config.relation_guided.batch_size=100"],
+        "must be divisible by the 8 devices, got 100",
+    ),
+    "temperature": (
+        ["--config.relation_guided.edge.student_temperature=0.0"],
+        "temperature must be > 0",
+    ),
+    "learning rate": (
+        ["--config.relation_guided.optimizer.learning_rate=0.0"],
+        "optimizer.learning_rate must be > 0",
+    ),
+    "kind without field": (
+        ["--config.noise.name=none"],
+        "noise.none's field must be one of the known names, got",
+    ),
     "unknown method": (["--config.relation_guided.method.name=elrr"], "did you mean elr"),
-    "method without its fields": (["--config.relation_guided.method.name=dividemix"], "needs alpha, confidence_penalty"),
+    "method without its fields": (
+        ["--config.relation_guided.method.name=dividemix"],
+        "needs alpha, confidence_penalty",
+    ),
     "no teacher": (["--config.teacher=/nowhere"], "teacher must be the workdir of an earlier run"),
-    "edge": (["--config.relation_guided.edge.name=rkd"], "relation_guided.edge.name must be one of the known names, got 'rkd'"),
+    "edge": (
+        ["--config.relation_guided.edge.name=rkd"],
+        "relation_guided.edge.name must be one of the known names, got 'rkd'",
+    ),
 }
 
 
@@ -72,8 +105,16 @@ def test_mistakes_are_one_line_before_any_work(arguments, said, command, tmp_pat
 
 def test_mistakes_in_files_are_one_line(command, tmp_path):
     cases = [
-        ("configs/image_folder.py", [f"--config.data.dir={folder(tmp_path / 'e', empty=True)}"], "dog"),
-        ("configs/image_folder.py", [f"--config.data.dir={folder(tmp_path / 'b', broken=True)}"], "1.png"),
+        (
+            "configs/image_folder.py",
+            [f"--config.data.dir={folder(tmp_path / 'e', empty=True)}"],
+            "dog",
+        ),
+        (
+            "configs/image_folder.py",
+            [f"--config.data.dir={folder(tmp_path / 'b', broken=True)}"],
+            "1.png",
+        ),
         ("configs/image_folder.py", [f"--config.data.dir={tmp_path / 'absent'}"], "absent"),
         ("configs/image_folder.py:kind=npz,dir=absent.npz", [], "absent.npz"),
     ]
@@ -87,7 +128,7 @@ def test_human_labels_of_the_wrong_length_are_refused(command, tmp_path):
     np.save(tmp_path / "short.npy", np.zeros(10, np.int64))
     config = tmp_path / "human.py"
     config.write_text(
-        "from rmdnet_jax.config import *\nfrom rmdnet_jax.config import KINDS\ndef get_config(arg=''):\n    config = quick(default())\n"
+        "from rmdnet_jax.app.config import *\nfrom rmdnet_jax.app.config import KINDS\ndef get_config(arg=''):\n    config = quick(default())\n"
         f"    with config.unlocked():\n        config.noise = choose(KINDS, 'file', path={str(tmp_path / 'short.npy')!r})\n"
         "        config.noise.seed = 0\n    return config\n"
     )

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from rmdnet_jax import evaluation, experiment, losses
-from rmdnet_jax.config import choose
+from rmdnet_jax import evaluation, losses
+from rmdnet_jax.app import experiment
+from rmdnet_jax.app.config import choose
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS, mixup
 from rmdnet_jax.methods.mixup import mixed
-from rmdnet_jax.types import Batch, Outputs, UserError
+from rmdnet_jax.types import Batch, Outputs
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 4)) * 3
 LABEL = np.array([0, 3, 1, 1, 2, 0])
@@ -59,10 +61,17 @@ def test_elr_is_the_slow_one_over_two_steps_and_keeps_other_rows():
         logits = LOGITS + shift * np.arange(4)
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         clipped = np.clip(p, 1e-4, 1 - 1e-4)
-        slow_memory[index] = 0.6 * slow_memory[index] + 0.4 * clipped / clipped.sum(1, keepdims=True)
-        slow = -np.log(p[np.arange(6), LABEL]).mean() + 2.0 * np.log(1 - (slow_memory[index] * clipped).sum(1)).mean()
+        slow_memory[index] = 0.6 * slow_memory[index] + 0.4 * clipped / clipped.sum(
+            1, keepdims=True
+        )
+        slow = (
+            -np.log(p[np.arange(6), LABEL]).mean()
+            + 2.0 * np.log(1 - (slow_memory[index] * clipped).sum(1)).mean()
+        )
         batch = Batch(None, jnp.asarray(LABEL), jnp.asarray(index))
-        value, memory, _ = method.loss((Outputs(None, jnp.asarray(logits)[None]),), batch, memory, None, None, 0.0)
+        value, memory, _ = method.loss(
+            (Outputs(None, jnp.asarray(logits)[None]),), batch, memory, None, None, 0.0
+        )
         np.testing.assert_allclose(value, slow, rtol=1e-10)
         np.testing.assert_allclose(memory, slow_memory, rtol=1e-10)
     assert not np.any(memory[np.array([1, 4, 6])])
@@ -74,7 +83,9 @@ OTHER = np.random.default_rng(1).normal(size=(6, 4)) * 2
 def peers_loss(method, epoch, memory=None):
     outputs = tuple(Outputs(None, jnp.asarray(z)[None]) for z in (LOGITS, OTHER))
     batch = Batch(None, jnp.asarray(LABEL), jnp.arange(6))
-    value, _, metrics = method.loss(outputs, batch, method.init() if memory is None else memory, None, None, epoch)
+    value, _, metrics = method.loss(
+        outputs, batch, method.init() if memory is None else memory, None, None, epoch
+    )
     return value, metrics
 
 
@@ -96,7 +107,9 @@ def test_co_teaching_learns_what_is_easy_for_the_other(epoch, kept):
 @pytest.mark.parametrize(("epoch", "kept"), [(0.0, 6), (10.0, 2)])
 def test_jocor_learns_what_is_easy_for_both_and_agreed_on(epoch, kept):
     p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (LOGITS, OTHER))
-    joint = 0.2 * (slow_ce(LOGITS) + slow_ce(OTHER)) + 0.8 * ((p * np.log(p / q)).sum(1) + (q * np.log(q / p)).sum(1))
+    joint = 0.2 * (slow_ce(LOGITS) + slow_ce(OTHER)) + 0.8 * (
+        (p * np.log(p / q)).sum(1) + (q * np.log(q / p)).sum(1)
+    )
     value, _ = peers_loss(METHODS["jocor"](6, 4, agreement=0.8, rate="0.6"), epoch)
     np.testing.assert_allclose(value, np.sort(joint)[:kept].mean(), rtol=1e-6)
 
@@ -113,8 +126,13 @@ def test_the_noise_rate_is_estimated_from_the_losses(name, rate):
     assert 0 <= memory <= 1
     if 0 < rate < 0.9:
         assert memory == pytest.approx(rate, abs=0.03)
-    assert method.refresh(lambda: pytest.fail("the ramp is over"), given, np.arange(400), memory, 11) == memory
-    assert np.isfinite(peers_loss(method, 10.0, jnp.float32(memory))[0]), "one example at least is kept"
+    assert (
+        method.refresh(lambda: pytest.fail("the ramp is over"), given, np.arange(400), memory, 11)
+        == memory
+    )
+    assert np.isfinite(peers_loss(method, 10.0, jnp.float32(memory))[0]), (
+        "one example at least is kept"
+    )
 
 
 def test_equal_losses_are_one_component():
@@ -122,7 +140,9 @@ def test_equal_losses_are_one_component():
 
 
 def test_a_run_tells_the_rate_that_it_used(tmp_path):
-    config = tiny(**{"relation_guided.method": choose(METHODS, "co_teaching"), "relation_guided.weight": 0.0})
+    config = tiny(
+        **{"relation_guided.method": choose(METHODS, "co_teaching"), "relation_guided.weight": 0.0}
+    )
     summary = experiment.run(config, tmp_path)
     used = summary["relation_guided"]["noise_rate"]
     assert used["source"] == "estimate"
@@ -131,33 +151,59 @@ def test_a_run_tells_the_rate_that_it_used(tmp_path):
 
 
 def test_the_rate_is_held_against_the_labels_that_are_learnt(tmp_path):
-    fields = {"relation_guided.method": choose(METHODS, "co_teaching"), "relation_guided.targets": "propagated", "noise.rate": 0.4}
-    config = tiny(**fields, **{"relation_guided.propagation.in_doubt": "use"})  # whatever the graph of this teacher is worth
+    fields = {
+        "relation_guided.method": choose(METHODS, "co_teaching"),
+        "relation_guided.targets": "propagated",
+        "noise.rate": 0.4,
+    }
+    config = tiny(
+        **fields, **{"relation_guided.propagation.in_doubt": "use"}
+    )  # whatever the graph of this teacher is worth
     guided = experiment.run(config, tmp_path)["relation_guided"]
     wrong = 1 - guided["propagation"]["right"]
     assert guided["propagation"]["changed"] > 0.1
-    assert guided["noise_rate"]["error"] == pytest.approx(guided["noise_rate"]["used"] - wrong, abs=1e-6)
+    assert guided["noise_rate"]["error"] == pytest.approx(
+        guided["noise_rate"]["used"] - wrong, abs=1e-6
+    )
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("criterion", [losses.cross_entropy, lambda z, y: losses.generalized_cross_entropy(z, y, 0.7)], ids=["ce", "gce"])
+@pytest.mark.parametrize(
+    "criterion",
+    [losses.cross_entropy, lambda z, y: losses.generalized_cross_entropy(z, y, 0.7)],
+    ids=["ce", "gce"],
+)
 def test_a_soft_target_is_the_mean_over_labels_drawn_from_it(criterion):
     logits, target = jnp.asarray(LOGITS), np.random.default_rng(2).dirichlet(np.ones(4), 6)
     each = np.stack([criterion(logits, jnp.full(6, c)) for c in range(4)], axis=1)
-    np.testing.assert_allclose(losses.expected(criterion, logits, jnp.asarray(target)), (target * each).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(
+        losses.expected(criterion, logits, jnp.asarray(target)), (target * each).sum(1), rtol=1e-12
+    )
     hard = losses.expected(criterion, logits, jnp.eye(4)[LABEL])
-    np.testing.assert_allclose(hard, losses.expected(criterion, logits, jnp.asarray(LABEL)), rtol=1e-12)
+    np.testing.assert_allclose(
+        hard, losses.expected(criterion, logits, jnp.asarray(LABEL)), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_soft_targets(name):
     """One-hot targets are the labels themselves."""
     method = METHODS[name](6, 4)
-    outputs = tuple(Outputs(None, jnp.asarray(z, jnp.float32)[None].repeat(method.views, 0)) for z in (LOGITS, OTHER)[: method.peers])
+    outputs = tuple(
+        Outputs(None, jnp.asarray(z, jnp.float32)[None].repeat(method.views, 0))
+        for z in (LOGITS, OTHER)[: method.peers]
+    )
     image = jnp.zeros((method.views, 6, 2, 2, 1))
     for epoch in (0.0, 50.0):
         given, soft = (
-            method.loss(outputs, Batch(image, y, jnp.arange(6)), method.init(), lambda images: outputs, jax.random.key(0), epoch)[0]
+            method.loss(
+                outputs,
+                Batch(image, y, jnp.arange(6)),
+                method.init(),
+                lambda images: outputs,
+                jax.random.key(0),
+                epoch,
+            )[0]
             for y in (jnp.asarray(LABEL), jnp.eye(4)[LABEL])
         )
         np.testing.assert_allclose(given, soft, rtol=1e-5)
@@ -167,13 +213,19 @@ def test_mixed_images_lie_between_two_and_their_targets_likewise():
     image = jnp.eye(8).reshape(2, 4, 8)  # each image of each view is a direction of its own
     target = jnp.eye(4)
     for seed in range(5):
-        x, y = (np.asarray(a).reshape(8, -1) for a in mixed(jax.random.key(seed), 0.5, image, target))
+        x, y = (
+            np.asarray(a).reshape(8, -1) for a in mixed(jax.random.key(seed), 0.5, image, target)
+        )
         share = max(x.max(1)[(x > 0).sum(1) == 2], default=1.0)
         assert share >= 0.5
         for i in range(8):
             j = next((k for k in np.flatnonzero(x[i]) if k != i), i)
-            np.testing.assert_allclose(x[i], share * np.eye(8)[i] + (1 - share) * np.eye(8)[j], atol=1e-6)
-            np.testing.assert_allclose(y[i], share * np.eye(4)[i % 4] + (1 - share) * np.eye(4)[j % 4], atol=1e-6)
+            np.testing.assert_allclose(
+                x[i], share * np.eye(8)[i] + (1 - share) * np.eye(8)[j], atol=1e-6
+            )
+            np.testing.assert_allclose(
+                y[i], share * np.eye(4)[i % 4] + (1 - share) * np.eye(4)[j % 4], atol=1e-6
+            )
 
 
 WEIGHTS = np.random.default_rng(3).normal(size=(2, 12, 4))
@@ -181,7 +233,9 @@ WEIGHTS = np.random.default_rng(3).normal(size=(2, 12, 4))
 
 def network(images):
     """Two linear networks on flattened images."""
-    return tuple(Outputs(None, x.reshape(*x.shape[:2], -1) @ jnp.asarray(w)) for x, w in zip(images, WEIGHTS))
+    return tuple(
+        Outputs(None, x.reshape(*x.shape[:2], -1) @ jnp.asarray(w)) for x, w in zip(images, WEIGHTS)
+    )
 
 
 def softmax(z):
@@ -210,7 +264,9 @@ def test_dividemix_is_the_slow_one():
         labelled = np.tile(clean[k] > 0.5, 2)
         guesses.append(((q - y) ** 2)[~labelled].mean())
         spread = (0.25 * np.log(0.25 / q.mean(0))).sum()
-        total += -(y * np.log(q)).sum(1)[labelled].mean() + 10.0 * (18 - 10) / 16 * guesses[-1] + spread
+        total += (
+            -(y * np.log(q)).sum(1)[labelled].mean() + 10.0 * (18 - 10) / 16 * guesses[-1] + spread
+        )
     batch = Batch(jnp.asarray(image), jnp.asarray(LABEL), jnp.asarray(index))
     value, after, metrics = method.loss(outputs, batch, jnp.asarray(memory), network, key, 18.0)
     np.testing.assert_allclose(value, total, rtol=1e-6)  # the share of the mixture is float32
@@ -219,7 +275,9 @@ def test_dividemix_is_the_slow_one():
     warm, *_ = method.loss(outputs, batch, jnp.asarray(memory), network, key, 9.9)
     first = [softmax(np.asarray(o.logits[0])) for o in outputs]
     penalty = sum(2.0 * (q * np.log(q)).sum(1).mean() for q in first)
-    np.testing.assert_allclose(warm, sum(slow_ce(np.asarray(o.logits[0])).mean() for o in outputs) + penalty, rtol=1e-6)
+    np.testing.assert_allclose(
+        warm, sum(slow_ce(np.asarray(o.logits[0])).mean() for o in outputs) + penalty, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("clean", [0.0, 1.0])
@@ -233,7 +291,9 @@ def test_dividemix_stands_an_empty_part(clean):
         def forward(images):
             return tuple(Outputs(None, x.reshape(2, 6, -1) @ v) for x, v in zip(images, w))
 
-        return method.loss(forward([image] * 2), batch, jnp.full((2, 6), clean), forward, jax.random.key(0), 30.0)[0]
+        return method.loss(
+            forward([image] * 2), batch, jnp.full((2, 6), clean), forward, jax.random.key(0), 30.0
+        )[0]
 
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(WEIGHTS, jnp.float32))
     assert np.isfinite(value)
@@ -248,7 +308,9 @@ def test_dividemix_peers_part_the_examples_for_each_other(rate, classes):
     method, n = METHODS["dividemix"](400, classes), 300
     clean, index = np.arange(n) % classes, np.arange(400)[::-1][:n]
     given = np.where(np.arange(n) < n * rate, (clean + 1) % classes, clean)
-    logits = np.stack([np.zeros((n, classes)), 4 * np.eye(classes)[clean]]) + 0.1 * np.random.default_rng(0).normal(size=(2, n, classes))
+    logits = np.stack(
+        [np.zeros((n, classes)), 4 * np.eye(classes)[clean]]
+    ) + 0.1 * np.random.default_rng(0).normal(size=(2, n, classes))
     memory = method.refresh(lambda: Outputs(None, logits), given, index, method.init(), 10)
     assert np.all((memory >= 0) & (memory <= 1))
     assert np.all(memory[:, :100] == 1)
@@ -259,18 +321,25 @@ def test_dividemix_peers_part_the_examples_for_each_other(rate, classes):
 
 
 def test_mixup_is_the_method_on_mixed_images_and_targets():
-    method, image = METHODS["gce"](6, 4), jnp.asarray(np.random.default_rng(4).normal(size=(1, 6, 2, 2, 3)), jnp.float32)
+    method, image = (
+        METHODS["gce"](6, 4),
+        jnp.asarray(np.random.default_rng(4).normal(size=(1, 6, 2, 2, 3)), jnp.float32),
+    )
     batch, key = Batch(image, jnp.asarray(LABEL), jnp.arange(6)), jax.random.key(1)
     value, *_ = mixup(method, 1.0, 4).loss(network([image]), batch, (), network, key, 0.0)
     x, y = mixed(key, 1.0, image, jnp.eye(4)[LABEL])
     p = softmax(np.asarray(x).reshape(6, -1) @ WEIGHTS[0])
-    np.testing.assert_allclose(value, (np.asarray(y)[0] * (1 - p**0.7) / 0.7).sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        value, (np.asarray(y)[0] * (1 - p**0.7) / 0.7).sum(1).mean(), rtol=1e-5
+    )
     assert mixup(method, 0.0, 4) is method
 
 
 @pytest.mark.parametrize("name", ["elr", "co_teaching", "jocor", "dividemix"])
 def test_mixup_is_refused_where_it_does_not_suit(name):
-    with pytest.raises(UserError, match=r"relation_guided\.mixup must be 0 but for .*ce, gce, sce.* got 1\.0"):
+    with pytest.raises(
+        UserError, match=r"relation_guided\.mixup must be 0 but for .*ce, gce, sce.* got 1\.0"
+    ):
         mixup(METHODS[name](6, 4), 1.0, 4)
     with pytest.raises(UserError, match=r"relation_guided\.mixup must be in"):
         mixup(METHODS["ce"](6, 4), -1.0, 4)
@@ -304,23 +373,39 @@ def test_bad_values_are_refused(name, field, value):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("classes", "label", "scale"),
-    [(2, [0, 1, 1, 0, 1, 0], 1.0), (4, [2] * 6, 1.0), (4, [0, 3, 1, 1, 2, 0], 1e3), (4, [0, 3, 1, 1, 2, 0], 0.0)],
+    [
+        (2, [0, 1, 1, 0, 1, 0], 1.0),
+        (4, [2] * 6, 1.0),
+        (4, [0, 3, 1, 1, 2, 0], 1e3),
+        (4, [0, 3, 1, 1, 2, 0], 0.0),
+    ],
     ids=["two classes", "classes missing", "sure mistakes", "equal logits"],
 )
 @pytest.mark.parametrize("epoch", [0.0, 50.0])
 def test_odd_batches_have_finite_losses_and_gradients(name, classes, label, scale, epoch):
     """Before and after the ramp or warm-up; all labels likely wrong for DivideMix, a rate of 0.95 for the co-methods."""
-    method = METHODS[name](6, classes, **({"rate": "0.95"} if name in ("co_teaching", "jocor") else {}))
+    method = METHODS[name](
+        6, classes, **({"rate": "0.95"} if name in ("co_teaching", "jocor") else {})
+    )
     memory = jnp.zeros((2, 6)) if name == "dividemix" else method.init()
-    image = jnp.asarray(np.random.default_rng(4).normal(size=(method.views, 6, 2, 2, 3)), jnp.float32)
+    image = jnp.asarray(
+        np.random.default_rng(4).normal(size=(method.views, 6, 2, 2, 3)), jnp.float32
+    )
     batch = Batch(image, jnp.asarray(label), jnp.arange(6))
 
     def loss(weights):
         def forward(images):
-            return tuple(Outputs(None, scale * x.reshape(*x.shape[:2], -1) @ w) for x, w in zip(images, weights))
+            return tuple(
+                Outputs(None, scale * x.reshape(*x.shape[:2], -1) @ w)
+                for x, w in zip(images, weights)
+            )
 
-        return method.loss(forward([image] * method.peers), batch, memory, forward, jax.random.key(0), epoch)[0]
+        return method.loss(
+            forward([image] * method.peers), batch, memory, forward, jax.random.key(0), epoch
+        )[0]
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(WEIGHTS[: method.peers, :, :classes], jnp.float32))
+    value, gradient = jax.value_and_grad(loss)(
+        jnp.asarray(WEIGHTS[: method.peers, :, :classes], jnp.float32)
+    )
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()

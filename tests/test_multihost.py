@@ -11,8 +11,17 @@ import time
 import pytest
 from conftest import ROOT
 
-FIELDS = ("relation_guided.targets=propagated", "relation_guided.propagation.in_doubt=use", "relation_guided.propagation.alpha=0.5")
-FIELDS += ("data.limit=256", "relation_modeling.batch_size=64", "relation_guided.batch_size=64", "checkpoint_steps=3")
+FIELDS = (
+    "relation_guided.targets=propagated",
+    "relation_guided.propagation.in_doubt=use",
+    "relation_guided.propagation.alpha=0.5",
+)
+FIELDS += (
+    "data.limit=256",
+    "relation_modeling.batch_size=64",
+    "relation_guided.batch_size=64",
+    "checkpoint_steps=3",
+)
 WORKER = """
 import sys
 import jax
@@ -24,7 +33,13 @@ sys.exit(main.main(sys.argv))
 
 
 def command(workdir, *more):
-    return ["--config", "configs/digits.py:quick", "--workdir", str(workdir), *(f"--config.{field}" for field in (*FIELDS, *more))]
+    return [
+        "--config",
+        "configs/digits.py:quick",
+        "--workdir",
+        str(workdir),
+        *(f"--config.{field}" for field in (*FIELDS, *more)),
+    ]
 
 
 def environment(devices):
@@ -36,8 +51,17 @@ def start(*arguments):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    kinds = {"cwd": ROOT, "env": environment(1), "stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([sys.executable, "-c", WORKER, address, str(i), *arguments], **kinds) for i in range(2)]
+    kinds = {
+        "cwd": ROOT,
+        "env": environment(1),
+        "stderr": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+    }
+    return [
+        subprocess.Popen([sys.executable, "-c", WORKER, address, str(i), *arguments], **kinds)
+        for i in range(2)
+    ]
 
 
 def finish(processes):
@@ -50,7 +74,11 @@ def finish(processes):
 
 
 def accuracies(workdir):
-    return [json.loads(line)["test_accuracy"] for line in (workdir / "metrics.jsonl").read_text().splitlines() if "test_accuracy" in line]
+    return [
+        json.loads(line)["test_accuracy"]
+        for line in (workdir / "metrics.jsonl").read_text().splitlines()
+        if "test_accuracy" in line
+    ]
 
 
 def test_two_processes_end_as_one_with_all_devices(tmp_path):
@@ -71,7 +99,9 @@ def test_two_processes_end_as_one_with_all_devices(tmp_path):
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(tmp_path):
     more = ("relation_guided.epochs=12", "controls=()")
     processes = start(*command(tmp_path, *more))
-    while "relation_guided" not in ((tmp_path / "metrics.jsonl").read_text() if (tmp_path / "metrics.jsonl").exists() else ""):
+    while "relation_guided" not in (
+        (tmp_path / "metrics.jsonl").read_text() if (tmp_path / "metrics.jsonl").exists() else ""
+    ):
         assert processes[1].poll() is None, finish(processes)
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from rmdnet_jax import neighbours, propagation
-from rmdnet_jax.graph import connect
-from rmdnet_jax.types import UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.relations import neighbours, propagation
+from rmdnet_jax.relations.graph import connect
 
 N, K = 203, 5
 FEATURES = np.random.default_rng(0).normal(size=(N, 16)).astype(np.float32)
@@ -39,7 +39,10 @@ def curved(size, dim=32, seed=0):
 def test_the_index_finds_nearly_all_neighbours_and_says_how_many():
     features, _ = curved(6000)
     found, true = neighbours.find(features, K, "approximate"), neighbours.find(features, K, "exact")
-    shares = [len(np.intersect1d(a, b)) / K for a, b in zip(np.asarray(found.index), np.asarray(true.index))]
+    shares = [
+        len(np.intersect1d(a, b)) / K
+        for a, b in zip(np.asarray(found.index), np.asarray(true.index))
+    ]
     assert np.mean(shares) > 0.97
     assert found.recall == pytest.approx(np.mean(shares), abs=0.02)
     assert true.recall == 1.0
@@ -51,11 +54,15 @@ def test_the_index_finds_nearly_all_neighbours_and_says_how_many():
 
 def test_no_row_is_its_own_neighbour_and_missing_ones_have_no_weight():
     index, cosine = neighbours._others(
-        np.arange(3), np.array([[1, 0.9, 0.8]] * 3, np.float32), np.array([[0, 2, 1], [2, 0, 1], [0, 1, -1]])
+        np.arange(3),
+        np.array([[1, 0.9, 0.8]] * 3, np.float32),
+        np.array([[0, 2, 1], [2, 0, 1], [0, 1, -1]]),
     )
     np.testing.assert_array_equal(index, [[2, 1], [2, 0], [0, 1]])
     np.testing.assert_array_equal(cosine, np.array([[0.9, 0.8], [1, 0.9], [1, 0.9]], np.float32))
-    index, cosine = neighbours._others(np.array([2]), np.ones((1, 3), np.float32), np.array([[2, -1, -1]]))
+    index, cosine = neighbours._others(
+        np.array([2]), np.ones((1, 3), np.float32), np.array([[2, -1, -1]])
+    )
     np.testing.assert_array_equal(index, [[2, 2]])
     graph = connect(jax.numpy.asarray(index), jax.numpy.asarray(cosine), 0.1)
     np.testing.assert_array_equal(graph.weight, [[0, 0]])
@@ -71,14 +78,20 @@ def test_auto_takes_the_index_for_very_many_rows_on_a_cpu(monkeypatch):
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match=r"relation_guided\.propagation\.search=approximate .* pip install faiss-cpu"):
+    with pytest.raises(
+        UserError,
+        match=r"relation_guided\.propagation\.search=approximate .* pip install faiss-cpu",
+    ):
         neighbours.chosen("approximate", 10)
 
 
 def test_propagation_by_the_index_mends_labels_as_by_exact_neighbours():
     features, clean = curved(4000)
     given = np.where(np.random.default_rng(1).random(4000) < 0.4, (clean + 1) % 8, clean)
-    one, two = (propagation.propagate(features, given, 8, search=search) for search in ("exact", "approximate"))
+    one, two = (
+        propagation.propagate(features, given, 8, search=search)
+        for search in ("exact", "approximate")
+    )
     right = [np.mean(found.target.argmax(1) == clean) for found in (one, two)]
     assert right[1] > right[0] - 0.01
     assert two.summary["recall"] > 0.9

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from rmdnet_jax.data import noise, sources
-from rmdnet_jax.types import UserError
+from rmdnet_jax.data import sources
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.labels import noise
 
 N, CLASSES = 20000, 10
 INDEX, CLEAN = np.arange(N), np.arange(N) * 7 % CLASSES
-ROWS = tuple(tuple(0.7 if i == j else 0.3 / (CLASSES - 1) for j in range(CLASSES)) for i in range(CLASSES))
+ROWS = tuple(
+    tuple(0.7 if i == j else 0.3 / (CLASSES - 1) for j in range(CLASSES)) for i in range(CLASSES)
+)
 EXAMPLES = {
     "none": {},
     "symmetric": {"rate": 0.5},
@@ -38,7 +41,9 @@ def make(name, tmp_path, seed=0, **fields):
 
 
 def transition(given, clean=CLEAN, classes=CLASSES):
-    return np.array([[np.mean(given[clean == i] == j) for j in range(classes)] for i in range(classes)])
+    return np.array(
+        [[np.mean(given[clean == i] == j) for j in range(classes)] for i in range(classes)]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in noise.KINDS if name != "instance"])
@@ -47,9 +52,13 @@ def test_an_examples_label_depends_on_nothing_but_seed_and_index(name, tmp_path)
     whole = np.asarray(kind.labels(INDEX, CLEAN))
     order = np.random.default_rng(0).permutation(N)[:333]
     np.testing.assert_array_equal(kind.labels(order, CLEAN[order]), whole[order])
-    np.testing.assert_array_equal(jax.jit(kind.labels)(order[:1], CLEAN[order[:1]]), whole[order[:1]])
+    np.testing.assert_array_equal(
+        jax.jit(kind.labels)(order[:1], CLEAN[order[:1]]), whole[order[:1]]
+    )
     with jax.enable_x64(True):
-        np.testing.assert_array_equal(kind.labels(jnp.asarray(order), jnp.asarray(CLEAN[order])), whole[order])
+        np.testing.assert_array_equal(
+            kind.labels(jnp.asarray(order), jnp.asarray(CLEAN[order])), whole[order]
+        )
     assert whole.dtype == np.int32
     assert whole.min() >= 0
     assert whole.max() < CLASSES
@@ -63,10 +72,14 @@ def test_instance_labels_depend_on_seed_index_and_image_alone():
     whole = kind.labels(INDEX, CLEAN, IMAGES)
     order = np.random.default_rng(0).permutation(N)[:333]
     np.testing.assert_array_equal(kind.labels(order, CLEAN[order], IMAGES[order]), whole[order])
-    np.testing.assert_array_equal(kind.labels(order[:1], CLEAN[order[:1]], IMAGES[order[:1]]), whole[order[:1]])
+    np.testing.assert_array_equal(
+        kind.labels(order[:1], CLEAN[order[:1]], IMAGES[order[:1]]), whole[order[:1]]
+    )
     assert whole.dtype == np.int32
     assert np.mean(whole != CLEAN) == pytest.approx(0.3, abs=4 * (0.25 / N) ** 0.5)
-    other = noise.make("instance", num_classes=CLASSES, seed=1, rate=0.3).labels(INDEX, CLEAN, IMAGES)
+    other = noise.make("instance", num_classes=CLASSES, seed=1, rate=0.3).labels(
+        INDEX, CLEAN, IMAGES
+    )
     assert np.mean(whole != other) > 0.2
     given = noise.frozen(whole)
     np.testing.assert_array_equal(jax.jit(given.labels)(order, CLEAN[order]), whole[order])
@@ -77,8 +90,14 @@ def test_instance_labels_depend_on_seed_index_and_image_alone():
 def test_instance_noise_follows_the_image():
     """The same image moves to the same classes: far fewer than by chance; and the shares are those of the softmax."""
     image = np.repeat(IMAGES[:1], N, axis=0)
-    given = noise.make("instance", num_classes=CLASSES, seed=0, rate=0.3).labels(INDEX, np.zeros(N, int), image)
-    weights = np.asarray(jax.random.normal(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 0), (48, CLASSES)))
+    given = noise.make("instance", num_classes=CLASSES, seed=0, rate=0.3).labels(
+        INDEX, np.zeros(N, int), image
+    )
+    weights = np.asarray(
+        jax.random.normal(
+            jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 0), (48, CLASSES)
+        )
+    )
     logits = (IMAGES[0].ravel() / 255) @ weights
     share = np.exp(logits[1:]) / np.exp(logits[1:]).sum()
     found = np.array([np.mean(given[given > 0] == c) for c in range(1, CLASSES)])
@@ -89,19 +108,28 @@ def test_variants_for_cifar_100():
     clean = np.arange(N) % 100
     group = {y: k for k, members in enumerate(noise.CIFAR100_SUPERCLASSES) for y in members}
     given = {
-        name: np.asarray(noise.make("asymmetric", num_classes=100, seed=0, rate=0.5, mapping=name).labels(INDEX, clean))
+        name: np.asarray(
+            noise.make("asymmetric", num_classes=100, seed=0, rate=0.5, mapping=name).labels(
+                INDEX, clean
+            )
+        )
         for name in ("cifar100", "superclass_uniform", "blocks_of_five", "next")
     }
     for name, labels in given.items():
         assert np.mean(labels != clean) == pytest.approx(0.5, abs=0.02), name
     for name in ("cifar100", "superclass_uniform"):
         assert all(group[a] == group[b] for a, b in zip(clean, given[name]))
-    targets = {name: {y: len(set(labels[(clean == y) & (labels != y)])) for y in range(100)} for name, labels in given.items()}
+    targets = {
+        name: {y: len(set(labels[(clean == y) & (labels != y)])) for y in range(100)}
+        for name, labels in given.items()
+    }
     assert {name: set(counts.values()) for name, counts in targets.items()} == {
         "cifar100": {1}, "superclass_uniform": {4}, "blocks_of_five": {1}, "next": {1},
     }  # fmt: skip
     moved = given["blocks_of_five"] != clean
-    np.testing.assert_array_equal(given["blocks_of_five"][moved], (clean // 5 * 5 + (clean + 1) % 5)[moved])
+    np.testing.assert_array_equal(
+        given["blocks_of_five"][moved], (clean // 5 * 5 + (clean + 1) % 5)[moved]
+    )
     with pytest.raises(UserError, match="CIFAR-100"):
         noise.make("asymmetric", num_classes=10, seed=0, mapping="superclass_uniform")
 
@@ -126,26 +154,49 @@ CIFAR10 = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
         ("symmetric", {"rate": 0.5, "inclusive": True}, 0.5 * EYE + 0.5 / CLASSES),
         ("symmetric", {"rate": 1.0}, (1 - EYE) / (CLASSES - 1)),
         ("pair", {"rate": 0.3}, 0.7 * EYE + 0.3 * np.roll(EYE, 1, axis=1)),
-        ("asymmetric", {"rate": 0.4}, 0.6 * EYE + 0.4 * EYE[[CIFAR10.get(y, y) for y in range(CLASSES)]]),
+        (
+            "asymmetric",
+            {"rate": 0.4},
+            0.6 * EYE + 0.4 * EYE[[CIFAR10.get(y, y) for y in range(CLASSES)]],
+        ),
         ("asymmetric", {"rate": 0.4, "mapping": "auto"}, 0.6 * EYE + 0.4 * np.roll(EYE, 1, axis=1)),
-        ("asymmetric", {"rate": 1.0, "mapping": "1 0 2 3 4 5 6 7 8 9"}, EYE[[1, 0, 2, 3, 4, 5, 6, 7, 8, 9]]),
+        (
+            "asymmetric",
+            {"rate": 1.0, "mapping": "1 0 2 3 4 5 6 7 8 9"},
+            EYE[[1, 0, 2, 3, 4, 5, 6, 7, 8, 9]],
+        ),
         ("matrix", {}, np.array(ROWS)),
     ],
 )
 def test_transitions_are_those_that_the_kind_defines(name, fields, expected, tmp_path):
-    given = np.mean([transition(np.asarray(make(name, tmp_path, seed=s, **fields).labels(INDEX, CLEAN))) for s in range(3)], axis=0)
+    given = np.mean(
+        [
+            transition(np.asarray(make(name, tmp_path, seed=s, **fields).labels(INDEX, CLEAN)))
+            for s in range(3)
+        ],
+        axis=0,
+    )
     deviation = np.sqrt(expected * (1 - expected) / (3 * N / CLASSES))
     assert np.all(np.abs(given - expected) <= 4.5 * deviation + 1e-12)
 
 
 def test_a_matrix_never_gives_a_class_of_probability_zero(tmp_path):
-    rows = tuple(tuple(1.0 if j == (i + 3) % CLASSES else 0.0 for j in range(CLASSES)) for i in range(CLASSES))
-    np.testing.assert_array_equal(make("matrix", tmp_path, rows=rows).labels(INDEX, CLEAN), (CLEAN + 3) % CLASSES)
+    rows = tuple(
+        tuple(1.0 if j == (i + 3) % CLASSES else 0.0 for j in range(CLASSES))
+        for i in range(CLASSES)
+    )
+    np.testing.assert_array_equal(
+        make("matrix", tmp_path, rows=rows).labels(INDEX, CLEAN), (CLEAN + 3) % CLASSES
+    )
 
 
 def test_cifar100_moves_inside_the_superclass_in_a_circle_of_five():
     clean = np.arange(100)
-    given = np.asarray(noise.make("asymmetric", num_classes=100, seed=0, rate=1.0, mapping="cifar100").labels(clean, clean))
+    given = np.asarray(
+        noise.make("asymmetric", num_classes=100, seed=0, rate=1.0, mapping="cifar100").labels(
+            clean, clean
+        )
+    )
     group = {y: g for g, members in enumerate(noise.CIFAR100_SUPERCLASSES) for y in members}
     assert sorted(group) == list(range(100))
     for y in range(100):
@@ -159,7 +210,10 @@ def test_cifar100_superclasses_are_the_data_sets_own():
         pytest.skip("needs CIFAR-100N's coarse labels, which lie outside the repository")
     with np.load(path, allow_pickle=False) as data:
         fine, coarse = data["clean_label"], data["clean_coarse_label"]
-    assert tuple(tuple(sorted(set(fine[coarse == g].tolist()))) for g in range(20)) == noise.CIFAR100_SUPERCLASSES
+    assert (
+        tuple(tuple(sorted(set(fine[coarse == g].tolist()))) for g in range(20))
+        == noise.CIFAR100_SUPERCLASSES
+    )
 
 
 def test_human_labels_of_cifar10_have_their_published_rate():
@@ -183,7 +237,13 @@ def test_file_reads_labels_by_index(form, tmp_path):
     else:
         with open(path, "w", newline="") as out:
             csv.writer(out).writerows([[y] for y in labels])
-    kind = noise.make("file", num_classes=10, seed=0, path=path, field="worse_label" if form == "npz" else "labels")
+    kind = noise.make(
+        "file",
+        num_classes=10,
+        seed=0,
+        path=path,
+        field="worse_label" if form == "npz" else "labels",
+    )
     assert kind.size == 5
     np.testing.assert_array_equal(kind.labels(np.array([4, 0]), np.array([0, 0])), [5, 3])
 
@@ -192,8 +252,14 @@ def test_describe_states_rate_transition_and_hash():
     described = noise.describe(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 3)
     assert described["rate"] == 0.25
     assert described["transition"] == [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]
-    assert described["sha256"] == noise.describe(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 1], np.int64), 3)["sha256"]
-    assert described["sha256"] != noise.describe(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), 3)["sha256"]
+    assert (
+        described["sha256"]
+        == noise.describe(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 1], np.int64), 3)["sha256"]
+    )
+    assert (
+        described["sha256"]
+        != noise.describe(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), 3)["sha256"]
+    )
     assert noise.describe(np.array([0]), np.array([0]), 2, known=False)["rate"] is None
 
 
@@ -210,9 +276,17 @@ def test_describe_states_rate_transition_and_hash():
         ("asymmetric", {"mapping": "cifar20"}, "noise.mapping must be auto"),
         ("matrix", {"rows": ((0.5, 0.4), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix"),
         ("matrix", {"path": "/nowhere/matrix.npy"}, "noise.path .* cannot be read"),
-        ("matrix", {"rows": (("a", "b"), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix of numbers"),
+        (
+            "matrix",
+            {"rows": (("a", "b"), (0.0, 1.0))},
+            "noise.rows must be a 10 x 10 matrix of numbers",
+        ),
         ("matrix", {"rows": ((float("nan"),) * 10,) * 10}, "each row must sum to 1"),
-        ("matrix", {"rows": tuple((0.2,) * 10 for _ in range(10))}, "each row must sum to 1, got row 0 with sum 2"),
+        (
+            "matrix",
+            {"rows": tuple((0.2,) * 10 for _ in range(10))},
+            "each row must sum to 1, got row 0 with sum 2",
+        ),
         ("file", {"path": ""}, "noise.path must name a"),
         ("file", {"path": "/nowhere/labels.npy"}, "cannot be read"),
         ("file", {"path": "labels.txt"}, r"must end in .npy, .npz or .csv"),
@@ -238,7 +312,18 @@ def test_bad_input_is_refused_in_one_line(name, fields, message, tmp_path):
         (np.array([3.0, np.inf]), "must hold labels from 0"),
         (np.array([{"a": 1}], dtype=object), "cannot be read"),
     ],
-    ids=["range", "fraction", "matrix", "text", "empty", "negative", "unsigned", "large", "infinite", "pickle"],
+    ids=[
+        "range",
+        "fraction",
+        "matrix",
+        "text",
+        "empty",
+        "negative",
+        "unsigned",
+        "large",
+        "infinite",
+        "pickle",
+    ],
 )
 def test_bad_label_files_are_refused(content, message, tmp_path):
     path = str(tmp_path / "labels.npy")
@@ -259,27 +344,42 @@ def test_damaged_label_files_are_refused(name, content, tmp_path):
 def test_an_absent_field_lists_those_that_are_there(tmp_path):
     np.savez(tmp_path / "labels.npz", worse_label=np.zeros(3, int), aggre_label=np.zeros(3, int))
     with pytest.raises(UserError, match="did you mean worse_label"):
-        noise.make("file", num_classes=10, seed=0, path=str(tmp_path / "labels.npz"), field="worst_label")
+        noise.make(
+            "file", num_classes=10, seed=0, path=str(tmp_path / "labels.npz"), field="worst_label"
+        )
 
 
 def command(*args):
     """`python -m rmdnet_jax.data.noise ...`, in this process: (status, what it printed)."""
-    from rmdnet_jax.data.noise import __main__ as tool
+    from rmdnet_jax.app import noise_tool as tool
 
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(out),
+    ):
         patch.setattr("sys.argv", ["noise", *map(str, args)])
         return tool.main(), out.getvalue()
 
 
 def test_a_label_file_is_what_the_experiment_draws(tmp_path):
-    status, text = command("make", tmp_path / "labels.npz", "--kind", "pair", "--fields", "rate=0.3", "--seed", "4")
+    status, text = command(
+        "make", tmp_path / "labels.npz", "--kind", "pair", "--fields", "rate=0.3", "--seed", "4"
+    )
     assert status == 0
     source = sources.load("digits")
-    expected = noise.make("pair", num_classes=10, seed=4, rate=0.3).labels(np.arange(len(source.labels)), source.labels)
+    expected = noise.make("pair", num_classes=10, seed=4, rate=0.3).labels(
+        np.arange(len(source.labels)), source.labels
+    )
     with np.load(tmp_path / "labels.npz") as file:
         np.testing.assert_array_equal(file["labels"], expected)
         np.testing.assert_array_equal(file["clean"], source.labels)
-        assert json.loads(str(file["about"])) == {"data": "digits", "name": "pair", "rate": 0.3, "seed": 4}
+        assert json.loads(str(file["about"])) == {
+            "data": "digits",
+            "name": "pair",
+            "rate": 0.3,
+            "seed": 4,
+        }
     read = noise.make("file", num_classes=10, seed=0, path=str(tmp_path / "labels.npz"))
     np.testing.assert_array_equal(read.labels(np.arange(len(source.labels)), None), expected)
     found = noise.describe(source.labels, np.asarray(expected), 10)
@@ -290,9 +390,14 @@ def test_a_label_file_is_what_the_experiment_draws(tmp_path):
 
 
 def test_instance_noise_is_frozen_into_a_file(tmp_path):
-    assert command("make", tmp_path / "labels.npz", "--kind", "instance", "--fields", "rate=0.2")[0] == 0
+    assert (
+        command("make", tmp_path / "labels.npz", "--kind", "instance", "--fields", "rate=0.2")[0]
+        == 0
+    )
     source = sources.load("digits")
-    expected = noise.make("instance", num_classes=10, seed=0, rate=0.2).labels(np.arange(len(source.labels)), source.labels, source.images)
+    expected = noise.make("instance", num_classes=10, seed=0, rate=0.2).labels(
+        np.arange(len(source.labels)), source.labels, source.images
+    )
     with np.load(tmp_path / "labels.npz") as file:
         np.testing.assert_array_equal(file["labels"], expected)
 
@@ -302,7 +407,10 @@ def test_label_files_are_compared(tmp_path):
     two = np.where(np.arange(50) < 12, (one + 1) % 5, one)
     np.save(tmp_path / "one.npy", one)
     np.savez(tmp_path / "two.npz", worse=two)
-    assert command("diff", tmp_path / "one.npy", tmp_path / "one.npy") == (0, "0 of 50 labels differ (0.0000)\n")
+    assert command("diff", tmp_path / "one.npy", tmp_path / "one.npy") == (
+        0,
+        "0 of 50 labels differ (0.0000)\n",
+    )
     status, text = command("diff", tmp_path / "one.npy", f"{tmp_path}/two.npz:worse")
     assert status == 1
     assert text.startswith("12 of 50 labels differ (0.2400)\n  example 0: 0 and 1\n")
@@ -318,7 +426,10 @@ def test_label_files_are_compared(tmp_path):
         (("show", "absent.npy"), "cannot be read"),
         (("make", "labels.csv"), "must end in .npz"),
         (("make", "labels.npz", "--kind", "pear"), "did you mean pair"),
-        (("make", "labels.npz", "--fields", "rate=2.0"), r"noise.rate must be in \[0, 1\], got 2.0"),
+        (
+            ("make", "labels.npz", "--fields", "rate=2.0"),
+            r"noise.rate must be in \[0, 1\], got 2.0",
+        ),
         (("make", "labels.npz", "--fields", "speed=2.0"), "speed"),
         (("make", "labels.npz", "--seed", "-1"), "noise.seed must be"),
         (("make", "no/labels.npz"), "cannot be written"),

@@ -10,12 +10,15 @@ torch = pytest.importorskip("torch", reason="the PyTorch reference needs the ext
 from benchmarks.torch_reference import losses as torch_losses
 from benchmarks.torch_reference import models as torch_models
 from benchmarks.torch_reference import train as torch_train
-from rmdnet_jax import encoder, relation, training, weights
-from rmdnet_jax.data.pipeline import Pipeline, Raw
+from rmdnet_jax.data.resident import Pipeline, Raw
 from rmdnet_jax.methods import METHODS
-from rmdnet_jax.objectives import Teacher, classifier, relation_guided, relation_modeling
-from rmdnet_jax.optimizer import sgd
+from rmdnet_jax.networks import encoders as encoder
+from rmdnet_jax.networks import weights
+from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.ssl import simsiam
+from rmdnet_jax.training import fit as training
+from rmdnet_jax.training.objectives import Teacher, classifier, relation_guided, relation_modeling
+from rmdnet_jax.training.optimizer import sgd
 from rmdnet_jax.types import Batch, Variables
 
 BATCH, SIZE, CLASSES, STEPS = 16, 8, 5, 20
@@ -46,7 +49,9 @@ def theirs(name):
 
 def load(module, variables):
     """Our arrays in a PyTorch module, entry by entry; only its counters have no counterpart."""
-    state = {key: torch.from_numpy(value.copy()) for key, value in weights.state_dict(variables).items()}
+    state = {
+        key: torch.from_numpy(value.copy()) for key, value in weights.state_dict(variables).items()
+    }
     missing, unexpected = module.double().load_state_dict(state, strict=False)
     assert all(key.endswith("num_batches_tracked") for key in missing)
     assert not unexpected
@@ -83,22 +88,41 @@ def counted(module):
     counts = {}
     for name, layer in module.named_modules():
         if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            layer.register_forward_hook(lambda _, x, y, name=name: counts.update({name: y.numel() // y.shape[1]}))
+            layer.register_forward_hook(
+                lambda _, x, y, name=name: counts.update({name: y.numel() // y.shape[1]})
+            )
     return counts
 
 
 def stage(objective, batches, rate):
     """A stage of fixed batches: the real step, without data and augmentation."""
-    raws = [Raw(jnp.asarray(image), jnp.asarray(label), jnp.arange(BATCH)) for image, label in batches]
+    raws = [
+        Raw(jnp.asarray(image), jnp.asarray(label), jnp.arange(BATCH)) for image, label in batches
+    ]
     pipeline = Pipeline(STEPS, BATCH, lambda step: raws[step])
     optimizer = sgd(STEPS, 1, learning_rate=rate)
-    objective = objective._replace(init=lambda key, image, init=objective.init: init(key, image[0]))  # Raw has a view axis here
-    return training.Stage("parity", objective, optimizer, pipeline, lambda raw, key: Batch(*raw), jax.random.key(0), 1, 0.0, lambda *_: {})
+    objective = objective._replace(
+        init=lambda key, image, init=objective.init: init(key, image[0])
+    )  # Raw has a view axis here
+    return training.Stage(
+        "parity",
+        objective,
+        optimizer,
+        pipeline,
+        lambda raw, key: Batch(*raw),
+        jax.random.key(0),
+        1,
+        0.0,
+        lambda *_: {},
+    )
 
 
 def run(stage, state):
     """Our steps; losses and the final state."""
-    step, values = jax.jit(lambda state, frozen, raw, key: training.step(stage, state, frozen, raw, key)), []
+    step, values = (
+        jax.jit(lambda state, frozen, raw, key: training.step(stage, state, frozen, raw, key)),
+        [],
+    )
     for i in range(STEPS):
         state, value = step(state, stage.objective.frozen, stage.pipeline.batch(i), stage.key)
         values.append(float(value))
@@ -109,16 +133,27 @@ def run(stage, state):
 @pytest.mark.parametrize("train", [True, False])
 def test_features_and_gradients(name, train):
     network, image = ours(name), images(0, BATCH)
-    variables = jax.tree.map(lambda x: x + 0.05, network.init(jax.random.key(0), jnp.asarray(image)))
+    variables = jax.tree.map(
+        lambda x: x + 0.05, network.init(jax.random.key(0), jnp.asarray(image))
+    )
     module = load(theirs(name), variables).train(train)
 
     def value(params):
-        return jnp.mean(jnp.square(network.apply(Variables(params, variables.stats), jnp.asarray(image), train)[0]))
+        return jnp.mean(
+            jnp.square(
+                network.apply(Variables(params, variables.stats), jnp.asarray(image), train)[0]
+            )
+        )
 
     feature = module(nchw(image))
     feature.square().mean().backward()
-    scale = np.abs(feature.detach().numpy()).max()  # in eval mode, features of unfitted statistics grow with depth
-    close(network.apply(variables, jnp.asarray(image), train)[0] / scale, feature.detach().numpy() / scale)
+    scale = np.abs(
+        feature.detach().numpy()
+    ).max()  # in eval mode, features of unfitted statistics grow with depth
+    close(
+        network.apply(variables, jnp.asarray(image), train)[0] / scale,
+        feature.detach().numpy() / scale,
+    )
     gradient = weights.state_dict(Variables(jax.grad(value)(variables.params), {}))
     for key, parameter in module.named_parameters():
         scale = np.abs(parameter.grad.numpy()).max()
@@ -130,7 +165,9 @@ def test_relation_losses_and_gradients(name):
     student, teacher = np.random.default_rng(0).normal(size=(2, 16, 6))
     loss = (relation.EDGES | relation.NODES)[name]
     s = torch.from_numpy(student).requires_grad_()
-    value = {"softmax_kl": torch_losses.edge, "cosine": torch_losses.node}[name](s, torch.from_numpy(teacher))
+    value = {"softmax_kl": torch_losses.edge, "cosine": torch_losses.node}[name](
+        s, torch.from_numpy(teacher)
+    )
     value.backward()
     mine, gradient = jax.value_and_grad(loss)(jnp.asarray(student), jnp.asarray(teacher))
     close(mine, value.detach().numpy())
@@ -141,7 +178,9 @@ def test_relation_losses_and_gradients(name):
 def test_twenty_steps_of_relation_modeling(name):
     rate = 0.01
     batches = [(images(10 + i, 2, BATCH), np.zeros(BATCH, np.int32)) for i in range(STEPS)]
-    made = stage(relation_modeling(simsiam(ours(name), "float64", projection=16, hidden=8), 1), batches, rate)
+    made = stage(
+        relation_modeling(simsiam(ours(name), "float64", projection=16, hidden=8), 1), batches, rate
+    )
     state = training.initial(made, (), made.pipeline.batch(0), made.key)
     module = load(torch_models.SimSiam(theirs(name), 16, 8), state.variables)
     counts = counted(module)
@@ -149,7 +188,9 @@ def test_twenty_steps_of_relation_modeling(name):
     state, mine = run(made, state)
     values = []
     for image, _ in batches:
-        values.append(float(torch_train.simsiam_step(module, optimizer, nchw(image[0]), nchw(image[1]))))
+        values.append(
+            float(torch_train.simsiam_step(module, optimizer, nchw(image[0]), nchw(image[1])))
+        )
         schedule.step()
     close(mine, values)
     same_parameters(state.variables.params, module)
@@ -161,9 +202,14 @@ def test_twenty_steps_of_relation_modeling(name):
 def test_twenty_steps_of_relation_guided_learning(name, features):
     rate, weight = 0.01, 3.0
     generator = np.random.default_rng(5)
-    batches = [(images(30 + i, 1, BATCH), generator.integers(0, CLASSES, BATCH).astype(np.int32)) for i in range(STEPS)]
+    batches = [
+        (images(30 + i, 1, BATCH), generator.integers(0, CLASSES, BATCH).astype(np.int32))
+        for i in range(STEPS)
+    ]
     network = ours(name)
-    frozen = jax.tree.map(lambda x: x + 0.05, network.init(jax.random.key(1), jnp.asarray(batches[0][0][0])))
+    frozen = jax.tree.map(
+        lambda x: x + 0.05, network.init(jax.random.key(1), jnp.asarray(batches[0][0][0]))
+    )
     teacher = load(theirs(name), frozen).eval().requires_grad_(False)
     kept = teacher(nchw(batches[0][0][0])) if features == "stored" else None
     student = classifier(network, CLASSES, dtype="float64")
@@ -173,14 +219,28 @@ def test_twenty_steps_of_relation_guided_learning(name, features):
     )  # fmt: skip
     made = stage(objective, batches, rate)
     state = training.initial(made, objective.frozen, made.pipeline.batch(0), made.key)
-    module = load(torch_models.Student(theirs(name), CLASSES), Variables(state.variables.params[0], state.variables.stats[0]))
+    module = load(
+        torch_models.Student(theirs(name), CLASSES),
+        Variables(state.variables.params[0], state.variables.stats[0]),
+    )
     counts = counted(module)
     optimizer, schedule = torch_train.sgd(module, rate, STEPS)
     state, mine = run(made, state)
     values = []
     for image, label in batches:
         target = teacher if kept is None else kept
-        values.append(float(torch_train.guided_step(module, optimizer, nchw(image[0]), torch.from_numpy(label).long(), target, weight)))
+        values.append(
+            float(
+                torch_train.guided_step(
+                    module,
+                    optimizer,
+                    nchw(image[0]),
+                    torch.from_numpy(label).long(),
+                    target,
+                    weight,
+                )
+            )
+        )
         schedule.step()
     close(mine, values)
     same_parameters(state.variables.params[0], module)

@@ -9,10 +9,12 @@ import scipy.sparse.linalg
 from conftest import tiny
 from sklearn.metrics import mutual_info_score
 
-from rmdnet_jax import doubt, experiment, neighbours, propagation
-from rmdnet_jax.graph import connect, product, spread
+from rmdnet_jax.app import experiment
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS, on_targets
-from rmdnet_jax.types import Batch, Outputs, UserError
+from rmdnet_jax.relations import doubt, neighbours, propagation
+from rmdnet_jax.relations.graph import connect, product, spread
+from rmdnet_jax.types import Batch, Outputs
 
 N, K, CLASSES = 203, 5, 4
 RANDOM = np.random.default_rng(0)
@@ -24,18 +26,29 @@ def blobs(sizes=(100,) * CLASSES, spread=0.25, seed=0):
     """Features around one direction a class, and the classes."""
     generator = np.random.default_rng(seed)
     clean = np.repeat(np.arange(len(sizes)), sizes)
-    return np.eye(8, dtype=np.float32)[clean] + spread * generator.normal(size=(len(clean), 8)).astype(np.float32), clean
+    return np.eye(8, dtype=np.float32)[clean] + spread * generator.normal(
+        size=(len(clean), 8)
+    ).astype(np.float32), clean
 
 
 def moved(clean, rate, seed=1):
     """Pair noise."""
-    return np.where(np.random.default_rng(seed).random(len(clean)) < rate, (clean + 1) % (clean.max() + 1), clean)
+    return np.where(
+        np.random.default_rng(seed).random(len(clean)) < rate,
+        (clean + 1) % (clean.max() + 1),
+        clean,
+    )
 
 
 def slow_matrix(neighbour, cosine, temperature):
     """S as a dense matrix in float64."""
     weight = np.zeros((len(neighbour),) * 2)
-    np.put_along_axis(weight, np.asarray(neighbour), np.exp((np.asarray(cosine, np.float64) - 1) / temperature), axis=1)
+    np.put_along_axis(
+        weight,
+        np.asarray(neighbour),
+        np.exp((np.asarray(cosine, np.float64) - 1) / temperature),
+        axis=1,
+    )
     weight = weight + weight.T
     degree = weight.sum(1)
     return weight / np.sqrt(degree[:, None] * degree[None])
@@ -48,8 +61,12 @@ def test_labels_spread_as_by_a_sparse_solver(devices):
     right = RANDOM.normal(size=(N, 3)).astype(np.float32)
     np.testing.assert_allclose(product(graph, jnp.asarray(right)), slow @ right, atol=1e-5)
     for alpha in (0.0, 0.5, 0.99):
-        expected = scipy.sparse.linalg.spsolve(scipy.sparse.csc_matrix(np.eye(N) - alpha * slow), right)
-        np.testing.assert_allclose(spread(graph, alpha, jnp.asarray(right)), expected, atol=2e-3 * np.abs(expected).max())
+        expected = scipy.sparse.linalg.spsolve(
+            scipy.sparse.csc_matrix(np.eye(N) - alpha * slow), right
+        )
+        np.testing.assert_allclose(
+            spread(graph, alpha, jnp.asarray(right)), expected, atol=2e-3 * np.abs(expected).max()
+        )
 
 
 @pytest.mark.parametrize("mix", [0.0, 1.0])
@@ -62,7 +79,9 @@ def test_a_node_without_weight_keeps_its_label(mix):
     given = np.append(blobs()[1], 2)
     for rate in (0.0, 0.3):
         given = np.append(moved(blobs()[1], rate), 2)
-        target = propagation.propagate(features, given, CLASSES, temperature="0.005", mix=mix).target
+        target = propagation.propagate(
+            features, given, CLASSES, temperature="0.005", mix=mix
+        ).target
         assert np.isfinite(target).all()
         np.testing.assert_array_equal(target[-1], np.eye(CLASSES)[2])
 
@@ -74,7 +93,9 @@ def test_an_example_without_features_keeps_its_label():
     given = moved(clean, 0.3)
     for label in range(CLASSES):
         given[[7, 350]] = label
-        target = propagation.propagate(features, given, CLASSES, neighbours="10", alpha="0.9", temperature="0.2").target
+        target = propagation.propagate(
+            features, given, CLASSES, neighbours="10", alpha="0.9", temperature="0.2"
+        ).target
         np.testing.assert_array_equal(target[[7, 350]], np.eye(CLASSES)[[label, label]])
         assert np.mean(target.argmax(1) == clean) > 0.95
 
@@ -90,33 +111,51 @@ def test_no_label_votes_on_itself():
     other, around = clean.copy(), clean.copy()
     other[7] = 3
     around[np.asarray(found[7])] = 3
-    np.testing.assert_allclose(votes(other)[7], votes(clean)[7], atol=0.01)  # but for the classes' shares of the vote
+    np.testing.assert_allclose(
+        votes(other)[7], votes(clean)[7], atol=0.01
+    )  # but for the classes' shares of the vote
     assert votes(clean)[7, 0] > 0.9 > 0.5 > votes(around)[7, 0]
     np.testing.assert_allclose(votes(clean).sum(1), 1, rtol=1e-5)
 
 
 def test_very_many_examples_are_heard_in_as_few_folds_as_tell(monkeypatch):
     features, clean = blobs()
-    graph, fold = connect(*neighbours.exact(features, K), 0.1), np.arange(len(clean)) % propagation.FOLDS
-    few, all_folds = (np.asarray(propagation.held_out(graph, 0.5, jnp.asarray(clean), fold, CLASSES, n)) for n in (2, propagation.FOLDS))
+    graph, fold = (
+        connect(*neighbours.exact(features, K), 0.1),
+        np.arange(len(clean)) % propagation.FOLDS,
+    )
+    few, all_folds = (
+        np.asarray(propagation.held_out(graph, 0.5, jnp.asarray(clean), fold, CLASSES, n))
+        for n in (2, propagation.FOLDS)
+    )
     odds = few[fold < 2] / few[fold < 2, :1] / (all_folds[fold < 2] / all_folds[fold < 2, :1])
-    np.testing.assert_allclose(odds, odds[:1].repeat(len(odds), 0), rtol=1e-2)  # the same but for the classes' shares of the vote
+    np.testing.assert_allclose(
+        odds, odds[:1].repeat(len(odds), 0), rtol=1e-2
+    )  # the same but for the classes' shares of the vote
     assert np.isnan(few[fold >= 2]).all()
     heard = []
     monkeypatch.setattr(propagation, "SCORED", 79)  # of 400 in ten folds: two folds
     monkeypatch.setattr(
-        propagation, "information", lambda votes, given: heard.append(len(given)) or mutual_info_score(votes.argmax(1), given)
+        propagation,
+        "information",
+        lambda votes, given: heard.append(len(given)) or mutual_info_score(votes.argmax(1), given),
     )
-    found = propagation.propagate(features, moved(clean, 0.3), CLASSES, neighbours="10", temperature="0.05")
+    found = propagation.propagate(
+        features, moved(clean, 0.3), CLASSES, neighbours="10", temperature="0.05"
+    )
     assert heard == [80] * len(propagation.AUTO["alpha"]) + [400]
     assert np.mean(found.target.argmax(1) == clean) >= 0.98
 
 
 def test_information_is_mutual_information():
     votes, given = RANDOM.dirichlet(np.ones(CLASSES), 50), RANDOM.integers(0, CLASSES, 50)
-    assert propagation.information(votes, given) == pytest.approx(mutual_info_score(votes.argmax(1), given))
+    assert propagation.information(votes, given) == pytest.approx(
+        mutual_info_score(votes.argmax(1), given)
+    )
     renamed = (given + 1) % CLASSES
-    assert propagation.information(votes, renamed) == pytest.approx(propagation.information(votes, given))
+    assert propagation.information(votes, renamed) == pytest.approx(
+        propagation.information(votes, given)
+    )
 
 
 def test_the_noise_is_read_off_the_surest():
@@ -124,11 +163,22 @@ def test_the_noise_is_read_off_the_surest():
     clean = np.arange(4000) % CLASSES
     given = moved(clean, 0.4)
     sure = np.arange(4000) < 2000
-    votes = np.where(sure[:, None], 0.9 * np.eye(CLASSES)[clean] + 0.025, 0.4 * np.eye(CLASSES)[(clean + 2) % CLASSES] + 0.15)
+    votes = np.where(
+        sure[:, None],
+        0.9 * np.eye(CLASSES)[clean] + 0.025,
+        0.4 * np.eye(CLASSES)[(clean + 2) % CLASSES] + 0.15,
+    )
     expected = 0.6 * np.eye(CLASSES) + 0.4 * np.roll(np.eye(CLASSES), 1, axis=1)
-    np.testing.assert_allclose(propagation.transition(votes, given, np.arange(4000) // 4 % propagation.FOLDS, 1000), expected, atol=0.05)
+    np.testing.assert_allclose(
+        propagation.transition(votes, given, np.arange(4000) // 4 % propagation.FOLDS, 1000),
+        expected,
+        atol=0.05,
+    )
     nowhere = np.tile([0.7, 0.1, 0.1, 0.1], (100, 1))
-    np.testing.assert_allclose(propagation.transition(nowhere, given[:100], np.zeros(100, int), 64)[2], np.bincount(given[:100]) / 100)
+    np.testing.assert_allclose(
+        propagation.transition(nowhere, given[:100], np.zeros(100, int), 64)[2],
+        np.bincount(given[:100]) / 100,
+    )
 
 
 def test_few_votes_are_judged_by_half_of_them():
@@ -162,8 +212,13 @@ def test_labels_without_meaning_are_left_alone_where_classes_are_few(classes):
     """A fold that lacks a label hears more of it from the others: that is no knowledge."""
     for seed in range(3):
         generator = np.random.default_rng(seed)
-        features, given = generator.normal(size=(300, 16)).astype(np.float32), generator.integers(0, classes, 300)
-        assert not propagation.propagate(features, given, classes, neighbours="10", temperature="0.2", seed=seed).summary["used"]
+        features, given = (
+            generator.normal(size=(300, 16)).astype(np.float32),
+            generator.integers(0, classes, 300),
+        )
+        assert not propagation.propagate(
+            features, given, classes, neighbours="10", temperature="0.2", seed=seed
+        ).summary["used"]
 
 
 def test_agreement_is_held_against_that_of_labels_in_random_order():
@@ -179,16 +234,27 @@ def test_agreement_is_held_against_that_of_labels_in_random_order():
     assert doubt.above_chance(np.eye(CLASSES)[given], given, fold) > 20
 
 
-@pytest.mark.parametrize(("above", "chosen", "typical"), [((9, 0, 1, 5, 6, 1), (K, 0.3, 0.9), 5), ((9, 0, 1, 5, 1, 1), (K, 0.1, 0.5), 1)])
-def test_settings_are_of_an_alpha_at_which_most_know_more_than_chance(above, chosen, typical, monkeypatch):
+@pytest.mark.parametrize(
+    ("above", "chosen", "typical"),
+    [((9, 0, 1, 5, 6, 1), (K, 0.3, 0.9), 5), ((9, 0, 1, 5, 1, 1), (K, 0.1, 0.5), 1)],
+)
+def test_settings_are_of_an_alpha_at_which_most_know_more_than_chance(
+    above, chosen, typical, monkeypatch
+):
     """The first is the most informative, and above chance by chance; it is taken where no alpha knows more, and then is in doubt."""
     grid = [(K, temperature, alpha) for alpha in (0.5, 0.9) for temperature in (0.1, 0.2, 0.3)]
-    found = ((doubt, "above_chance", iter(above)), (propagation, "information", iter((0.9, 0.1, 0.1, 0.2, 0.3, 0.8))))
+    found = (
+        (doubt, "above_chance", iter(above)),
+        (propagation, "information", iter((0.9, 0.1, 0.1, 0.2, 0.3, 0.8))),
+    )
     for module, name, values in found:
         monkeypatch.setattr(module, name, lambda *_, values=values: next(values))
     found = neighbours.find(FEATURES, K)
     given, fold = RANDOM.integers(0, CLASSES, N), np.arange(N) % propagation.FOLDS
-    assert propagation._chosen(found, given, CLASSES, grid, fold, lambda items, what: items) == (chosen, typical)
+    assert propagation._chosen(found, given, CLASSES, grid, fold, lambda items, what: items) == (
+        chosen,
+        typical,
+    )
 
 
 @pytest.mark.parametrize("mix", [0.0, 1.0])
@@ -199,7 +265,11 @@ def test_vote_and_given_label_are_joined_by_bayes_rule(mix):
     likelihoods = []
     for s in propagation.SHARPNESS:
         q = votes**s / (votes**s).sum(1, keepdims=True)
-        likelihoods.append(sum(np.log(sum(q[i, y] * noise[y, given[i]] for y in range(CLASSES))) for i in range(60)))
+        likelihoods.append(
+            sum(
+                np.log(sum(q[i, y] * noise[y, given[i]] for y in range(CLASSES))) for i in range(60)
+            )
+        )
     assert sharpness == propagation.SHARPNESS[int(np.argmax(likelihoods))]
     q = votes**sharpness
     for i in range(60):
@@ -249,7 +319,9 @@ def test_noise_that_differs_by_example_is_no_doubt():
     features, cloud = blobs((100,) * CLASSES + (300,) * CLASSES)
     clean = cloud % CLASSES
     wrong = np.random.default_rng(2).random(len(clean)) < np.where(cloud < CLASSES, 0.1, 0.6)
-    given = np.where(wrong, (clean + np.random.default_rng(3).integers(1, CLASSES, len(clean))) % CLASSES, clean)
+    given = np.where(
+        wrong, (clean + np.random.default_rng(3).integers(1, CLASSES, len(clean))) % CLASSES, clean
+    )
     found = propagation.propagate(features, given, CLASSES)
     assert found.summary["evenness"] + 2 * found.summary["evenness_error"] < doubt.EVEN
     assert found.summary["used"]
@@ -265,7 +337,9 @@ def test_the_error_of_evenness_is_its_spread_over_draws():
     for seed in range(400):
         right = np.random.default_rng(seed).random(len(predicted)) < 0.6
         drawn = np.array([right[half & (predicted == y)].mean() for y in range(CLASSES)])
-        assert doubt.evenness(votes, np.where(right, predicted, -1), drawn, 64)[0] == pytest.approx(right.mean() / drawn.mean())
+        assert doubt.evenness(votes, np.where(right, predicted, -1), drawn, 64)[0] == pytest.approx(
+            right.mean() / drawn.mean()
+        )
         found.append(0.6 / drawn.mean())  # the surest are what errs: all votes together err less
     given = np.where(np.arange(len(predicted)) % 5 < 3, predicted, -1)
     assert doubt.evenness(votes, given, sure, 64)[1] == pytest.approx(np.std(found), rel=0.15)
@@ -275,17 +349,29 @@ def test_transitivity_compares_two_hops_with_one():
     given, i = np.arange(12) // 3, np.arange(12)
     near = np.stack([3 * given + (i + 1) % 3, (i + 3) % 12], axis=1)
     equal = [given[i] == given[j] for i in range(12) for j in near[i]]
-    apart = [given[i] == given[m] for i in range(12) for j in near[i] for m in near[j] if m != i and m not in near[i]]
+    apart = [
+        given[i] == given[m]
+        for i in range(12)
+        for j in near[i]
+        for m in near[j]
+        if m != i and m not in near[i]
+    ]
     hops = doubt.hops(near, given)
     assert (hops.agreement, hops.chance) == (np.mean(equal), 0.25)
     assert hops.transitivity == pytest.approx((np.mean(apart) - 0.25) / (np.mean(equal) - 0.25))
-    assert hops.error == pytest.approx((0.25 * 0.75 / 24) ** 0.5 * (1 + hops.transitivity**2) ** 0.5 / (hops.agreement - 0.25))
-    assert doubt.hops(np.stack([(i + 3) % 12, (i + 6) % 12], axis=1), given).error >= 1, "one hop is at chance"
+    assert hops.error == pytest.approx(
+        (0.25 * 0.75 / 24) ** 0.5 * (1 + hops.transitivity**2) ** 0.5 / (hops.agreement - 0.25)
+    )
+    assert doubt.hops(np.stack([(i + 3) % 12, (i + 6) % 12], axis=1), given).error >= 1, (
+        "one hop is at chance"
+    )
 
 
 def test_the_same_labels_give_the_same_targets():
     features, clean = blobs()
-    one, two = (propagation.propagate(features, moved(clean, 0.3), CLASSES, seed=3) for _ in range(2))
+    one, two = (
+        propagation.propagate(features, moved(clean, 0.3), CLASSES, seed=3) for _ in range(2)
+    )
     np.testing.assert_array_equal(one.target, two.target)
 
 
@@ -295,11 +381,20 @@ def test_every_method_learns_propagated_targets(name):
     target = np.random.default_rng(2).dirichlet(np.ones(CLASSES), 9).astype(np.float32)
     method = METHODS[name](9, CLASSES)
     soft = on_targets(method, target)
-    outputs = tuple(Outputs(None, jnp.asarray(RANDOM.normal(size=(method.views, 6, CLASSES)), jnp.float32)) for _ in range(method.peers))
-    index, image, key = jnp.array([3, 1, 8, 0, 5, 2]), jnp.zeros((method.views, 6, 2, 2, 1)), jax.random.key(0)
+    outputs = tuple(
+        Outputs(None, jnp.asarray(RANDOM.normal(size=(method.views, 6, CLASSES)), jnp.float32))
+        for _ in range(method.peers)
+    )
+    index, image, key = (
+        jnp.array([3, 1, 8, 0, 5, 2]),
+        jnp.zeros((method.views, 6, 2, 2, 1)),
+        jax.random.key(0),
+    )
 
     def loss(method, label, memory):
-        return method.loss(outputs, Batch(image, label, index), memory, lambda images: outputs, key, 20.0)
+        return method.loss(
+            outputs, Batch(image, label, index), memory, lambda images: outputs, key, 20.0
+        )
 
     value, (table, inner), _ = loss(soft, jnp.zeros(6, jnp.int32), soft.init())
     expected, memory, _ = loss(method, jnp.asarray(target)[index], method.init())
@@ -311,7 +406,12 @@ def test_every_method_learns_propagated_targets(name):
 
 def test_targets_are_renewed_every_so_many_epochs():
     target = np.eye(CLASSES, dtype=np.float32)[[0, 1, 2, 3]]
-    soft = on_targets(METHODS["ce"](4, CLASSES), target, lambda feature, given: feature + np.eye(CLASSES)[given], every=2)
+    soft = on_targets(
+        METHODS["ce"](4, CLASSES),
+        target,
+        lambda feature, given: feature + np.eye(CLASSES)[given],
+        every=2,
+    )
     assert soft.refresh is not None
     outputs = Outputs(np.full((1, 2, CLASSES), 5.0), None)
     args = (lambda: outputs, np.array([3, 3]), np.array([0, 2]), soft.init())
@@ -331,7 +431,10 @@ def test_targets_are_renewed_every_so_many_epochs():
      ("mix", 2.0), ("in_doubt", "take"), ("refresh", -1)],
 )  # fmt: skip
 def test_bad_values_are_refused_before_anything_is_written(field, value, tmp_path):
-    fields = {"relation_guided.targets": "propagated", f"relation_guided.propagation.{field}": value}
+    fields = {
+        "relation_guided.targets": "propagated",
+        f"relation_guided.propagation.{field}": value,
+    }
     with pytest.raises(UserError, match=rf"relation_guided\.propagation\.{field} must be .* got"):
         experiment.run(tiny(**fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -343,13 +446,21 @@ def test_what_cannot_be_spread_is_refused(tmp_path):
         propagation.propagate(np.where(np.arange(8) == 3, np.nan, features), clean, CLASSES)
     with pytest.raises(UserError, match="none of class 4"):
         propagation.propagate(features, clean, CLASSES + 1)
-    with pytest.raises(UserError, match=r"relation_guided\.targets must be one of .* did you mean propagated"):
+    with pytest.raises(
+        UserError, match=r"relation_guided\.targets must be one of .* did you mean propagated"
+    ):
         experiment.run(tiny(**{"relation_guided.targets": "propagate"}), tmp_path)
 
 
 @pytest.mark.parametrize("in_doubt", propagation.IN_DOUBT)
 def test_a_run_keeps_its_targets_beside_the_given_labels(in_doubt, tmp_path, capsys):
-    config = tiny(**{"relation_guided.targets": "propagated", "relation_guided.weight": 0.0, "data.validation": 0.1})
+    config = tiny(
+        **{
+            "relation_guided.targets": "propagated",
+            "relation_guided.weight": 0.0,
+            "data.validation": 0.1,
+        }
+    )
     config.relation_guided.propagation.in_doubt = in_doubt
     summary = experiment.run(config, tmp_path)
     about = summary["relation_guided"]["propagation"]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from rmdnet_jax import report, tables
-from rmdnet_jax.config import choose
+from rmdnet_jax.app import report, tables
+from rmdnet_jax.app.config import choose
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.types import UserError
 
 OURS, BASE = np.array([0.80, 0.84, 0.79]), np.array([0.70, 0.71, 0.75])
 
@@ -24,7 +24,10 @@ def runs(tmp_path):
         config = tiny(seed=seed, **{"noise.seed": seed})
         (path / "config.json").write_text(config.to_json())
         accuracy = {"last": ours, "best": 0.9}
-        summary = {"relation_guided": {"test_accuracy": accuracy}, "controls": {"base": {"test_accuracy": {"last": base}}}}
+        summary = {
+            "relation_guided": {"test_accuracy": accuracy},
+            "controls": {"base": {"test_accuracy": {"last": base}}},
+        }
         (path / "summary.json").write_text(json.dumps(summary))
     return [str(tmp_path / str(seed)) for seed in range(3)]
 
@@ -34,7 +37,9 @@ def write(path, rows, **fields):
     path.mkdir()
     (path / "config.json").write_text(tiny(**fields).to_json())
     arms = {name: {"test_accuracy": {"last": value}} for name, value in rows.items()}
-    (path / "summary.json").write_text(json.dumps({"relation_guided": arms.pop("rmdnet"), "controls": arms}))
+    (path / "summary.json").write_text(
+        json.dumps({"relation_guided": arms.pop("rmdnet"), "controls": arms})
+    )
     return str(path)
 
 
@@ -48,27 +53,48 @@ def test_a_table_pairs_gains_by_seed(runs):
     gain = 100 * (OURS - BASE)
     assert rows["ce"]["n"] == rows["ce + RMDNet"]["n"] == "3"
     assert rows["ce"]["last, %"] == f"{100 * BASE.mean():.1f} ± {100 * BASE.std(ddof=1):.1f}"
-    assert rows["ce + RMDNet"]["last, %"] == f"{100 * OURS.mean():.1f} ± {100 * OURS.std(ddof=1):.1f}"
-    assert rows["ce + RMDNet"]["gain over base"] == f"{gain.mean():+.1f} ± {gain.std(ddof=1) / 3**0.5:.1f}"
+    assert (
+        rows["ce + RMDNet"]["last, %"] == f"{100 * OURS.mean():.1f} ± {100 * OURS.std(ddof=1):.1f}"
+    )
+    assert (
+        rows["ce + RMDNet"]["gain over base"]
+        == f"{gain.mean():+.1f} ± {gain.std(ddof=1) / 3**0.5:.1f}"
+    )
     assert rows["ce"]["gain over base"] == ""
 
 
 def test_each_method_is_held_against_itself_alone(runs, tmp_path):
     elr = {"relation_guided.method": choose(METHODS, "elr")}
     more = [
-        write(tmp_path / f"elr-{seed}", {"rmdnet": OURS[seed] - 0.2, "base": BASE[seed] - 0.3}, seed=seed, teacher=runs[seed], **elr)
+        write(
+            tmp_path / f"elr-{seed}",
+            {"rmdnet": OURS[seed] - 0.2, "base": BASE[seed] - 0.3},
+            seed=seed,
+            teacher=runs[seed],
+            **elr,
+        )
         for seed in range(3)
     ]
     rows = {row["arm"]: row for row in table([*runs, *more])}
-    assert {row["settings"] for row in rows.values()} == {""}, "a method's own hyper-parameters, all alike, are not settings"
+    assert {row["settings"] for row in rows.values()} == {""}, (
+        "a method's own hyper-parameters, all alike, are not settings"
+    )
     for method, extra in (("ce", 0), ("elr", 10)):
-        assert rows[f"{method} + RMDNet"]["gain over base"].startswith(f"{(100 * (OURS - BASE)).mean() + extra:+.1f} ±")
+        assert rows[f"{method} + RMDNet"]["gain over base"].startswith(
+            f"{(100 * (OURS - BASE)).mean() + extra:+.1f} ±"
+        )
 
 
 def test_every_strength_is_held_against_the_one_base(runs, tmp_path):
     """K is nothing to the base method; so runs that differ in K share theirs, whether it ran beside them or by itself."""
     more = [
-        write(tmp_path / f"weak-{seed}", {"rmdnet": BASE[seed] + 0.01}, seed=seed, **{"relation_guided.weight": 1.0}) for seed in range(3)
+        write(
+            tmp_path / f"weak-{seed}",
+            {"rmdnet": BASE[seed] + 0.01},
+            seed=seed,
+            **{"relation_guided.weight": 1.0},
+        )
+        for seed in range(3)
     ]
     rows = table([*runs, *more])
     assert [row["n"] for row in rows if row["arm"] == "ce"] == ["3"]
@@ -78,19 +104,31 @@ def test_every_strength_is_held_against_the_one_base(runs, tmp_path):
 
 def test_settings_are_in_the_order_of_their_numbers(tmp_path):
     strengths = (10.0, 0.3, 100.0, 3.0)
-    runs = [write(tmp_path / f"{k:g}", {"rmdnet": 0.5}, **{"relation_guided.weight": k}) for k in strengths]
+    runs = [
+        write(tmp_path / f"{k:g}", {"rmdnet": 0.5}, **{"relation_guided.weight": k})
+        for k in strengths
+    ]
     assert [row["settings"] for row in table(runs)] == [f"weight {k}" for k in sorted(strengths)]
 
 
 def test_a_setting_that_is_a_list_stays_whole(tmp_path):
     widths = {1: (16, 32, 64), 2: (32, 64, 128)}
-    runs = [write(tmp_path / f"{i}", {"rmdnet": 0.5}, seed=0, **{"encoder.widths": value}) for i, value in widths.items()]
-    assert [row["settings"] for row in table(runs)] == ["encoder.widths 16-32-64", "encoder.widths 32-64-128"]
+    runs = [
+        write(tmp_path / f"{i}", {"rmdnet": 0.5}, seed=0, **{"encoder.widths": value})
+        for i, value in widths.items()
+    ]
+    assert [row["settings"] for row in table(runs)] == [
+        "encoder.widths 16-32-64",
+        "encoder.widths 32-64-128",
+    ]
 
 
 def test_settings_of_the_base_are_matched(runs, tmp_path):
     long = {"relation_guided.epochs": 7}
-    more = [write(tmp_path / f"long-{s}", {"rmdnet": OURS[s], "base": OURS[s] - 0.05}, seed=s, **long) for s in range(3)]
+    more = [
+        write(tmp_path / f"long-{s}", {"rmdnet": OURS[s], "base": OURS[s] - 0.05}, seed=s, **long)
+        for s in range(3)
+    ]
     rows = table([*runs, *more])
     gains = {row["settings"]: row["gain over base"] for row in rows if row["arm"] == "ce + RMDNet"}
     assert gains["epochs 7"] == "+5.0 ± 0.0"
@@ -99,8 +137,15 @@ def test_settings_of_the_base_are_matched(runs, tmp_path):
 
 def test_a_gain_over_other_settings_says_so(runs, tmp_path):
     long = {"relation_guided.epochs": 7}
-    rows = table([*runs, *(write(tmp_path / f"long-{s}", {"rmdnet": OURS[s]}, seed=s, **long) for s in range(3))])
-    same, other = sorted((row["gain over base"] for row in rows if row["arm"] == "ce + RMDNet"), key=len)
+    rows = table(
+        [
+            *runs,
+            *(write(tmp_path / f"long-{s}", {"rmdnet": OURS[s]}, seed=s, **long) for s in range(3)),
+        ]
+    )
+    same, other = sorted(
+        (row["gain over base"] for row in rows if row["arm"] == "ce + RMDNet"), key=len
+    )
     assert other == same + ", other settings"
 
 
@@ -112,12 +157,30 @@ def test_a_run_of_another_version_is_named(tmp_path):
 
 
 def test_settings_that_most_rows_share_are_said_once(runs, tmp_path):
-    fields = {"relation_guided.epochs": 7}, {"relation_guided.weight": 3.0}, {"relation_guided.edge.weight": 2.0}
-    more = [write(tmp_path / f"{s}-{i}", {"rmdnet": OURS[s]}, seed=s, **part) for i, part in enumerate(fields) for s in range(3)]
+    fields = (
+        {"relation_guided.epochs": 7},
+        {"relation_guided.weight": 3.0},
+        {"relation_guided.edge.weight": 2.0},
+    )
+    more = [
+        write(tmp_path / f"{s}-{i}", {"rmdnet": OURS[s]}, seed=s, **part)
+        for i, part in enumerate(fields)
+        for s in range(3)
+    ]
     rows = table([*runs, *more])
     heading = next(name for name in rows[0] if name.startswith("settings"))
-    assert set(heading.removeprefix("settings, else ").split(", ")) == {"epochs 2", "weight 30.0", "edge.weight 1.0"}
-    assert sorted(row[heading] for row in rows) == ["", "", "edge.weight 2.0", "epochs 7", "weight 3.0"]
+    assert set(heading.removeprefix("settings, else ").split(", ")) == {
+        "epochs 2",
+        "weight 30.0",
+        "edge.weight 1.0",
+    }
+    assert sorted(row[heading] for row in rows) == [
+        "",
+        "",
+        "edge.weight 2.0",
+        "epochs 7",
+        "weight 3.0",
+    ]
 
 
 def test_a_column_that_a_run_lacks_is_not_filled_from_another(runs):
@@ -128,7 +191,10 @@ def test_a_column_that_a_run_lacks_is_not_filled_from_another(runs):
         table(runs, column="noisy_validation")
 
 
-@pytest.mark.parametrize(("field", "value"), [("data.limit", 9), ("data.name", "npz"), ("noise.inclusive", True), ("data.validation", 0.1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("data.limit", 9), ("data.name", "npz"), ("noise.inclusive", True), ("data.validation", 0.1)],
+)
 def test_protocols_are_not_mixed(field, value, runs, tmp_path):
     other = write(tmp_path / "other", {"rmdnet": 0.5}, **{field: value})
     with pytest.raises(UserError, match=f"one protocol .*{field} is .* {value} in {other}"):
@@ -137,10 +203,15 @@ def test_protocols_are_not_mixed(field, value, runs, tmp_path):
 
 def test_protocols_are_held_to_within_a_noise_kind_and_between(runs, tmp_path):
     pair = {"noise": {"name": "pair", "rate": 0.4, "seed": 0}}
-    assert len(table([*runs, write(tmp_path / "pair", {"rmdnet": 0.5}, **pair)])) == 3, "kinds without the field are no other protocol"
+    assert len(table([*runs, write(tmp_path / "pair", {"rmdnet": 0.5}, **pair)])) == 3, (
+        "kinds without the field are no other protocol"
+    )
     with pytest.raises(UserError, match=r"data\.limit"):
         table([*runs, write(tmp_path / "small", {"rmdnet": 0.5}, **pair, **{"data.limit": 9})])
-    more = [write(tmp_path / f"{inclusive}", {"rmdnet": 0.5}, **{"noise.inclusive": inclusive}) for inclusive in (False, True)]
+    more = [
+        write(tmp_path / f"{inclusive}", {"rmdnet": 0.5}, **{"noise.inclusive": inclusive})
+        for inclusive in (False, True)
+    ]
     with pytest.raises(UserError, match=r"noise\.inclusive is False .* True in"):
         table([str(tmp_path / "pair"), *more])
 
@@ -148,11 +219,20 @@ def test_protocols_are_held_to_within_a_noise_kind_and_between(runs, tmp_path):
 def test_noise_of_one_kind_and_rate_may_still_differ(runs, tmp_path):
     """Two maps of asymmetric noise, or two columns of a label file, are two noises, not seeds of one."""
     maps = [
-        write(tmp_path / mapping, {"rmdnet": 0.5}, noise={"name": "asymmetric", "rate": 0.4, "mapping": mapping, "seed": 0})
+        write(
+            tmp_path / mapping,
+            {"rmdnet": 0.5},
+            noise={"name": "asymmetric", "rate": 0.4, "mapping": mapping, "seed": 0},
+        )
         for mapping in ("auto", "pair")
     ]
     files = [
-        write(tmp_path / f, {"rmdnet": 0.5}, noise={"name": "file", "path": "n.npz", "field": f, "seed": 0}) for f in ("aggre", "worse")
+        write(
+            tmp_path / f,
+            {"rmdnet": 0.5},
+            noise={"name": "file", "path": "n.npz", "field": f, "seed": 0},
+        )
+        for f in ("aggre", "worse")
     ]
     assert {row["noise"] for row in table([*runs, *maps, *files])} == {
         "symmetric 0.5", "asymmetric 0.4 mapping auto", "asymmetric 0.4 mapping pair", "file field aggre", "file field worse",
@@ -163,22 +243,40 @@ def test_one_seed_has_one_accuracy(runs, tmp_path):
     """Two runs of a seed that differ in nothing the table shows, such as the teacher's path, are no row; equal ones are the same run."""
     again = write(tmp_path / "again", {"rmdnet": OURS[0]}, teacher="elsewhere")
     assert len(table([*runs, again])) == 2
-    with pytest.raises(UserError, match=r"two runs of seed 0 are both .*ce \+ RMDNet, with 80.00 and 81.00 %"):
+    with pytest.raises(
+        UserError, match=r"two runs of seed 0 are both .*ce \+ RMDNet, with 80.00 and 81.00 %"
+    ):
         table([*runs, write(tmp_path / "other", {"rmdnet": 0.81}, teacher="elsewhere")])
 
 
 def test_a_graph_in_doubt_is_counted(runs, tmp_path):
     for seed, used in enumerate((True, False)):
-        path = write(tmp_path / f"propagated-{seed}", {"rmdnet": 0.9}, seed=seed, **{"relation_guided.targets": "propagated"})
-        summary = {"relation_guided": {"test_accuracy": {"last": 0.9}, "propagation": {"used": used}}, "controls": {}}
+        path = write(
+            tmp_path / f"propagated-{seed}",
+            {"rmdnet": 0.9},
+            seed=seed,
+            **{"relation_guided.targets": "propagated"},
+        )
+        summary = {
+            "relation_guided": {"test_accuracy": {"last": 0.9}, "propagation": {"used": used}},
+            "controls": {},
+        }
         (tmp_path / f"propagated-{seed}" / "summary.json").write_text(json.dumps(summary))
         runs.append(path)
-    assert {row["arm"]: row["n"] for row in table(runs)} == {"ce": "3", "ce + RMDNet": "3", "ce + RMDNet + propagation": "2, 1 in doubt"}
+    assert {row["arm"]: row["n"] for row in table(runs)} == {
+        "ce": "3",
+        "ce + RMDNet": "3",
+        "ce + RMDNet + propagation": "2, 1 in doubt",
+    }
 
 
 def test_each_teacher_has_its_own_row(tmp_path):
     for ssl, accuracy in (("simsiam", 0.9), ("byol", 0.8)):
-        write(tmp_path / ssl, {"rmdnet": accuracy, "teacher_knn": accuracy - 0.1}, **{"relation_modeling.ssl": choose(SSL, ssl)})
+        write(
+            tmp_path / ssl,
+            {"rmdnet": accuracy, "teacher_knn": accuracy - 0.1},
+            **{"relation_modeling.ssl": choose(SSL, ssl)},
+        )
     rows = tables.rows([str(tmp_path / ssl) for ssl in ("simsiam", "byol")])
     assert {row.values[0] for row in rows if row.arm == "teacher_knn"} == {80.0, 70.0}
 
@@ -192,24 +290,39 @@ def test_best_keeps_the_settings_of_the_highest_mean(runs, tmp_path):
 
 
 def test_markdown_and_csv_are_the_same_table(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "table.csv")])
+    monkeypatch.setattr(
+        "sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "table.csv")]
+    )
     report.main()
     lines = capsys.readouterr().out.splitlines()
     with open(tmp_path / "table.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")] == rows
-    monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "no" / "table.csv")])
+    assert [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if not line.startswith("|---")
+    ] == rows
+    monkeypatch.setattr(
+        "sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "no" / "table.csv")]
+    )
     with pytest.raises(SystemExit) as stopped:
         report.main()
     assert stopped.value.code == 2
     assert "--csv" in capsys.readouterr().err
 
 
-def test_the_figure_of_a_table_is_written_where_it_is_asked_for(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--figure", str(tmp_path / "new" / "table.png")])
+def test_the_figure_of_a_table_is_written_where_it_is_asked_for(
+    runs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "sys.argv", ["report", "table", *runs, "--figure", str(tmp_path / "new" / "table.png")]
+    )
     report.main()
     assert (tmp_path / "new" / "table.png").read_bytes()[:4] == b"\x89PNG"
-    for path, message in ((tmp_path / "table.pdf", "must end in .png"), (tmp_path / "0" / "config.json" / "a.png", "cannot be written")):
+    for path, message in (
+        (tmp_path / "table.pdf", "must end in .png"),
+        (tmp_path / "0" / "config.json" / "a.png", "cannot be written"),
+    ):
         monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--figure", str(path)])
         with pytest.raises(SystemExit) as stopped:
             report.main()
@@ -221,14 +334,22 @@ def test_a_table_is_drawn_with_every_seed(runs, tmp_path, monkeypatch):
     """One panel a noise; each row's dots are its seeds, and its mean is marked."""
     shown = []
     monkeypatch.setattr(report, "_save", lambda figure, path: shown.append(figure))
-    other = write(tmp_path / "pair", {"rmdnet": 0.5}, noise={"name": "pair", "rate": 0.4, "seed": 0})
+    other = write(
+        tmp_path / "pair", {"rmdnet": 0.5}, noise={"name": "pair", "rate": 0.4, "seed": 0}
+    )
     report.scores(tables.rows([*runs, other]), "last", tmp_path / "table.png")
     pair, symmetric = shown[0].axes
     assert (pair.get_title(), symmetric.get_title()) == ("pair 0.4", "symmetric 0.5")
     assert [label.get_text() for label in pair.get_yticklabels()] == ["ce", "ce + RMDNet"]
-    dots = {line.get_ydata()[0]: sorted(line.get_xdata()) for line in symmetric.lines if len(line.get_xdata()) == 3}
+    dots = {
+        line.get_ydata()[0]: sorted(line.get_xdata())
+        for line in symmetric.lines
+        if len(line.get_xdata()) == 3
+    }
     np.testing.assert_allclose([dots[0], dots[1]], 100 * np.sort([BASE, OURS]))
-    assert [(*line.get_xdata(),) for line in pair.lines if len(line.get_xdata()) == 1] == [(50.0,)] * 2
+    assert [(*line.get_xdata(),) for line in pair.lines if len(line.get_xdata()) == 1] == [
+        (50.0,)
+    ] * 2
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
@@ -238,7 +359,9 @@ def test_a_directory_without_a_run_is_named(tmp_path):
 
 def test_a_transition_matrix_is_drawn_for_few_and_many_classes(tmp_path):
     for classes in (3, 30):
-        report.transition(np.eye(classes), tuple(map(str, range(classes))), tmp_path / f"{classes}.png")
+        report.transition(
+            np.eye(classes), tuple(map(str, range(classes))), tmp_path / f"{classes}.png"
+        )
         assert (tmp_path / f"{classes}.png").read_bytes()[:4] == b"\x89PNG"
     assert len(report.matrix(np.eye(3).tolist())) == 4
     assert report.matrix(np.eye(30).tolist()) == []
@@ -255,12 +378,19 @@ def test_relation_figures_need_features(tmp_path):
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 def test_tensorboard_is_written_when_asked_for(tmp_path):
     pytest.importorskip("tensorflow", reason="TensorBoard's files are written by TensorFlow")
-    from rmdnet_jax.metrics import Writer
+    from rmdnet_jax.training.metrics import Writer
 
     Writer(tmp_path / "quiet").metrics.of("x")
     tmp_path.joinpath("loud").mkdir()
     writer = Writer(tmp_path / "loud", tensorboard=True)
-    writer.write("relation_guided", 5, {"loss": 1.0}, {"train_seconds": 1.0, "evaluate_seconds": 0.0, "images": 10})
+    writer.write(
+        "relation_guided",
+        5,
+        {"loss": 1.0},
+        {"train_seconds": 1.0, "evaluate_seconds": 0.0, "images": 10},
+    )
     assert list((tmp_path / "loud" / "tensorboard").rglob("events*"))
-    assert writer.metrics.of("relation_guided") == [{"stage": "relation_guided", "step": 5, "loss": 1.0}]
+    assert writer.metrics.of("relation_guided") == [
+        {"stage": "relation_guided", "step": 5, "loss": 1.0}
+    ]
     assert writer.speed("relation_guided") == {"seconds": 1.0, "images_per_second": 10.0}

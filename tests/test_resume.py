@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_same, tiny
 
-from rmdnet_jax import checkpoint, experiment, run
-from rmdnet_jax.config import choose
+from rmdnet_jax.app import experiment
+from rmdnet_jax.app import setup as run
+from rmdnet_jax.app.config import choose
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS
-from rmdnet_jax.metrics import Records
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.types import UserError
+from rmdnet_jax.training import checkpoint
+from rmdnet_jax.training.metrics import Records
 
 
 def final_states(workdir):
@@ -98,23 +100,40 @@ def test_what_a_method_or_an_objective_remembers_is_continued(table, name, tmp_p
     """Broken off after the first epoch, between two checkpoints."""
     at = REFRESHED.get(name, 6)
     if table == "method":
-        config = tiny(**{"relation_guided.method": choose(METHODS, name), "relation_guided.weight": 0.0})
+        config = tiny(
+            **{"relation_guided.method": choose(METHODS, name), "relation_guided.weight": 0.0}
+        )
         if name == "dividemix":  # its third epoch parts the examples
             config.relation_guided.method.warmup_epochs, config.relation_guided.epochs = 2, 3
     elif table == "targets":
-        config = tiny(**{"relation_guided.method": choose(METHODS, name), "relation_guided.targets": "propagated"})
+        config = tiny(
+            **{
+                "relation_guided.method": choose(METHODS, name),
+                "relation_guided.targets": "propagated",
+            }
+        )
         config.relation_guided.propagation.refresh, at = 1, 9 + 8  # relation modeling comes first
         config.relation_guided.propagation.in_doubt = "use"  # as so small a teacher's graph is
     else:
-        config = tiny(**{"relation_modeling.ssl": choose(SSL, name, projection=8, hidden=8), "relation_guided.epochs": 1})
+        config = tiny(
+            **{
+                "relation_modeling.ssl": choose(SSL, name, projection=8, hidden=8),
+                "relation_guided.epochs": 1,
+            }
+        )
     experiment.run(config, tmp_path / "whole")
     break_off(config, tmp_path / "broken", at, monkeypatch)
-    kept = final_states(tmp_path / "broken")["checkpoints/relation_guided" if table != "ssl" else "checkpoints/relation_modeling"]
+    kept = final_states(tmp_path / "broken")[
+        "checkpoints/relation_guided" if table != "ssl" else "checkpoints/relation_modeling"
+    ]
     memory = jax.tree.leaves(kept["state"]["memory"])
     if name in REFRESHED:
         assert np.any(memory[-1] != (1.0 if name == "dividemix" else 0.0)), "was refreshed"
     if table == "targets":
-        with np.load(tmp_path / "broken" / "propagated.npz") as first, np.load(tmp_path / "broken" / "refreshed.npz") as newest:
+        with (
+            np.load(tmp_path / "broken" / "propagated.npz") as first,
+            np.load(tmp_path / "broken" / "refreshed.npz") as newest,
+        ):
             assert np.any(newest["target"] != first["target"]), "were made anew"
             np.testing.assert_array_equal(memory[0][newest["index"]], newest["target"])
     experiment.run(config, tmp_path / "broken")
@@ -126,7 +145,9 @@ def test_what_a_method_or_an_objective_remembers_is_continued(table, name, tmp_p
 
 def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "run")
-    monkeypatch.setattr(experiment.training, "step", lambda *_: pytest.fail("a finished stage was trained"))
+    monkeypatch.setattr(
+        experiment.training, "step", lambda *_: pytest.fail("a finished stage was trained")
+    )
     again = experiment.run(tiny(controls=("base",)), tmp_path / "run")
     assert again["relation_guided"]["test_accuracy"] == whole[1]["relation_guided"]["test_accuracy"]
     assert again["noise"] == whole[1]["noise"]
@@ -165,7 +186,11 @@ def empty(directory):
 @pytest.mark.parametrize("damage", [truncate, flip, empty])
 def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(damage, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
-    steps = sorted(int(d.name) for d in (tmp_path / "run/checkpoints/relation_guided").iterdir() if d.name.isdigit())
+    steps = sorted(
+        int(d.name)
+        for d in (tmp_path / "run/checkpoints/relation_guided").iterdir()
+        if d.name.isdigit()
+    )
     damage(tmp_path / f"run/checkpoints/relation_guided/{steps[-1]}")
     with pytest.warns(UserWarning, match=f"checkpoint {steps[-1]} .* cannot be read"):
         experiment.run(tiny(controls=("base",)), tmp_path / "run")
@@ -175,7 +200,11 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(damage, whole, tm
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_checkpoints_of_which_none_can_be_read_are_kept(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
-    steps = [path for path in (tmp_path / "run/checkpoints/relation_guided").iterdir() if path.name.isdigit()]
+    steps = [
+        path
+        for path in (tmp_path / "run/checkpoints/relation_guided").iterdir()
+        if path.name.isdigit()
+    ]
     for path in steps:
         truncate(path)
     message = "relation_guided: no checkpoint in .* can be read; move them away"
@@ -191,7 +220,9 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path, monkeypatch):
     draw = np.random.default_rng(0).integers
     images, labels = draw(0, 256, (256, 8, 8, 1)).astype(np.uint8), draw(0, 10, 256)
     np.savez(tmp_path / "own.npz", images=images, labels=labels)
-    config = tiny(**{"data.name": "npz", "data.dir": str(tmp_path / "own.npz"), "relation_guided.weight": 0.0})
+    config = tiny(
+        **{"data.name": "npz", "data.dir": str(tmp_path / "own.npz"), "relation_guided.weight": 0.0}
+    )
     break_off(config, tmp_path / "run", 6, monkeypatch)
     np.savez(tmp_path / "own.npz", images=images, labels=np.roll(labels, 1))
     with pytest.raises(UserError, match=r"holds a run whose data differs \(labels is .* there"):
@@ -209,14 +240,20 @@ def test_a_flipped_bit_inside_an_array_is_noticed(tmp_path):
     with checkpoint.opened(tmp_path, 1) as manager:
         assert checkpoint.restore(manager, state)[0] == 2
     flip_bit(max(arrays(tmp_path / "2"), key=lambda path: path.stat().st_size))
-    with checkpoint.opened(tmp_path, 1) as manager, pytest.warns(UserWarning, match="does not match its fingerprint"):
+    with (
+        checkpoint.opened(tmp_path, 1) as manager,
+        pytest.warns(UserWarning, match="does not match its fingerprint"),
+    ):
         step, found = checkpoint.restore(manager, state)
     assert step == 1
     assert_same(found, state)
 
 
 def test_every_flipped_bit_changes_the_fingerprint():
-    tree = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": (np.int32(7), np.array([True, False]))}
+    tree = {
+        "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "b": (np.int32(7), np.array([True, False])),
+    }
     whole = int(checkpoint.fingerprint(tree))
     for i in range(12):
         for bit in range(32):
@@ -240,13 +277,22 @@ def test_a_line_cut_short_is_dropped(tmp_path):
 
 
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": ""}
-COMMAND = (sys.executable, "-m", "rmdnet_jax.main", "--config", "configs/digits.py:quick", "--config.checkpoint_steps=2")
+COMMAND = (
+    sys.executable,
+    "-m",
+    "rmdnet_jax.main",
+    "--config",
+    "configs/digits.py:quick",
+    "--config.checkpoint_steps=2",
+)
 COMMAND += ("--config.controls=()", "--config.relation_guided.epochs=12", "--workdir")
 
 
 def start(workdir):
     command, silent = [*COMMAND, str(workdir)], subprocess.DEVNULL
-    return subprocess.Popen(command, cwd=ROOT, env=ONE_DEVICE, stderr=subprocess.PIPE, stdout=silent, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ONE_DEVICE, stderr=subprocess.PIPE, stdout=silent, text=True
+    )
 
 
 def stop(workdir, stage, number):
@@ -274,7 +320,9 @@ def test_signals_at_any_moment_change_nothing(tmp_path):
     status, said = stop(shaken, "relation_guided", signal.SIGTERM)
     assert status == 143
     assert "the same command continues" in said
-    subprocess.run([*COMMAND, str(shaken)], cwd=ROOT, env=ONE_DEVICE, check=True, capture_output=True)
+    subprocess.run(
+        [*COMMAND, str(shaken)], cwd=ROOT, env=ONE_DEVICE, check=True, capture_output=True
+    )
     assert (shaken / "metrics.jsonl").read_text() == (calm / "metrics.jsonl").read_text()
     states, expected = final_states(shaken), final_states(calm)
     assert sorted(expected) == ["checkpoints/relation_guided", "checkpoints/relation_modeling"]

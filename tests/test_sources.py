@@ -11,7 +11,7 @@ from PIL import Image
 
 from rmdnet_jax.data import sources, store
 from rmdnet_jax.data import tfds as loader
-from rmdnet_jax.types import UserError
+from rmdnet_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -72,7 +72,9 @@ def made_label(split, i):
 
 
 def made(split, count):
-    return np.stack([made_image(split, i) for i in range(count)]), [made_label(split, i) for i in range(count)]
+    return np.stack([made_image(split, i) for i in range(count)]), [
+        made_label(split, i) for i in range(count)
+    ]
 
 
 def cifar10():
@@ -96,7 +98,13 @@ def prepared(tmp_path_factory):
 
 
 def python(code, *args):
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -143,10 +151,15 @@ def test_digits_are_split_within_each_class():
     for i, label in enumerate(data.target):
         seen[label] += 1
         (test if seen[label] % 5 == 0 else train).append(i)
-    for images, labels, rows in ((source.images, source.labels, train), (source.test_images, source.test_labels, test)):
+    for images, labels, rows in (
+        (source.images, source.labels, train),
+        (source.test_images, source.test_labels, test),
+    ):
         assert images.shape == (len(rows), 8, 8, 1)
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
-        np.testing.assert_allclose(images[..., 0] / 255, data.images[rows] / 16, atol=0.5 / 255 + 1e-9)
+        np.testing.assert_allclose(
+            images[..., 0] / 255, data.images[rows] / 16, atol=0.5 / 255 + 1e-9
+        )
         np.testing.assert_array_equal(labels, data.target[rows])
     assert len(train) + len(test) == 1797
     assert source.names == tuple("0123456789")
@@ -173,7 +186,10 @@ def test_numbers_are_checked(arguments, words):
     assert all(word in message for word in words), message
 
 
-GOOD = {"images": np.arange(5 * 4 * 3 * 3, dtype=np.uint8).reshape(5, 4, 3, 3), "labels": np.array([0, 2, 1, 2, 0])}
+GOOD = {
+    "images": np.arange(5 * 4 * 3 * 3, dtype=np.uint8).reshape(5, 4, 3, 3),
+    "labels": np.array([0, 2, 1, 2, 0]),
+}
 TEST = {"test_images": GOOD["images"][:2] + 1, "test_labels": np.array([1, 0], np.uint8)}
 
 
@@ -183,7 +199,9 @@ def write_npz(tmp_path, arrays):
 
 
 def test_npz_reads_what_was_written(tmp_path):
-    source = sources.load("npz", dir=write_npz(tmp_path, GOOD | TEST | {"names": ["a", "b", "c", "d"]}))
+    source = sources.load(
+        "npz", dir=write_npz(tmp_path, GOOD | TEST | {"names": ["a", "b", "c", "d"]})
+    )
     assert_equal(source, sources.Source("npz", **GOOD, **TEST, names=("a", "b", "c", "d")))
     assert {source.labels.dtype, source.test_labels.dtype} == {np.dtype(np.int32)}
 
@@ -222,12 +240,16 @@ def test_npz_needs_no_channel_test_set_or_names(tmp_path):
     ],
 )
 def test_npz_errors(tmp_path, change, words):
-    path = write_npz(tmp_path, {field: value for field, value in (GOOD | change).items() if value is not None})
+    path = write_npz(
+        tmp_path, {field: value for field, value in (GOOD | change).items() if value is not None}
+    )
     message = error("npz", dir=path)
     assert all(word in message for word in ["data.dir", path, *words]), message
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04 cut off", "npy", "folder", "no dir"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no zip", b"PK\x03\x04 cut off", "npy", "folder", "no dir"]
+)
 def test_npz_files_that_are_none(tmp_path, content):
     path = tmp_path / "data.npz"
     if content == "npy":
@@ -238,7 +260,9 @@ def test_npz_files_that_are_none(tmp_path, content):
     elif isinstance(content, bytes):
         path.write_bytes(content)
     name = "" if content == "no dir" else str(path)
-    assert error("npz", dir=name).startswith(f"data.dir must be a .npz file of plain arrays (no pickled objects), got {name!r}: ")
+    assert error("npz", dir=name).startswith(
+        f"data.dir must be a .npz file of plain arrays (no pickled objects), got {name!r}: "
+    )
 
 
 def plain(value, height=8, width=8):
@@ -246,18 +270,37 @@ def plain(value, height=8, width=8):
 
 
 def test_folder_sorts_classes_and_files(tmp_path):
-    files = {"train/b/2.png": plain(1), "train/b/1.PNG": plain(2), "train/a/9.png": plain(3), "test/b/0.png": plain(4)}
-    others = dict.fromkeys(["train/b/.hidden.png", "train/b/readme", "train/notes.txt", "train/.git/0.png"], b"no image")
+    files = {
+        "train/b/2.png": plain(1),
+        "train/b/1.PNG": plain(2),
+        "train/a/9.png": plain(3),
+        "test/b/0.png": plain(4),
+    }
+    others = dict.fromkeys(
+        ["train/b/.hidden.png", "train/b/readme", "train/notes.txt", "train/.git/0.png"],
+        b"no image",
+    )
     directory = write_folder(tmp_path / "data", files | others)
     source = sources.load("folder", dir=directory, image_size=8)
     expected = np.stack([plain(3), plain(2), plain(1)])
-    assert_equal(source, sources.Source("folder", expected, np.array([0, 1, 1]), plain(4)[None], np.array([1]), ("a", "b")))
-    assert (source.images.dtype, source.labels.dtype, source.test_labels.dtype) == (np.uint8, np.int32, np.int32)
+    assert_equal(
+        source,
+        sources.Source(
+            "folder", expected, np.array([0, 1, 1]), plain(4)[None], np.array([1]), ("a", "b")
+        ),
+    )
+    assert (source.images.dtype, source.labels.dtype, source.test_labels.dtype) == (
+        np.uint8,
+        np.int32,
+        np.int32,
+    )
 
 
 def test_folder_converts_to_rgb(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    source = sources.load("folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": grey}), image_size=8)
+    source = sources.load(
+        "folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": grey}), image_size=8
+    )
     np.testing.assert_array_equal(source.images[0], np.stack([grey] * 3, -1))
 
 
@@ -265,15 +308,25 @@ def test_folder_converts_to_rgb(tmp_path):
 def test_folder_cuts_the_centre(tmp_path, height, width):
     """Noise around the central square is cut off but for what the filter mixes into the border; the shorter side sets the scale."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    image[(height - 16) // 2 : (height + 16) // 2, (width - 16) // 2 : (width + 16) // 2] = [10, 20, 30]
-    source = sources.load("folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": image}), image_size=8)
-    np.testing.assert_array_equal(source.images[0, 1:-1, 1:-1], np.broadcast_to(np.uint8([10, 20, 30]), (6, 6, 3)))
+    image[(height - 16) // 2 : (height + 16) // 2, (width - 16) // 2 : (width + 16) // 2] = [
+        10,
+        20,
+        30,
+    ]
+    source = sources.load(
+        "folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": image}), image_size=8
+    )
+    np.testing.assert_array_equal(
+        source.images[0, 1:-1, 1:-1], np.broadcast_to(np.uint8([10, 20, 30]), (6, 6, 3))
+    )
 
 
 def test_folder_resizes_with_antialiasing(tmp_path):
     """Halving with a triangle filter: weights 1, 3, 3, 1 over 8 along each side, away from the border."""
     image = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
-    source = sources.load("folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": image}), image_size=8)
+    source = sources.load(
+        "folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": image}), image_size=8
+    )
     for row in range(1, 7):
         for column in range(1, 7):
             patch = image[2 * row - 1 : 2 * row + 3, 2 * column - 1 : 2 * column + 3].astype(float)
@@ -289,8 +342,14 @@ def test_folder_resizes_with_antialiasing(tmp_path):
         ({"train/a/0.png": plain(0), "train/empty/readme": b""}, ["train/empty", ".png, *.jpg"]),
         ({"train/a/0.png": plain(0), "test/a/readme": b""}, ["test/a", ".png, *.jpg"]),
         ({"train/a/0.png": plain(0), "test/z/0.png": plain(0)}, ["test/z", "classes of train, a"]),
-        ({"train/a/0.png": plain(0), "train/a/1.png": b"no image"}, ["cannot read", "train/a/1.png"]),
-        ({"train/a/0.png": plain(0), "train/a/1.jpg": png(plain(0))[:45]}, ["cannot read", "train/a/1.jpg"]),
+        (
+            {"train/a/0.png": plain(0), "train/a/1.png": b"no image"},
+            ["cannot read", "train/a/1.png"],
+        ),
+        (
+            {"train/a/0.png": plain(0), "train/a/1.jpg": png(plain(0))[:45]},
+            ["cannot read", "train/a/1.jpg"],
+        ),
     ],
 )
 def test_folder_errors(tmp_path, cache, files, words):
@@ -306,7 +365,10 @@ def test_folder_needs_a_dir(tmp_path, monkeypatch):
 
 
 def test_second_start_decodes_nothing_and_a_changed_file_decodes_again(tmp_path, monkeypatch):
-    directory = write_folder(tmp_path / "data", {"train/a/0.png": plain(1), "train/b/0.png": plain(2), "test/b/0.png": plain(3)})
+    directory = write_folder(
+        tmp_path / "data",
+        {"train/a/0.png": plain(1), "train/b/0.png": plain(2), "test/b/0.png": plain(3)},
+    )
     first = sources.load("folder", dir=directory)
     with monkeypatch.context() as patch:
         forbid(patch, sources, "decode")
@@ -317,9 +379,13 @@ def test_second_start_decodes_nothing_and_a_changed_file_decodes_again(tmp_path,
     assert sources.load("folder", dir=directory).images[0, 0, 0, 0] == 9
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "noise", "pickle", "negative", "shape"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "missing", "noise", "pickle", "negative", "shape"]
+)
 def test_damaged_cache_is_decoded_again(tmp_path, cache, damage):
-    directory = write_folder(tmp_path / "data", {"train/a/0.png": plain(1), "train/b/0.png": plain(2)})
+    directory = write_folder(
+        tmp_path / "data", {"train/a/0.png": plain(1), "train/b/0.png": plain(2)}
+    )
     first = sources.load("folder", dir=directory)
     expected = first._replace(images=np.array(first.images), labels=np.array(first.labels))
     del first
@@ -327,12 +393,18 @@ def test_damaged_cache_is_decoded_again(tmp_path, cache, damage):
     if damage == "missing":
         labels.unlink()
     elif damage in ("pickle", "negative", "shape"):
-        arrays = {"pickle": np.array([None, {}], object), "negative": np.array([-1, 0], np.int32), "shape": np.zeros(3, np.int32)}
+        arrays = {
+            "pickle": np.array([None, {}], object),
+            "negative": np.array([-1, 0], np.int32),
+            "shape": np.zeros(3, np.int32),
+        }
         np.save(labels, arrays[damage], allow_pickle=True)
     else:
         whole = images.read_bytes()
         images.unlink()
-        images.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "noise": bytes(range(256)) * 30}[damage])
+        images.write_bytes(
+            {"cut": whole[: len(whole) // 2], "empty": b"", "noise": bytes(range(256)) * 30}[damage]
+        )
     assert_equal(sources.load("folder", dir=directory), expected)
     assert_equal(store._read_cache("folder", images.parent), expected)
 
@@ -362,7 +434,12 @@ def test_the_cache_of_a_faster_process_is_left_alone(cache):
         allocate("images", (4, 2, 2, 1))[:] = 7
         empty = np.zeros(0, np.int32)
         return store.Source(
-            "x", np.full((4, 2, 2, 1), 7, np.uint8), np.arange(4, dtype=np.int32) % 2, np.zeros((0, 2, 2, 1), np.uint8), empty, ("a", "b")
+            "x",
+            np.full((4, 2, 2, 1), 7, np.uint8),
+            np.arange(4, dtype=np.int32) % 2,
+            np.zeros((0, 2, 2, 1), np.uint8),
+            empty,
+            ("a", "b"),
         )
 
     def slow(allocate):
@@ -389,11 +466,22 @@ def test_unwritable_cache_warns_and_goes_on(tmp_path, monkeypatch):
 def test_tfds_rows_are_in_the_order_of_the_ids(prepared, monkeypatch):
     import tensorflow_datasets as tfds
 
-    stored = [record["id"] for record in tfds.builder("cifar10", data_dir=prepared / "record").as_data_source(split="train")]
-    assert stored != sorted(stored), "the data set must be stored shuffled, or this test shows nothing"
+    stored = [
+        record["id"]
+        for record in tfds.builder("cifar10", data_dir=prepared / "record").as_data_source(
+            split="train"
+        )
+    ]
+    assert stored != sorted(stored), (
+        "the data set must be stored shuffled, or this test shows nothing"
+    )
     source = sources.load("cifar10", dir=str(prepared / "record"))
     assert_equal(source, cifar10())
-    assert (source.images.dtype, source.labels.dtype, source.test_labels.dtype) == (np.uint8, np.int32, np.int32)
+    assert (source.images.dtype, source.labels.dtype, source.test_labels.dtype) == (
+        np.uint8,
+        np.int32,
+        np.int32,
+    )
     forbid(monkeypatch, loader, "_records")
     cut = sources.load("cifar10", dir=str(prepared / "record"), limit=9)
     assert_equal(cut, source._replace(images=source.images[:9], labels=source.labels[:9]))
@@ -402,7 +490,10 @@ def test_tfds_rows_are_in_the_order_of_the_ids(prepared, monkeypatch):
 def test_tfrecord_reads_like_array_record(prepared):
     assert list((prepared / "tfrecord").rglob("*.tfrecord*"))
     with np.load(prepared / "tfrecord.npz") as read:
-        assert_equal(sources.Source("cifar10", *(read[field] for field in sources.Source._fields[1:])), cifar10())
+        assert_equal(
+            sources.Source("cifar10", *(read[field] for field in sources.Source._fields[1:])),
+            cifar10(),
+        )
 
 
 def test_prepared_data_are_read_without_tensorflow(prepared):
@@ -445,8 +536,12 @@ def test_tfds_resizes_free_shapes_and_passes_over_a_test_set_without_labels(prep
     source = sources.load("tf_flowers", dir=str(prepared / "record"), image_size=12)
     assert source.images.shape == (6, 12, 12, 3)
     assert sorted(source.labels) == [0, 0, 1, 2, 3, 4]
-    assert sorted(source.test_labels) == [0, 1, 2, 3], "the validation split, not the test split of -1"
-    square = np.asarray(Image.fromarray(made_image("validation", 0)).resize((12, 12), Image.Resampling.BILINEAR))
+    assert sorted(source.test_labels) == [0, 1, 2, 3], (
+        "the validation split, not the test split of -1"
+    )
+    square = np.asarray(
+        Image.fromarray(made_image("validation", 0)).resize((12, 12), Image.Resampling.BILINEAR)
+    )
     np.testing.assert_array_equal(source.test_images[source.test_labels == 0], square[None])
 
 
@@ -458,7 +553,10 @@ def test_tfds_resizes_free_shapes_and_passes_over_a_test_set_without_labels(prep
         ("minst", ["data.name", "did you mean mnist"]),
         ("", ["data.name must be one of the known names, got ''"]),
         ("../x y", ["data.name must be one of the known names, got '../x y'"]),
-        ("huggingface:mnist", ["data.name must be one of the known names, got 'huggingface:mnist'"]),
+        (
+            "huggingface:mnist",
+            ["data.name must be one of the known names, got 'huggingface:mnist'"],
+        ),
         ("cifar10/no_config", ["data.name", "'cifar10/no_config'"]),
         ("imdb_reviews", ["data.name", "'imdb_reviews'", "`image`", "text"]),
     ],
@@ -485,11 +583,24 @@ def test_unprepared_data_set_says_how_to_prepare_it(tmp_path, monkeypatch, missi
 
     monkeypatch.setattr(requests, "head", head)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
-    monkeypatch.setattr(loader, "_import_tensorflow", loader._import_tensorflow if missing == "tensorflow" else lambda: None)
+    monkeypatch.setattr(
+        loader,
+        "_import_tensorflow",
+        loader._import_tensorflow if missing == "tensorflow" else lambda: None,
+    )
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     message = error("cifar10", dir=str(tmp_path / "none"))
-    reason = {"network": "(no network)", "tensorflow": "need TensorFlow", "space": "(Not enough disk space.)"}[missing]
-    words = ["data.dir", str(tmp_path / "none"), reason, "builder('cifar10', data_dir='DIR').download_and_prepare"]
+    reason = {
+        "network": "(no network)",
+        "tensorflow": "need TensorFlow",
+        "space": "(Not enough disk space.)",
+    }[missing]
+    words = [
+        "data.dir",
+        str(tmp_path / "none"),
+        reason,
+        "builder('cifar10', data_dir='DIR').download_and_prepare",
+    ]
     assert all(word in message for word in words), message
     assert not (tmp_path / "none").exists()
 
@@ -499,7 +610,10 @@ def test_cifar10_is_in_the_original_order(prepared):
     source = sources.load("cifar10", dir=str(prepared / "real"))
     assert (len(source.images), len(source.test_images)) == (60, 10)
     with np.load(SHARED / "data/cifar10_jpeg.npz") as archive:
-        for split, images, labels in (("train", source.images, source.labels), ("test", source.test_images, source.test_labels)):
+        for split, images, labels in (
+            ("train", source.images, source.labels),
+            ("test", source.test_images, source.test_labels),
+        ):
             blob, offsets = archive[f"{split}_blob"].tobytes(), archive[f"{split}_offsets"]
             for i, image in enumerate(images):
                 original = Image.open(io.BytesIO(blob[offsets[i] : offsets[i + 1]])).convert("RGB")
@@ -509,9 +623,9 @@ def test_cifar10_is_in_the_original_order(prepared):
 
 @pytest.mark.filterwarnings("ignore")
 def test_human_labels_of_tfds_are_in_the_original_order(prepared):
-    from rmdnet_jax import run
-    from rmdnet_jax.config import choose, default
-    from rmdnet_jax.data.noise import KINDS
+    from rmdnet_jax.app import setup as run
+    from rmdnet_jax.app.config import choose, default
+    from rmdnet_jax.labels.noise import KINDS
 
     where = str(prepared / "record")
     source = sources.load("cifar10_n", dir=where)

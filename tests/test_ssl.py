@@ -7,8 +7,9 @@ import pytest
 from conftest import assert_same
 
 from rmdnet_jax import ssl
-from rmdnet_jax.encoder import Network, cnn
-from rmdnet_jax.types import UserError, Variables
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.networks.encoders import Network, cnn
+from rmdnet_jax.types import Variables
 
 Z1, Z2 = np.random.default_rng(0).normal(size=(2, 6, 4))
 
@@ -34,24 +35,34 @@ def rows(z):
 def test_simclr(through):
     z = rows(np.concatenate([Z1, Z2]))
     scores = np.exp(z @ z.T / 0.3)
-    slow = -np.mean([np.log(scores[i, (i + 6) % 12] / (scores[i].sum() - scores[i, i])) for i in range(12)])
-    np.testing.assert_allclose(value(ssl.simclr(through, "float64", temperature=0.3)), slow, rtol=1e-10)
+    slow = -np.mean(
+        [np.log(scores[i, (i + 6) % 12] / (scores[i].sum() - scores[i, i])) for i in range(12)]
+    )
+    np.testing.assert_allclose(
+        value(ssl.simclr(through, "float64", temperature=0.3)), slow, rtol=1e-10
+    )
 
 
 @pytest.mark.usefixtures("x64")
 def test_barlow_twins(through):
     a, b = ((z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) for z in (Z1, Z2))
     slow = sum(
-        (1 - np.mean(a[:, i] * b[:, j])) ** 2 if i == j else 0.1 * np.mean(a[:, i] * b[:, j]) ** 2 for i in range(4) for j in range(4)
+        (1 - np.mean(a[:, i] * b[:, j])) ** 2 if i == j else 0.1 * np.mean(a[:, i] * b[:, j]) ** 2
+        for i in range(4)
+        for j in range(4)
     )
-    np.testing.assert_allclose(value(ssl.barlow_twins(through, "float64", redundancy=0.1)), slow, rtol=1e-10)
+    np.testing.assert_allclose(
+        value(ssl.barlow_twins(through, "float64", redundancy=0.1)), slow, rtol=1e-10
+    )
 
 
 @pytest.mark.usefixtures("x64")
 def test_vicreg(through):
     slow = 5.0 * np.mean((Z1 - Z2) ** 2)
     for z in (Z1, Z2):
-        slow += 3.0 / 2 * np.mean([max(0.0, 1 - np.sqrt(z[:, i].var(ddof=1) + 1e-4)) for i in range(4)])
+        slow += (
+            3.0 / 2 * np.mean([max(0.0, 1 - np.sqrt(z[:, i].var(ddof=1) + 1e-4)) for i in range(4)])
+        )
         covariance = np.cov(z.T)
         slow += 2.0 * sum(covariance[i, j] ** 2 for i in range(4) for j in range(4) if i != j) / 4
     found = value(ssl.vicreg(through, "float64", invariance=5.0, variance=3.0, covariance=2.0))
@@ -85,7 +96,13 @@ def test_no_gradient_reaches_byols_target():
 
 
 @pytest.mark.parametrize(
-    ("factory", "field"), [(ssl.byol, "momentum"), (ssl.simclr, "temperature"), (ssl.barlow_twins, "redundancy"), (ssl.vicreg, "variance")]
+    ("factory", "field"),
+    [
+        (ssl.byol, "momentum"),
+        (ssl.simclr, "temperature"),
+        (ssl.barlow_twins, "redundancy"),
+        (ssl.vicreg, "variance"),
+    ],
 )
 def test_bad_values_are_refused(factory, field):
     with pytest.raises(UserError, match=f"relation_modeling.ssl.{field} must be"):

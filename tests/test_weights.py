@@ -6,8 +6,10 @@ import pytest
 from conftest import assert_same, tiny
 from safetensors.numpy import load_file, save_file
 
-from rmdnet_jax import encoder, experiment, weights
-from rmdnet_jax.types import UserError
+from rmdnet_jax.app import experiment
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.networks import encoders as encoder
+from rmdnet_jax.networks import weights
 
 # Names of torchvision's resnet18, by its documentation of the architecture.
 RESNET18 = {
@@ -23,13 +25,18 @@ RESNET18 = {
 def drawn(network, seed=0, shape=(1, 32, 32, 3)):
     """A network's arrays with arbitrary values."""
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(shape, np.float32))
-    return jax.tree.map(lambda leaf: np.random.default_rng(seed).uniform(0.1, 0.3, leaf.shape).astype(leaf.dtype), shapes)
+    return jax.tree.map(
+        lambda leaf: np.random.default_rng(seed).uniform(0.1, 0.3, leaf.shape).astype(leaf.dtype),
+        shapes,
+    )
 
 
 def test_a_resnet_has_torchvisions_names_and_layout():
     state = weights.state_dict(drawn(encoder.resnet18()))
     assert {name: state[name].shape for name in RESNET18} == RESNET18
-    assert len(state) == 60 + 40  # 20 convolutions and norms: a kernel, scale, bias; mean and variance
+    assert (
+        len(state) == 60 + 40
+    )  # 20 convolutions and norms: a kernel, scale, bias; mean and variance
 
 
 @pytest.mark.parametrize("name", encoder.ENCODERS)
@@ -47,9 +54,15 @@ def test_what_does_not_fit_is_named():
     variables = drawn(encoder.cnn(widths=(4, 8)))
     state = weights.state_dict(variables)
     with pytest.raises(UserError, match=r"teacher must hold .* no entry 'bn2.running_var'"):
-        weights.from_state_dict({k: v for k, v in state.items() if k != "bn2.running_var"}, variables, "teacher")
-    with pytest.raises(UserError, match=r"teacher must hold .* 'conv1.weight' has shape \(4, 1, 3, 3\)"):
-        weights.from_state_dict({**state, "conv1.weight": state["conv1.weight"][:, :1]}, variables, "teacher")
+        weights.from_state_dict(
+            {k: v for k, v in state.items() if k != "bn2.running_var"}, variables, "teacher"
+        )
+    with pytest.raises(
+        UserError, match=r"teacher must hold .* 'conv1.weight' has shape \(4, 1, 3, 3\)"
+    ):
+        weights.from_state_dict(
+            {**state, "conv1.weight": state["conv1.weight"][:, :1]}, variables, "teacher"
+        )
 
 
 def test_a_file_is_a_teacher_and_the_student_becomes_one(tmp_path):
@@ -69,9 +82,15 @@ def test_a_file_is_a_teacher_and_the_student_becomes_one(tmp_path):
 def test_pytorch_files_are_read_and_never_run(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra `torch`")
     variables = drawn(encoder.cnn(widths=(4, 8)))
-    state = {name: torch.from_numpy(value.copy()) for name, value in weights.state_dict(variables).items()}
+    state = {
+        name: torch.from_numpy(value.copy())
+        for name, value in weights.state_dict(variables).items()
+    }
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "a.pt")
-    assert_same(weights.from_state_dict(weights.read(tmp_path / "a.pt", "teacher"), variables, "teacher"), variables)
+    assert_same(
+        weights.from_state_dict(weights.read(tmp_path / "a.pt", "teacher"), variables, "teacher"),
+        variables,
+    )
 
     class Harm:
         def __reduce__(self):

@@ -20,12 +20,19 @@ def crop_flip(x: Tensor, padding: int = 4) -> Tensor:
     columns = left + torch.arange(width, device=x.device)
     columns = torch.where(torch.rand(n, 1, device=x.device) < 0.5, columns.flip(1), columns)
     which = torch.arange(n, device=x.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
-def resized_crop_flip(x: Tensor, scale: tuple[float, float] = (0.2, 1.0), ratio: float = 4 / 3) -> Tensor:
+def resized_crop_flip(
+    x: Tensor, scale: tuple[float, float] = (0.2, 1.0), ratio: float = 4 / 3
+) -> Tensor:
     """A crop of random area and aspect ratio, resized to the image's size, flipped half of the time."""
-    area, aspect = _uniform(x, *scale), torch.exp(_uniform(x, -1, 1) * torch.log(torch.tensor(ratio)))
+    area, aspect = (
+        _uniform(x, *scale),
+        torch.exp(_uniform(x, -1, 1) * torch.log(torch.tensor(ratio))),
+    )
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     across, down = _uniform(x, -1, 1) * (1 - width), _uniform(x, -1, 1) * (1 - height)
     sign = torch.where(_uniform(x, 0, 1) < 0.5, -1.0, 1.0)
@@ -59,7 +66,9 @@ def jitter(x: Tensor, strength: float = 0.4, hue: float = 0.1) -> Tensor:
     """Brightness, contrast, saturation and hue; strengths an image's own, their order the batch's."""
     changes = (
         lambda y: _blend(y, torch.zeros_like(y), _uniform(y, 1 - strength, 1 + strength)),
-        lambda y: _blend(y, _grey(y).mean((1, 2, 3), keepdim=True), _uniform(y, 1 - strength, 1 + strength)),
+        lambda y: _blend(
+            y, _grey(y).mean((1, 2, 3), keepdim=True), _uniform(y, 1 - strength, 1 + strength)
+        ),
         lambda y: _blend(y, _grey(y), _uniform(y, 1 - strength, 1 + strength)),
         lambda y: _hue(y, _uniform(y, -hue, hue)),
     )

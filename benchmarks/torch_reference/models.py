@@ -33,7 +33,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = None
         if stride != 1 or before != width:
-            self.downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -60,8 +62,12 @@ class PreActBlock(nn.Module):
         return self.conv2(self.bn1(self.conv1(y)).relu()) + shortcut
 
 
-def _stage(block: type[nn.Module], before: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(*(block(before if i == 0 else width, width, stride if i == 0 else 1) for i in range(blocks)))
+def _stage(
+    block: type[nn.Module], before: int, width: int, blocks: int, stride: int
+) -> nn.Sequential:
+    return nn.Sequential(
+        *(block(before if i == 0 else width, width, stride if i == 0 else 1) for i in range(blocks))
+    )
 
 
 class ResNet(nn.Module):
@@ -74,7 +80,9 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         widths = [width * 2**i for i in range(4)]
         for i, (before, after) in enumerate(zip([width, *widths], widths), start=1):
-            self.add_module(f"layer{i}", _stage(BasicBlock, before, after, blocks[i - 1], 1 if i == 1 else 2))
+            self.add_module(
+                f"layer{i}", _stage(BasicBlock, before, after, blocks[i - 1], 1 if i == 1 else 2)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn1(self.conv1(x)).relu()
@@ -132,7 +140,9 @@ class Head(nn.Module):
 class SimSiam(nn.Module):
     """Encoder, projector, predictor (Chen & He 2021)."""
 
-    def __init__(self, encoder: nn.Module, projection: int = 2048, hidden: int = 512, layers: int = 2):
+    def __init__(
+        self, encoder: nn.Module, projection: int = 2048, hidden: int = 512, layers: int = 2
+    ):
         super().__init__()
         self.encoder = encoder
         self.projector = Head(encoder.dim, (projection,) * layers, norm_last=True)

@@ -17,14 +17,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.types import Array
 
 Augment = Callable[[Array, Array], Array]  # (key, image) -> image of the same shape
 Box = tuple[Array, Array, Array, Array]  # int32 (top, left, height, width)
 
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale on tensors; they sum to 0.9999
+GREY_WEIGHTS = (
+    0.2989,
+    0.587,
+    0.114,
+)  # torchvision's rgb_to_grayscale on tensors; they sum to 0.9999
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-CROP_RATIO = (3 / 4, 4 / 3)  # width / height, and the number of tries: torchvision's RandomResizedCrop
+CROP_RATIO = (
+    3 / 4,
+    4 / 3,
+)  # width / height, and the number of tries: torchvision's RandomResizedCrop
 CROP_TRIES = 10
 
 
@@ -81,7 +89,9 @@ def resized_crop(image: Array, box: Box, height: int, width: int) -> Array:
     return jnp.clip(resized, 0.0, 1.0)  # the rows sum to 1 only up to rounding
 
 
-def fit_box(area: Array, log_ratio: Array, height: int, width: int, ratio: tuple[float, float]) -> tuple[Array, Array, Array]:
+def fit_box(
+    area: Array, log_ratio: Array, height: int, width: int, ratio: tuple[float, float]
+) -> tuple[Array, Array, Array]:
     """(fitted, height, width) of the first of the candidates [try] that fits into the image, else the fallback's size.
 
     A candidate of area fraction a and aspect ratio r = width / height is `round(sqrt(a H W / r))` by `round(sqrt(a H W r))`.
@@ -94,10 +104,16 @@ def fit_box(area: Array, log_ratio: Array, height: int, width: int, ratio: tuple
     first, fitted = jnp.argmax(fits), jnp.any(fits)
     fallback_height = min(height, round(width / ratio[0]))
     fallback_width = min(width, round(height * ratio[1]))
-    return fitted, jnp.where(fitted, heights[first], fallback_height), jnp.where(fitted, widths[first], fallback_width)
+    return (
+        fitted,
+        jnp.where(fitted, heights[first], fallback_height),
+        jnp.where(fitted, widths[first], fallback_width),
+    )
 
 
-def draw_box(key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
+def draw_box(
+    key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
     """Box (top, left, height, width): area uniform in scale, ratio log-uniform, position uniform, the fallback's in the centre."""
     draws = _uniforms(key, 2 * CROP_TRIES + 2)
     area = _between(draws[:CROP_TRIES], *scale)
@@ -119,7 +135,9 @@ def random_flip(key: Array, image: Array, probability: float) -> Array:
     return jnp.where(_happens(key, probability), flip(image), image)
 
 
-def random_resized_crop(key: Array, image: Array, scale: tuple[float, float], ratio: tuple[float, float] = CROP_RATIO) -> Array:
+def random_resized_crop(
+    key: Array, image: Array, scale: tuple[float, float], ratio: tuple[float, float] = CROP_RATIO
+) -> Array:
     """`resized_crop` of a `draw_box`, back to the image's own size (so it never downsamples)."""
     height, width = image.shape[:2]
     return resized_crop(image, draw_box(key, height, width, scale, ratio), height, width)
@@ -136,7 +154,9 @@ def greyscale(image: Array) -> Array:
     if image.shape[-1] == 1:
         return image
     if image.shape[-1] != 3:
-        raise UserError(f"image must have 1 or 3 channels to change its colours, got {image.shape[-1]}")
+        raise UserError(
+            f"image must have 1 or 3 channels to change its colours, got {image.shape[-1]}"
+        )
     red, green, blue = jnp.split(image, 3, axis=-1)
     return GREY_WEIGHTS[0] * red + GREY_WEIGHTS[1] * green + GREY_WEIGHTS[2] * blue
 
@@ -166,8 +186,15 @@ def adjust_hue(image: Array, shift: Array) -> Array:
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     unit = 1.0 / jnp.where(chroma > 0.0, chroma, 1.0)
-    from_red, from_green, from_blue = (green - blue) * unit, (blue - red) * unit + 2.0, (red - green) * unit + 4.0
-    hue = jnp.where(value == red, from_red, jnp.where(value == green, from_green, from_blue)) + 6.0 * shift
+    from_red, from_green, from_blue = (
+        (green - blue) * unit,
+        (blue - red) * unit + 2.0,
+        (red - green) * unit + 4.0,
+    )
+    hue = (
+        jnp.where(value == red, from_red, jnp.where(value == green, from_green, from_blue))
+        + 6.0 * shift
+    )
 
     def channel(n: int) -> Array:
         k = n + hue
@@ -194,7 +221,9 @@ def jitter(image: Array, factors: Array, shift: Array | None, order: Array) -> A
     return image
 
 
-def draw_jitter(key: Array, strengths: tuple[float, ...], hue: float, probability: float) -> tuple[Array, Array, Array | None, Array]:
+def draw_jitter(
+    key: Array, strengths: tuple[float, ...], hue: float, probability: float
+) -> tuple[Array, Array, Array | None, Array]:
     """(happens, factors [3], shift, order [4]): factors uniform in [max(0, 1 - x), 1 + x] for strengths x, shift in [-hue, hue].
 
     A hue of 0 gives the shift None. Source: torchvision's `ColorJitter`.
@@ -206,7 +235,9 @@ def draw_jitter(key: Array, strengths: tuple[float, ...], hue: float, probabilit
     return draws[8] < probability, factors, shift, jnp.argsort(draws[4:8]).astype(jnp.int32)
 
 
-def random_jitter(key: Array, image: Array, strengths: tuple[float, ...], hue: float, probability: float) -> Array:
+def random_jitter(
+    key: Array, image: Array, strengths: tuple[float, ...], hue: float, probability: float
+) -> Array:
     """`jitter` by a `draw_jitter` with the given probability; strengths of brightness, contrast and saturation."""
     happens, factors, shift, order = draw_jitter(key, strengths, hue, probability)
     return jnp.where(happens, jitter(image, factors, shift, order), image)
@@ -214,7 +245,9 @@ def random_jitter(key: Array, image: Array, strengths: tuple[float, ...], hue: f
 
 def random_greyscale(key: Array, image: Array, probability: float) -> Array:
     """Replaces every channel by the luma with the given probability; the number of channels stays."""
-    return jnp.where(_happens(key, probability), jnp.broadcast_to(greyscale(image), image.shape), image)
+    return jnp.where(
+        _happens(key, probability), jnp.broadcast_to(greyscale(image), image.shape), image
+    )
 
 
 def chain(*steps: Augment) -> Augment:
@@ -235,7 +268,9 @@ def _require(allowed: str, holds: Callable[[Any], bool], **values: Any) -> None:
 
 
 _require_scale = partial(_require, "in (0, 1]", lambda x: 0 < x <= 1)
-_require_padding = partial(_require, "an integer >= 0", lambda x: isinstance(x, numbers.Integral) and int(x) >= 0)
+_require_padding = partial(
+    _require, "an integer >= 0", lambda x: isinstance(x, numbers.Integral) and int(x) >= 0
+)
 _require_probability = partial(_require, "in [0, 1]", lambda x: 0 <= x <= 1)
 _require_strength = partial(_require, "a finite number >= 0", lambda x: 0 <= x < math.inf)
 _require_hue = partial(_require, "in [0, 0.5]", lambda x: 0 <= x <= 0.5)
@@ -255,11 +290,18 @@ def shift(*, padding: int = 1) -> Augment:
 def crop_flip(*, padding: int = 4) -> Augment:
     """Zero padding, random crop and flip: the usual supervised augmentation of CIFAR."""
     _require_padding(padding=padding)
-    return chain(partial(random_padded_crop, padding=padding), partial(random_flip, probability=0.5))
+    return chain(
+        partial(random_padded_crop, padding=padding), partial(random_flip, probability=0.5)
+    )
 
 
 def digits(
-    *, min_scale: float = 0.5, padding: int = 1, brightness: float = 0.4, contrast: float = 0.4, jitter_probability: float = 0.8
+    *,
+    min_scale: float = 0.5,
+    padding: int = 1,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    jitter_probability: float = 0.8,
 ) -> Augment:
     """A light set for small pictures of digits: resized crop, shift, brightness and contrast; no flip, as digits have a handedness."""
     _require_scale(min_scale=min_scale)
@@ -269,7 +311,12 @@ def digits(
     return chain(
         partial(random_resized_crop, scale=(min_scale, 1.0)),
         partial(random_padded_crop, padding=padding),
-        partial(random_jitter, strengths=(brightness, contrast, 0.0), hue=0.0, probability=jitter_probability),
+        partial(
+            random_jitter,
+            strengths=(brightness, contrast, 0.0),
+            hue=0.0,
+            probability=jitter_probability,
+        ),
     )
 
 
@@ -288,13 +335,28 @@ def simsiam(
     _require_scale(min_scale=min_scale)
     _require_strength(brightness=brightness, contrast=contrast, saturation=saturation)
     _require_hue(hue=hue)
-    _require_probability(flip_probability=flip_probability, jitter_probability=jitter_probability, grey_probability=grey_probability)
+    _require_probability(
+        flip_probability=flip_probability,
+        jitter_probability=jitter_probability,
+        grey_probability=grey_probability,
+    )
     return chain(
         partial(random_resized_crop, scale=(min_scale, 1.0)),
         partial(random_flip, probability=flip_probability),
-        partial(random_jitter, strengths=(brightness, contrast, saturation), hue=hue, probability=jitter_probability),
+        partial(
+            random_jitter,
+            strengths=(brightness, contrast, saturation),
+            hue=hue,
+            probability=jitter_probability,
+        ),
         partial(random_greyscale, probability=grey_probability),
     )
 
 
-AUGMENTATIONS: dict[str, Callable] = {"none": none, "shift": shift, "crop_flip": crop_flip, "digits": digits, "simsiam": simsiam}
+AUGMENTATIONS: dict[str, Callable] = {
+    "none": none,
+    "shift": shift,
+    "crop_flip": crop_flip,
+    "digits": digits,
+    "simsiam": simsiam,
+}

@@ -13,4 +13,12 @@ from rmdnet_jax.methods.soft import on_targets
 
 __all__ = ["METHODS", "Method", "from_criterion", "mixup", "on_targets"]
 
-METHODS = {"ce": ce, "gce": gce, "sce": sce, "elr": elr, "co_teaching": co_teaching, "jocor": jocor, "dividemix": dividemix}
+METHODS = {
+    "ce": ce,
+    "gce": gce,
+    "sce": sce,
+    "elr": elr,
+    "co_teaching": co_teaching,
+    "jocor": jocor,
+    "dividemix": dividemix,
+}

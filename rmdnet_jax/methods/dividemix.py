@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, losses
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods.method import Method
 from rmdnet_jax.methods.mixup import mixed
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.types import Array
 
 RAMP = 16.0  # epochs in which the unlabelled weight grows to its full size
 
@@ -24,7 +25,14 @@ def _mean(value: Array, member: Array) -> Array:
     return jnp.sum(value * member) / jnp.maximum(jnp.sum(member), 1.0)
 
 
-def _targets(logits: list[Array], target: Array, clean: Array, peer: int, threshold: float, temperature: float) -> tuple[Array, Array]:
+def _targets(
+    logits: list[Array],
+    target: Array,
+    clean: Array,
+    peer: int,
+    threshold: float,
+    temperature: float,
+) -> tuple[Array, Array]:
     """What a peer is to learn, [batch, class], and which examples count as labelled, [batch]; logits [view, batch, class] of each peer.
 
     Labelled: the given label and the peer's own prediction, weighed by how likely the label is right (co-refinement).
@@ -34,29 +42,47 @@ def _targets(logits: list[Array], target: Array, clean: Array, peer: int, thresh
     labelled = clean > threshold
     refined = clean[:, None] * target + (1 - clean[:, None]) * p[peer]
     guessed = (p[0] + p[1]) / 2
-    return _sharpen(jnp.where(labelled[:, None], refined, guessed), temperature), labelled.astype(jnp.float32)
+    return _sharpen(jnp.where(labelled[:, None], refined, guessed), temperature), labelled.astype(
+        jnp.float32
+    )
 
 
-def _semi_supervised(logits: Array, target: Array, labelled: Array, weight: Array) -> tuple[Array, Array]:
+def _semi_supervised(
+    logits: Array, target: Array, labelled: Array, weight: Array
+) -> tuple[Array, Array]:
     """`L_x + weight L_u + L_reg` and L_u: cross entropy, squared error, and the divergence of the mean prediction from uniform."""
     log_p = jax.nn.log_softmax(logits)
     right = _mean(-jnp.sum(target * log_p, axis=-1), labelled)
     guessed = _mean(jnp.mean((jnp.exp(log_p) - target) ** 2, axis=-1), 1 - labelled)
     classes = logits.shape[-1]
-    spread = -jnp.mean(jnp.log(jnp.maximum(jnp.mean(jnp.exp(log_p), axis=0), 1e-12))) - jnp.log(classes)
+    spread = -jnp.mean(jnp.log(jnp.maximum(jnp.mean(jnp.exp(log_p), axis=0), 1e-12))) - jnp.log(
+        classes
+    )
     return right + weight * guessed + spread, guessed
 
 
-def _mixmatch(outputs, batch, clean, forward, key, alpha: float, weight: Array, settings: dict) -> tuple[Array, dict[str, Array]]:
+def _mixmatch(
+    outputs, batch, clean, forward, key, alpha: float, weight: Array, settings: dict
+) -> tuple[Array, dict[str, Array]]:
     """Both peers' loss on mixed images, and its metrics; clean [peer, batch]: how likely each given label is right."""
     views, num_classes = outputs[0].logits.shape[0], outputs[0].logits.shape[-1]
     target = losses.distribution(batch.label, num_classes)
     logits = [jax.lax.stop_gradient(o.logits) for o in outputs]
     parts = [_targets(logits, target, clean[peer], peer, **settings) for peer in range(2)]
-    images, targets = zip(*(mixed(jax.random.fold_in(key, peer), alpha, batch.image, q) for peer, (q, _) in enumerate(parts)))
+    images, targets = zip(
+        *(
+            mixed(jax.random.fold_in(key, peer), alpha, batch.image, q)
+            for peer, (q, _) in enumerate(parts)
+        )
+    )
     values, guessed = zip(
         *(
-            _semi_supervised(o.logits.reshape(-1, num_classes), q.reshape(-1, num_classes), jnp.tile(labelled, views), weight)
+            _semi_supervised(
+                o.logits.reshape(-1, num_classes),
+                q.reshape(-1, num_classes),
+                jnp.tile(labelled, views),
+                weight,
+            )
             for o, q, (_, labelled) in zip(forward(images), targets, parts)
         )
     )
@@ -70,14 +96,21 @@ def _warm(logits: Array, label: Array, confidence_penalty: float) -> Array:
     """Mean cross entropy, and the penalty times the negative entropy of the predictions."""
     p = jax.nn.softmax(logits)
     confidence = jnp.mean(jnp.sum(p * jnp.log(p + 1e-8), axis=-1))
-    return losses.expected(losses.cross_entropy, logits, label).mean() + confidence_penalty * confidence
+    return (
+        losses.expected(losses.cross_entropy, logits, label).mean()
+        + confidence_penalty * confidence
+    )
 
 
 def _check(**fields: float) -> None:
     if fields["warmup_epochs"] < 2:
-        raise UserError(f"relation_guided.method.warmup_epochs must be >= 2: losses tell nothing before, got {fields['warmup_epochs']}")
+        raise UserError(
+            f"relation_guided.method.warmup_epochs must be >= 2: losses tell nothing before, got {fields['warmup_epochs']}"
+        )
     if not 0 <= fields["threshold"] <= 1:
-        raise UserError(f"relation_guided.method.threshold must be in [0, 1], got {fields['threshold']}")
+        raise UserError(
+            f"relation_guided.method.threshold must be in [0, 1], got {fields['threshold']}"
+        )
     for name in ("alpha", "temperature"):
         if fields[name] <= 0:
             raise UserError(f"relation_guided.method.{name} must be > 0, got {fields[name]}")
@@ -120,16 +153,27 @@ def dividemix(
 
     def loss(outputs, batch, memory, forward, key, epoch):
         weight = unlabelled_weight * jnp.clip((epoch - warmup_epochs) / RAMP, 0.0, 1.0)
-        value, metrics = _mixmatch(outputs, batch, memory[:, batch.index], forward, key, alpha, weight, settings)
+        value, metrics = _mixmatch(
+            outputs, batch, memory[:, batch.index], forward, key, alpha, weight, settings
+        )
         first = sum(_warm(o.logits[0], batch.label, confidence_penalty) for o in outputs)
         return jnp.where(epoch < warmup_epochs, first, value), memory, metrics
 
     def refresh(outputs, given, index, memory, epoch):
         if epoch < warmup_epochs:
             return memory
-        clean = [evaluation.small_loss_probability(evaluation.cross_entropy(peer, given)) for peer in outputs().logits]
+        clean = [
+            evaluation.small_loss_probability(evaluation.cross_entropy(peer, given))
+            for peer in outputs().logits
+        ]
         memory = np.array(memory)
         memory[:, index] = clean[::-1]  # each peer learns by what the other says
         return memory
 
-    return Method(peers=2, views=2, init=lambda: jnp.ones((2, num_examples), jnp.float32), loss=loss, refresh=refresh)
+    return Method(
+        peers=2,
+        views=2,
+        init=lambda: jnp.ones((2, num_examples), jnp.float32),
+        loss=loss,
+        refresh=refresh,
+    )

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax import losses
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods.method import Method
-from rmdnet_jax.types import UserError
 
 
-def elr(num_examples: int, num_classes: int, *, weight: float = 3.0, momentum: float = 0.7) -> Method:
+def elr(
+    num_examples: int, num_classes: int, *, weight: float = 3.0, momentum: float = 0.7
+) -> Method:
     """`CE + weight mean_i log(1 - <target_i, p_i>)`, `target_i <- momentum target_i + (1 - momentum) p_i / sum(p_i)`.
 
     Args:
@@ -33,7 +35,9 @@ def elr(num_examples: int, num_classes: int, *, weight: float = 3.0, momentum: f
         fresh = jax.lax.stop_gradient(p / jnp.sum(p, axis=-1, keepdims=True))
         target = momentum * memory[batch.index] + (1 - momentum) * fresh
         regulariser = jnp.mean(jnp.log(1 - jnp.sum(target * p, axis=-1)))
-        value = losses.expected(losses.cross_entropy, logits, batch.label).mean() + weight * regulariser
+        value = (
+            losses.expected(losses.cross_entropy, logits, batch.label).mean() + weight * regulariser
+        )
         return value, memory.at[batch.index].set(target), {"regulariser": regulariser}
 
     return Method(peers=1, views=1, init=lambda: jnp.zeros((num_examples, num_classes)), loss=loss)

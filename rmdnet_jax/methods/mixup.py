@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax import losses
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods.method import Method
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.types import Array
 
 
 def mixed(key: Array, alpha: float, image: Array, target: Array) -> tuple[Array, Array]:
@@ -39,10 +40,14 @@ def mixup(method: Method, alpha: float, num_classes: int) -> Method:
     if not 0 < alpha <= 1e3:
         raise UserError(f"relation_guided.mixup must be in [0, 1000], got {alpha}")
     if method.peers > 1 or jax.tree.leaves(method.init()):
-        raise UserError(f"relation_guided.mixup must be 0 but for methods that are one per-example loss (ce, gce, sce), got {alpha}")
+        raise UserError(
+            f"relation_guided.mixup must be 0 but for methods that are one per-example loss (ce, gce, sce), got {alpha}"
+        )
 
     def loss(outputs, batch, memory, forward, key, epoch):
-        image, target = mixed(key, alpha, batch.image, losses.distribution(batch.label, num_classes))
+        image, target = mixed(
+            key, alpha, batch.image, losses.distribution(batch.label, num_classes)
+        )
         mixture = batch._replace(image=image, label=target[0])
         return method.loss(forward((image,)), mixture, memory, forward, key, epoch)
 

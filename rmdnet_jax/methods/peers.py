@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, losses
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods.method import Method
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.types import Array
 
 
 def _small(loss: Array, share: Array) -> Array:
     """Weights [batch] that take the mean over the `share` of smallest losses, one example at least."""
-    kept = jnp.maximum(jnp.floor(share * len(loss) + 1e-4), 1.0)  # 1e-4: a share of 0.75 of 64 is 48 in float32, too
+    kept = jnp.maximum(
+        jnp.floor(share * len(loss) + 1e-4), 1.0
+    )  # 1e-4: a share of 0.75 of 64 is 48 in float32, too
     rank = jnp.argsort(jnp.argsort(jax.lax.stop_gradient(loss)))
     return (rank < kept) / kept
 
@@ -29,7 +32,9 @@ def _checked(rate: str, ramp_epochs: float) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 <= value < 1:
-        raise UserError(f"relation_guided.method.rate must be 'estimate' or a number in [0, 1), got {rate!r}")
+        raise UserError(
+            f"relation_guided.method.rate must be 'estimate' or a number in [0, 1), got {rate!r}"
+        )
     return value
 
 
@@ -51,10 +56,14 @@ def _selecting(choose, rate: str, ramp_epochs: float) -> Method:
         loss = np.mean([evaluation.cross_entropy(peer, given) for peer in outputs().logits], axis=0)
         return np.float32(1.0 - evaluation.small_loss_probability(loss).mean())
 
-    return Method(peers=2, views=1, init=lambda: jnp.float32(known or 0.0), loss=loss, refresh=refresh)
+    return Method(
+        peers=2, views=1, init=lambda: jnp.float32(known or 0.0), loss=loss, refresh=refresh
+    )
 
 
-def co_teaching(num_examples: int, num_classes: int, *, rate: str = "estimate", ramp_epochs: float = 10.0) -> Method:
+def co_teaching(
+    num_examples: int, num_classes: int, *, rate: str = "estimate", ramp_epochs: float = 10.0
+) -> Method:
     """Co-teaching: each network learns the examples that have a small loss in the other.
 
     Args:
@@ -73,7 +82,14 @@ def co_teaching(num_examples: int, num_classes: int, *, rate: str = "estimate", 
     return _selecting(choose, rate, ramp_epochs)
 
 
-def jocor(num_examples: int, num_classes: int, *, agreement: float = 0.9, rate: str = "estimate", ramp_epochs: float = 10.0) -> Method:
+def jocor(
+    num_examples: int,
+    num_classes: int,
+    *,
+    agreement: float = 0.9,
+    rate: str = "estimate",
+    ramp_epochs: float = 10.0,
+) -> Method:
     """JoCoR: both networks learn the examples of small joint loss `(1 - a) (CE1 + CE2) + a (KL(p1 || p2) + KL(p2 || p1))`.
 
     Args:
@@ -91,7 +107,9 @@ def jocor(num_examples: int, num_classes: int, *, agreement: float = 0.9, rate: 
     def choose(logits, label, share):
         one, two = (jax.nn.log_softmax(z) for z in logits)
         apart = jnp.sum((jnp.exp(one) - jnp.exp(two)) * (one - two), axis=-1)  # both divergences
-        joint = (1 - agreement) * sum(losses.expected(losses.cross_entropy, z, label) for z in logits) + agreement * apart
+        joint = (1 - agreement) * sum(
+            losses.expected(losses.cross_entropy, z, label) for z in logits
+        ) + agreement * apart
         return jnp.sum(_small(joint, share) * joint)
 
     return _selecting(choose, rate, ramp_epochs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from rmdnet_jax import losses
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods.method import Method, from_criterion
-from rmdnet_jax.types import UserError
 
 
 def ce(num_examples: int, num_classes: int) -> Method:

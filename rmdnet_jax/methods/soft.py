@@ -10,7 +10,9 @@ import numpy as np
 from rmdnet_jax.methods.method import Method
 
 
-def on_targets(method: Method, target: np.ndarray, renew: Callable | None = None, every: int = 0) -> Method:
+def on_targets(
+    method: Method, target: np.ndarray, renew: Callable | None = None, every: int = 0
+) -> Method:
     """`method` with `target` [example, class], rows of sum 1, in place of labels; its memory is (targets, the method's memory).
 
     Every so many epochs `renew(feature [example, dim] of the first peer, given [example]) -> target` makes the trained examples' rows anew;
@@ -19,7 +21,9 @@ def on_targets(method: Method, target: np.ndarray, renew: Callable | None = None
 
     def loss(outputs, batch, memory, forward, key, epoch):
         table, inner = memory
-        value, inner, metrics = method.loss(outputs, batch._replace(label=table[batch.index]), inner, forward, key, epoch)
+        value, inner, metrics = method.loss(
+            outputs, batch._replace(label=table[batch.index]), inner, forward, key, epoch
+        )
         return value, (table, inner), metrics
 
     def refresh(outputs, given, index, memory, epoch):
@@ -34,5 +38,7 @@ def on_targets(method: Method, target: np.ndarray, renew: Callable | None = None
         return table, inner
 
     return method._replace(
-        init=lambda: (jnp.asarray(target, jnp.float32), method.init()), loss=loss, refresh=refresh if every or method.refresh else None
+        init=lambda: (jnp.asarray(target, jnp.float32), method.init()),
+        loss=loss,
+        refresh=refresh if every or method.refresh else None,
     )

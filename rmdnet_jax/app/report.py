@@ -16,16 +16,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rmdnet_jax import relation, tables
+from rmdnet_jax.app import tables
+from rmdnet_jax.app.tables import COLUMNS, arm_of, name_of
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.tables import COLUMNS, arm_of, name_of
-from rmdnet_jax.types import Config, UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.relations import losses as relation
+from rmdnet_jax.types import Config
 
 
 def describe(config: Config, source: Source, labels: dict) -> str:
     """The first lines of a run: its data and its noise."""
     n, shape = len(source.labels), "x".join(map(str, source.images.shape[1:]))
-    rate = "unknown rate (labels as they are)" if labels["rate"] is None else f"{labels['rate']:.4f} of the labels are wrong"
+    rate = (
+        "unknown rate (labels as they are)"
+        if labels["rate"] is None
+        else f"{labels['rate']:.4f} of the labels are wrong"
+    )
     lines = [
         f"data   {source.name}: {n} training and {len(source.test_labels)} test images of {shape}, {len(source.names)} classes",
         f"noise  {config.noise.name}, seed {config.noise.seed}: {rate}, sha256 {labels['sha256'][:16]}",
@@ -48,7 +54,9 @@ def matrix(transition: list[list[float]]) -> list[str]:
     """A transition matrix as lines of text; none where it would be too wide to read."""
     if len(transition) > 20:
         return []
-    rows = [" ".join(f"{100 * share:3.0f}" if share else "  ." for share in row) for row in transition]
+    rows = [
+        " ".join(f"{100 * share:3.0f}" if share else "  ." for share in row) for row in transition
+    ]
     return ["share of each class (row) given each label (column), %", *rows]
 
 
@@ -60,7 +68,15 @@ def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -
     image = axis.imshow(100 * shares, cmap="magma_r", vmin=0, vmax=100)
     for (i, j), share in np.ndenumerate(shares) if few else ():
         if share:
-            axis.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color="white" if share > 0.5 else "black")
+            axis.text(
+                j,
+                i,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if share > 0.5 else "black",
+            )
     places = range(len(names)) if few else ()
     axis.set_xticks(places, [names[i] for i in places], rotation=90)
     axis.set_yticks(places, [names[i] for i in places])
@@ -71,7 +87,10 @@ def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -
 
 def environment(mesh: Mesh) -> dict:
     """Versions, devices and the source's git revision."""
-    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")}
+    versions = {
+        name: metadata.version(name)
+        for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    }
     device = mesh.devices.flat[0]
     return {
         "python": platform.python_version(), **versions, "git": _revision(),
@@ -83,7 +102,9 @@ def environment(mesh: Mesh) -> dict:
 def _processor() -> str:
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -92,7 +113,11 @@ def _revision() -> str | None:
     """The git revision of this source tree, marked where it has changes; None outside a checkout."""
     here = pathlib.Path(__file__).resolve().parent
     try:
-        answer = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+        )
     except OSError:
         return None
     return answer.stdout.strip() or None
@@ -100,16 +125,24 @@ def _revision() -> str | None:
 
 def table(summary: dict, config: Config) -> str:
     """The accuracies of the result and its controls, one column each, and what else is worth a line."""
-    arms = {arm_of(config.relation_guided.to_dict()): summary["relation_guided"], **summary["controls"]}
+    arms = {
+        arm_of(config.relation_guided.to_dict()): summary["relation_guided"],
+        **summary["controls"],
+    }
     rows = {name_of(config.relation_guided.method.name, arm): row for arm, row in arms.items()}
     width = max(map(len, rows))
     lines = [f"{'test accuracy, %':{width}}  " + "  ".join(f"{c:>12}" for c in COLUMNS.values())]
     for name, row in rows.items():
         cells = [row["test_accuracy"].get(c) for c in COLUMNS]
         shown = ["–" if value is None else f"{100 * value:.2f}" for value in cells]
-        lines.append(f"{name:{width}}  " + "  ".join(f"{cell:>{max(12, len(c))}}" for cell, c in zip(shown, COLUMNS.values())))
+        lines.append(
+            f"{name:{width}}  "
+            + "  ".join(f"{cell:>{max(12, len(c))}}" for cell, c in zip(shown, COLUMNS.values()))
+        )
     if "knn_accuracy" in summary["relation_modeling"]:
-        lines.append(f"teacher kNN with clean labels (an evaluation only): {100 * summary['relation_modeling']['knn_accuracy']:.2f} %")
+        lines.append(
+            f"teacher kNN with clean labels (an evaluation only): {100 * summary['relation_modeling']['knn_accuracy']:.2f} %"
+        )
     return "\n".join(lines)
 
 
@@ -152,14 +185,18 @@ def curves(records: list[dict], path: pathlib.Path) -> None:
             points = [(r["epoch"], 100 * r[name]) for r in rows if name in r]
             if points:
                 axis.plot(*zip(*points), style, label=label)
-        axis.set(title=stage.removeprefix("controls/").replace("_", " "), xlabel="epoch", ylim=(0, 101))
+        axis.set(
+            title=stage.removeprefix("controls/").replace("_", " "), xlabel="epoch", ylim=(0, 101)
+        )
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("accuracy, %")
     axes[0][0].legend(loc="lower right")
     _save(figure, path)
 
 
-def relations(features: dict[str, np.ndarray], labels: np.ndarray, temperature: float, path: pathlib.Path) -> None:
+def relations(
+    features: dict[str, np.ndarray], labels: np.ndarray, temperature: float, path: pathlib.Path
+) -> None:
     """Relation matrices of one batch sorted by clean class, one panel a network; bright blocks on the diagonal are classes together."""
     if not features:
         return
@@ -167,12 +204,16 @@ def relations(features: dict[str, np.ndarray], labels: np.ndarray, temperature: 
     bounds = np.flatnonzero(np.diff(labels)) + 0.5
     for axis, (name, feature) in zip(axes[0], features.items()):
         image = np.asarray(relation.matrix(jax.numpy.asarray(feature), temperature))
-        axis.imshow(image, cmap="magma", vmin=0, vmax=np.quantile(image, 0.99), interpolation="nearest")
+        axis.imshow(
+            image, cmap="magma", vmin=0, vmax=np.quantile(image, 0.99), interpolation="nearest"
+        )
         axis.set(title=name.replace("_", " "), xticks=[], yticks=[])
         for bound in bounds:
             axis.axhline(bound, color="white", lw=0.3)
             axis.axvline(bound, color="white", lw=0.3)
-    figure.suptitle(f"relations in one batch, sorted by class (temperature {temperature:g})", fontsize=10)
+    figure.suptitle(
+        f"relations in one batch, sorted by class (temperature {temperature:g})", fontsize=10
+    )
     _save(figure, path)
 
 
@@ -181,16 +222,30 @@ def scores(rows: list[tables.Row], column: str, path: pathlib.Path) -> None:
     places = [*tables.ARMS, *tables.OURS]
     rows = sorted(rows, key=lambda row: (row.method, places.index(row.arm)))
     settings, _ = tables.labels(rows)
-    names = [", ".join(filter(None, (name_of(row.method, row.arm), own))) for row, own in zip(rows, settings)]
+    names = [
+        ", ".join(filter(None, (name_of(row.method, row.arm), own)))
+        for row, own in zip(rows, settings)
+    ]
     order = list(dict.fromkeys(names))
     noises = sorted({row.noise for row in rows})
     figure, axes = _figure(1, len(noises), (4.5 + 4.0 * len(noises), 1.2 + 0.22 * len(order)))
     for i, (axis, noise) in enumerate(zip(axes[0], noises)):
         for row, name in zip(rows, names):
             if row.noise == noise:
-                values, place, colour = np.array(list(row.values.values())), order.index(name), f"C{places.index(row.arm)}"
+                values, place, colour = (
+                    np.array(list(row.values.values())),
+                    order.index(name),
+                    f"C{places.index(row.arm)}",
+                )
                 axis.plot(values, np.full(len(values), place), ".", color=colour, alpha=0.3, ms=4)
-                axis.errorbar(values.mean(), place, xerr=values.std(ddof=min(1, len(values) - 1)), fmt="o", color=colour, ms=4)
+                axis.errorbar(
+                    values.mean(),
+                    place,
+                    xerr=values.std(ddof=min(1, len(values) - 1)),
+                    fmt="o",
+                    color=colour,
+                    ms=4,
+                )
         axis.set(title=noise, xlabel=f"{COLUMNS[column]}, %", ylim=(len(order) - 0.5, -0.5))
         axis.set_yticks(range(len(order)), order if i == 0 else [])
         axis.grid(alpha=0.3)
@@ -199,10 +254,21 @@ def scores(rows: list[tables.Row], column: str, path: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rmdnet_jax.report", description=__doc__)
-    runs = parser.add_subparsers(required=True).add_parser("table", help="runs over seeds", description=tables.__doc__)
+    runs = parser.add_subparsers(required=True).add_parser(
+        "table", help="runs over seeds", description=tables.__doc__
+    )
     runs.add_argument("runs", nargs="+", help="workdirs of finished runs")
-    runs.add_argument("--column", choices=list(tables.COLUMNS), default="last", help="the accuracy; columns are never mixed")
-    runs.add_argument("--best", action="store_true", help="of each arm, only the settings of the highest mean, for a search")
+    runs.add_argument(
+        "--column",
+        choices=list(tables.COLUMNS),
+        default="last",
+        help="the accuracy; columns are never mixed",
+    )
+    runs.add_argument(
+        "--best",
+        action="store_true",
+        help="of each arm, only the settings of the highest mean, for a search",
+    )
     runs.add_argument("--csv", default="", help="a file for the same table as CSV")
     runs.add_argument("--figure", default="", help="a .png file for the same table as a figure")
     args = parser.parse_args()

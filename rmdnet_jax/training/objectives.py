@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax.encoder import Network, linear
 from rmdnet_jax.methods import Method
+from rmdnet_jax.networks.encoders import Network, linear
 from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
@@ -27,14 +27,18 @@ class Teacher(NamedTuple):
     """A frozen encoder, and its features where they are stored."""
 
     variables: Variables
-    features: Array | None = None  # float32 [example, dim]: one clean view of each training example; None: computed online
+    features: Array | None = (
+        None  # float32 [example, dim]: one clean view of each training example; None: computed online
+    )
 
 
 def relation_modeling(ssl: SelfSupervised, epochs: int) -> Objective:
     """Stage 1: a self-supervised objective on all images for so many epochs; labels are not read."""
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
-        value, stats, memory, metrics = ssl.loss(params, stats, memory, batch.image, epoch / max(epochs, 1))
+        value, stats, memory, metrics = ssl.loss(
+            params, stats, memory, batch.image, epoch / max(epochs, 1)
+        )
         return value, (stats, memory, metrics, None)
 
     return Objective(ssl.views, (), ssl.init, loss)
@@ -48,7 +52,10 @@ def classifier(encoder: Network, num_classes: int, *, dtype: str = "float32") ->
         below = encoder.init(jax.random.fold_in(key, 0), image)
         feature, _ = encoder.apply(below, image, False)
         above = head.init(jax.random.fold_in(key, 1), feature)
-        return Variables({"encoder": below.params, "head": above.params}, {"encoder": below.stats, "head": above.stats})
+        return Variables(
+            {"encoder": below.params, "head": above.params},
+            {"encoder": below.stats, "head": above.stats},
+        )
 
     def apply(variables, image, train):
         params, stats = variables
@@ -96,14 +103,23 @@ def relation_guided(
     """
 
     def init(key, image):
-        students = [student.init(jax.random.fold_in(key, peer), image) for peer in range(method.peers)]
+        students = [
+            student.init(jax.random.fold_in(key, peer), image) for peer in range(method.peers)
+        ]
         if from_teacher and teacher is not None:
             params, stats = teacher.variables
-            students = [Variables({**v.params, "encoder": params}, {**v.stats, "encoder": stats}) for v in students]
-        return Variables(tuple(v.params for v in students), tuple(v.stats for v in students)), method.init()
+            students = [
+                Variables({**v.params, "encoder": params}, {**v.stats, "encoder": stats})
+                for v in students
+            ]
+        return Variables(
+            tuple(v.params for v in students), tuple(v.stats for v in students)
+        ), method.init()
 
     def run(params, stats, image):
-        outputs, new = student.apply(Variables(params, stats), image.reshape(-1, *image.shape[2:]), True)
+        outputs, new = student.apply(
+            Variables(params, stats), image.reshape(-1, *image.shape[2:]), True
+        )
         return jax.tree.map(lambda x: x.reshape(*image.shape[:2], *x.shape[1:]), outputs), new
 
     def forward(params, stats, images):
@@ -113,15 +129,23 @@ def relation_guided(
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
         outputs, new = forward(params, stats, [batch.image] * method.peers)
-        value, memory, metrics = method.loss(outputs, batch, memory, lambda images: forward(params, stats, images)[0], key, epoch)
+        value, memory, metrics = method.loss(
+            outputs, batch, memory, lambda images: forward(params, stats, images)[0], key, epoch
+        )
         if weight:
             edges, nodes = _relate(outputs, _target(encoder, frozen, batch), edge, node)
-            value += weight * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0) * (edges + nodes)
+            value += (
+                weight
+                * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0)
+                * (edges + nodes)
+            )
             metrics = {**metrics, "edge": edges, "node": nodes}
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
         return value, (new, memory, metrics, predicted)
 
-    return Objective(method.views, _frozen(teacher) if weight and teacher is not None else (), init, loss)
+    return Objective(
+        method.views, _frozen(teacher) if weight and teacher is not None else (), init, loss
+    )
 
 
 def _frozen(teacher: Teacher) -> Teacher:
@@ -136,7 +160,11 @@ def _target(encoder: Network, teacher: Teacher, batch: Batch) -> Array:
     return jax.lax.stop_gradient(teacher.features[batch.index])
 
 
-def _relate(outputs: tuple[Outputs, ...], target: Array, edge: Callable, node: Callable) -> tuple[Array, Array]:
+def _relate(
+    outputs: tuple[Outputs, ...], target: Array, edge: Callable, node: Callable
+) -> tuple[Array, Array]:
     """The edge and the node term, each summed over the peers."""
-    edges, nodes = (jnp.sum(jnp.stack([loss(o.feature[0], target) for o in outputs])) for loss in (edge, node))
+    edges, nodes = (
+        jnp.sum(jnp.stack([loss(o.feature[0], target) for o in outputs])) for loss in (edge, node)
+    )
     return edges, nodes

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rmdnet_jax.distillation import devices, whole
+from rmdnet_jax.sharding import devices, whole
 from rmdnet_jax.types import AXIS, Array
 
 
@@ -27,7 +27,9 @@ def connect(neighbour: Array, cosine: Array, temperature: float) -> Graph:
     """The normalised graph of these neighbours [n, k]. A node without weight stays alone: its row of S is 0."""
     weight = jnp.exp((cosine - 1) / temperature)
     degree = jnp.sum(weight, axis=1) + jnp.zeros(len(weight)).at[neighbour].add(weight)
-    scale = jnp.where(degree > 0, jax.lax.rsqrt(jnp.maximum(degree, jnp.finfo(jnp.float32).tiny)), 0.0)
+    scale = jnp.where(
+        degree > 0, jax.lax.rsqrt(jnp.maximum(degree, jnp.finfo(jnp.float32).tiny)), 0.0
+    )
     return Graph(neighbour, weight * scale[:, None] * scale[neighbour])
 
 
@@ -41,7 +43,9 @@ def product(graph: Graph, x: Array) -> Array:
             to, by = edge[0], edge[1][:, None]
             return (sums[0] + by * every[to], sums[1].at[to].add(by * rows)), None
 
-        return jax.lax.scan(add, (jnp.zeros_like(rows), jnp.zeros_like(every)), (neighbour.T, weight.T))[0]
+        return jax.lax.scan(
+            add, (jnp.zeros_like(rows), jnp.zeros_like(every)), (neighbour.T, weight.T)
+        )[0]
 
     count, size = devices(), len(x)
     if count == 1:
@@ -50,14 +54,24 @@ def product(graph: Graph, x: Array) -> Array:
 
     def shared(neighbour, weight, rows, every):
         given, part = own(neighbour, weight, rows, every)
-        return jax.lax.all_gather(given, AXIS, tiled=True) + jnp.pad(jax.lax.psum(part, AXIS), ((0, -size % count), (0, 0)))
+        return jax.lax.all_gather(given, AXIS, tiled=True) + jnp.pad(
+            jax.lax.psum(part, AXIS), ((0, -size % count), (0, 0))
+        )
 
-    neighbour, weight, rows = (jnp.pad(a, ((0, -size % count), (0, 0))) for a in (*graph, x))  # padding has weight 0
+    neighbour, weight, rows = (
+        jnp.pad(a, ((0, -size % count), (0, 0))) for a in (*graph, x)
+    )  # padding has weight 0
     split, whole = PartitionSpec(AXIS), PartitionSpec()
-    return jax.shard_map(shared, in_specs=(split, split, split, whole), out_specs=whole, check_vma=False)(neighbour, weight, rows, x)[:size]
+    return jax.shard_map(
+        shared, in_specs=(split, split, split, whole), out_specs=whole, check_vma=False
+    )(neighbour, weight, rows, x)[:size]
 
 
 @jax.jit
 def spread(graph: Graph, alpha: float | Array, right: Array) -> Array:
     """`(I - alpha S)^-1 right`, [n, m], by conjugate gradients to a relative residual of 1e-5."""
-    return whole(jax.scipy.sparse.linalg.cg(lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000)[0])
+    return whole(
+        jax.scipy.sparse.linalg.cg(
+            lambda x: x - alpha * product(graph, x), right, tol=1e-5, maxiter=1000
+        )[0]
+    )

@@ -15,7 +15,7 @@ import time
 from tqdm import tqdm
 
 from rmdnet_jax import sharding
-from rmdnet_jax.workdir import write_text
+from rmdnet_jax.files import write_text
 
 
 class Records:
@@ -24,7 +24,9 @@ class Records:
     def __init__(self, path: pathlib.Path):
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        self.all = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last line short
+        self.all = [
+            json.loads(line) for line in lines if line.endswith("}")
+        ]  # a kill may have cut the last line short
         self.stages = list(dict.fromkeys(record["stage"] for record in self.all))
 
     def of(self, stage: str) -> list[dict]:
@@ -68,12 +70,16 @@ class Writer:
         self.metrics.rewind(stage, step)
         self.timing.rewind(stage, step)
 
-    def write(self, stage: str, step: int, values: dict[str, float], times: dict[str, float]) -> None:
+    def write(
+        self, stage: str, step: int, values: dict[str, float], times: dict[str, float]
+    ) -> None:
         """Writes one epoch's results and times."""
         self.timing.append({"stage": stage, "step": step, **times})
         self.metrics.append({"stage": stage, "step": step, **values})
         if self.tensorboard:
-            self._scalars.write_scalars(step, {f"{stage}/{name}": value for name, value in values.items()})
+            self._scalars.write_scalars(
+                step, {f"{stage}/{name}": value for name, value in values.items()}
+            )
             self._scalars.flush()
 
     @functools.cached_property
@@ -87,17 +93,38 @@ class Writer:
         times = self.timing.of(stage)
         rates = sorted(t["images"] / t["train_seconds"] for t in (times[1:] or times))
         seconds = sum(t["train_seconds"] + t["evaluate_seconds"] for t in times)
-        return {"seconds": round(seconds, 3), "images_per_second": round(rates[len(rates) // 2], 1) if rates else 0.0}
+        return {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(rates[len(rates) // 2], 1) if rates else 0.0,
+        }
 
 
 class Progress:
     """A bar on a terminal, else a plain line at most every `interval` seconds and at each stage's end."""
 
-    def __init__(self, stage: str, steps: int, start: int, steps_per_epoch: int, batch_size: int, interval: float = 10.0):
-        self.stage, self.steps, self.per_epoch, self.batch, self.interval = stage, steps, steps_per_epoch, batch_size, interval
+    def __init__(
+        self,
+        stage: str,
+        steps: int,
+        start: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        interval: float = 10.0,
+    ):
+        self.stage, self.steps, self.per_epoch, self.batch, self.interval = (
+            stage,
+            steps,
+            steps_per_epoch,
+            batch_size,
+            interval,
+        )
         self.mark, self.said = None, time.perf_counter()
         bar = sys.stderr.isatty() and sharding.is_main()
-        self.bar = tqdm(total=steps, initial=start, desc=stage, bar_format="|{bar:20}| {desc}") if bar else None
+        self.bar = (
+            tqdm(total=steps, initial=start, desc=stage, bar_format="|{bar:20}| {desc}")
+            if bar
+            else None
+        )
 
     def due(self, done: int) -> bool:
         """Whether it is time to show something: reading a loss from the device just for the bar must stay rare."""

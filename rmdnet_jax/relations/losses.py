@@ -10,9 +10,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax import distillation
-from rmdnet_jax.distillation import MASKED
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.relations import blockwise as distillation
+from rmdnet_jax.relations.blockwise import MASKED
+from rmdnet_jax.types import Array
 
 TINY = 1e-12  # smallest squared norm: below it a row counts as zero, and its gradient stays finite
 
@@ -58,7 +59,12 @@ def matrix(features: Array, temperature: float) -> Array:
 
 
 def softmax_kl(
-    student: Array, teacher: Array, *, teacher_temperature: float = 0.04, student_temperature: float = 0.1, block: int = 0
+    student: Array,
+    teacher: Array,
+    *,
+    teacher_temperature: float = 0.04,
+    student_temperature: float = 0.1,
+    block: int = 0,
 ) -> Array:
     """Edge loss `mean_i KL(R(teacher)_i || R(student)_i)` of the two relation matrices.
 
@@ -69,9 +75,14 @@ def softmax_kl(
     if block < 0:
         raise UserError(f"block must be >= 0, got {block}")
     if block:
-        for features, temperature in ((student, student_temperature), (teacher, teacher_temperature)):
+        for features, temperature in (
+            (student, student_temperature),
+            (teacher, teacher_temperature),
+        ):
             _check(features, temperature)
-        return distillation.kl(unit(student), unit(teacher), (student_temperature, teacher_temperature), block)
+        return distillation.kl(
+            unit(student), unit(teacher), (student_temperature, teacher_temperature), block
+        )
     target = log_matrix(teacher, teacher_temperature)
     guess = log_matrix(student, student_temperature)
     return jnp.mean(jnp.sum(jnp.exp(target) * (target - guess), axis=-1))
@@ -140,7 +151,9 @@ def similarity_preserving(student: Array, teacher: Array) -> Array:
 
 def pkt(student: Array, teacher: Array) -> Array:
     """Edge loss: mean over pairs of `T log(T / S)`, rows of `(cosine + 1) / 2` that sum to 1. Source: Passalis & Tefas, ECCV 2018."""
-    rows = (z / (_root(jnp.sum(z * z, axis=-1, keepdims=True)) + 1e-7) for z in (student, teacher))  # as its authors scale them
+    rows = (
+        z / (_root(jnp.sum(z * z, axis=-1, keepdims=True)) + 1e-7) for z in (student, teacher)
+    )  # as its authors scale them
     s, t = ((_product(z, z) + 1.0) / 2.0 for z in rows)
     s, t = (p / jnp.sum(p, axis=-1, keepdims=True) for p in (s, t))
     return jnp.mean(t * jnp.log((t + 1e-7) / (s + 1e-7)))
@@ -148,7 +161,9 @@ def pkt(student: Array, teacher: Array) -> Array:
 
 def _same_shape(name: str, student: Array, teacher: Array) -> None:
     if student.shape != teacher.shape:
-        raise UserError(f"node {name} needs student and teacher features of one shape, got {student.shape} and {teacher.shape}")
+        raise UserError(
+            f"node {name} needs student and teacher features of one shape, got {student.shape} and {teacher.shape}"
+        )
 
 
 def cosine(student: Array, teacher: Array) -> Array:
@@ -168,7 +183,11 @@ def infonce(student: Array, teacher: Array, *, temperature: float = 0.5) -> Arra
     """Node loss `-mean_i log softmax_j(cos(s_i, t_j) / temperature)_i`: each student row is to find its teacher row among the batch's."""
     _same_shape("infonce", student, teacher)
     _check(student, temperature)
-    return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(_product(unit(student), unit(teacher)) / temperature, axis=-1)))
+    return -jnp.mean(
+        jnp.diagonal(
+            jax.nn.log_softmax(_product(unit(student), unit(teacher)) / temperature, axis=-1)
+        )
+    )
 
 
 EDGES = {

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from rmdnet_jax.types import Array, PyTree, first_line
+from rmdnet_jax.errors import first_line
+from rmdnet_jax.types import Array, PyTree
 
 KEPT = 2  # the newest, and the one before to fall back to
 
@@ -21,9 +22,15 @@ KEPT = 2  # the newest, and the one before to fall back to
 @contextlib.contextmanager
 def opened(directory: str | pathlib.Path, every: int) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints under `directory`: one each `every` steps and one when a cluster announces preemption; all written at the end."""
-    policy = managers.AnySavePolicy([managers.FixedIntervalPolicy(every), managers.PreemptionCheckpointingPolicy()])
-    options = ocp.CheckpointManagerOptions(save_decision_policy=policy, preservation_policy=managers.LatestN(KEPT))
-    with contextlib.closing(ocp.CheckpointManager(pathlib.Path(directory).resolve(), options=options)) as manager:
+    policy = managers.AnySavePolicy(
+        [managers.FixedIntervalPolicy(every), managers.PreemptionCheckpointingPolicy()]
+    )
+    options = ocp.CheckpointManagerOptions(
+        save_decision_policy=policy, preservation_policy=managers.LatestN(KEPT)
+    )
+    with contextlib.closing(
+        ocp.CheckpointManager(pathlib.Path(directory).resolve(), options=options)
+    ) as manager:
         yield manager
 
 
@@ -36,18 +43,28 @@ def fingerprint(tree: PyTree) -> Array:
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(tree):
         leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
-        bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32))
+        bits = jax.lax.bitcast_convert_type(
+            leaf, {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
+        )
         bits = bits.astype(jnp.uint32).ravel()
-        total = total * jnp.uint32(31) + jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+        total = total * jnp.uint32(31) + jnp.sum(
+            bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32
+        )
     return total
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: PyTree) -> None:
     """Saves a state; returns once its arrays are copied, the files follow in the background."""
-    manager.save(step, args=ocp.args.StandardSave({"state": state, "fingerprint": fingerprint(state)}), force=True)
+    manager.save(
+        step,
+        args=ocp.args.StandardSave({"state": state, "fingerprint": fingerprint(state)}),
+        force=True,
+    )
 
 
-def restore(manager: ocp.CheckpointManager, like: PyTree, remove: bool = False) -> tuple[int, PyTree] | None:
+def restore(
+    manager: ocp.CheckpointManager, like: PyTree, remove: bool = False
+) -> tuple[int, PyTree] | None:
     """The newest readable checkpoint as (step, state), or None, with a warning for each unreadable one.
 
     Args:
@@ -55,7 +72,9 @@ def restore(manager: ocp.CheckpointManager, like: PyTree, remove: bool = False) 
       like: arrays or shape structs of the shapes, types and shardings wanted.
       remove: whether, once an older one is read, the unreadable newer ones are deleted, so that their steps can be saved again.
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+    )
     place = jax.tree.leaves(shapes)[0].sharding
     wanted = {"state": shapes, "fingerprint": jax.ShapeDtypeStruct((), jnp.uint32, sharding=place)}
     unreadable: list[int] = []
@@ -66,7 +85,8 @@ def restore(manager: ocp.CheckpointManager, like: PyTree, remove: bool = False) 
                 raise ValueError("its content does not match its fingerprint")
         except Exception as error:  # whatever a damaged file makes the readers below raise
             warnings.warn(
-                f"checkpoint {step} in {manager.directory} cannot be read, taking the one before ({first_line(error)})", stacklevel=2
+                f"checkpoint {step} in {manager.directory} cannot be read, taking the one before ({first_line(error)})",
+                stacklevel=2,
             )
             unreadable.append(step)
             continue

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rmdnet_jax.types import UserError, Variables, first_line
+from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.types import Variables
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 RENAMED = (  # a part of our path -> torchvision's
@@ -40,7 +41,16 @@ def _name(path: tuple) -> str:
     parts = []
     for part in (key.key for key in path):
         found = ((re.fullmatch(pattern, part), new) for pattern, new in RENAMED)
-        parts.append(next((match.expand(new) if isinstance(new, str) else new(match) for match, new in found if match), part))
+        parts.append(
+            next(
+                (
+                    match.expand(new) if isinstance(new, str) else new(match)
+                    for match, new in found
+                    if match
+                ),
+                part,
+            )
+        )
     return ".".join(parts)
 
 
@@ -53,7 +63,9 @@ def _transposed(array: Any, back: bool = False) -> Any:
 def state_dict(variables: Variables) -> dict[str, np.ndarray]:
     """A network's arrays under torchvision's names."""
     leaves = [leaf for tree in variables for leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    return {_name(path): np.ascontiguousarray(_transposed(np.asarray(leaf))) for path, leaf in leaves}
+    return {
+        _name(path): np.ascontiguousarray(_transposed(np.asarray(leaf))) for path, leaf in leaves
+    }
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], like: Variables, field: str) -> Variables:
@@ -62,9 +74,15 @@ def from_state_dict(state: Mapping[str, np.ndarray], like: Variables, field: str
     Entries that the network lacks (a classifier above it, counters) are passed over, and so is a prefix that all its names share
     (`module.`, `backbone.`). Raises `UserError`, naming `field`, where an entry is missing or of another shape.
     """
-    names = {_name(path) for tree in like for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    names = {
+        _name(path) for tree in like for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
     first = min(names)
-    prefix = min((name.removesuffix(first) for name in state if name == first or name.endswith("." + first)), key=len, default="")
+    prefix = min(
+        (name.removesuffix(first) for name in state if name == first or name.endswith("." + first)),
+        key=len,
+        default="",
+    )
 
     def leaf(path, wanted):
         name = prefix + _name(path)
@@ -72,7 +90,9 @@ def from_state_dict(state: Mapping[str, np.ndarray], like: Variables, field: str
             raise UserError(f"{field} must hold the configured encoder, but has no entry {name!r}")
         array = _transposed(np.asarray(state[name]), back=True)
         if array.shape != wanted.shape:
-            raise UserError(f"{field} must hold the configured encoder, but its {name!r} has shape {np.shape(state[name])}")
+            raise UserError(
+                f"{field} must hold the configured encoder, but its {name!r} has shape {np.shape(state[name])}"
+            )
         return array.astype(wanted.dtype)
 
     return Variables(*(jax.tree_util.tree_map_with_path(leaf, tree) for tree in like))
@@ -86,10 +106,19 @@ def read(path: pathlib.Path, field: str) -> dict[str, np.ndarray]:
         try:
             import torch
         except ImportError:
-            raise UserError(f"{field} {str(path)!r} needs PyTorch to be read (extra `torch`), or save it as .safetensors") from None
+            raise UserError(
+                f"{field} {str(path)!r} needs PyTorch to be read (extra `torch`), or save it as .safetensors"
+            ) from None
         found = torch.load(path, map_location="cpu", weights_only=True)
-        found = next((found[name] for name in ("state_dict", "model") if isinstance(found.get(name), dict)), found)
-        return {name: value.float().numpy() for name, value in found.items() if isinstance(value, torch.Tensor)}
+        found = next(
+            (found[name] for name in ("state_dict", "model") if isinstance(found.get(name), dict)),
+            found,
+        )
+        return {
+            name: value.float().numpy()
+            for name, value in found.items()
+            if isinstance(value, torch.Tensor)
+        }
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or foreign file makes the readers raise

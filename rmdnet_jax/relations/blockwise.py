@@ -15,9 +15,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from rmdnet_jax.types import AXIS, Array, PyTree
+from rmdnet_jax.sharding import devices, gathered, over_devices
+from rmdnet_jax.types import Array
 
 MASKED = -1e30  # finite, so that masked logits never make a NaN
 
@@ -37,56 +37,61 @@ def blocks(function, shift: Array, block: int, *rows: Array):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), joined)
 
 
-def _forward(student: Array, teacher: Array, size: int, temperatures: tuple[float, float], block: int, sharded: bool):
+def _forward(
+    student: Array,
+    teacher: Array,
+    size: int,
+    temperatures: tuple[float, float],
+    block: int,
+    sharded: bool,
+):
     """kl, lse(S) and lse(T) of this device's rows, [rows] each."""
     all_student, all_teacher, shift = gathered(student, teacher, sharded)
 
     def one(first, s, t):
-        S, T = (logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
+        S, T = (
+            logits(x, y, first, size, tau)
+            for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures)
+        )
         lse_s, lse_t = jax.nn.logsumexp(S, axis=-1), jax.nn.logsumexp(T, axis=-1)
         difference = jnp.where(T > MASKED, T - S, 0.0)
-        return jnp.sum(jnp.exp(T - lse_t[:, None]) * difference, axis=-1) - lse_t + lse_s, lse_s, lse_t
+        return (
+            jnp.sum(jnp.exp(T - lse_t[:, None]) * difference, axis=-1) - lse_t + lse_s,
+            lse_s,
+            lse_t,
+        )
 
     return blocks(one, shift, block, student, teacher)
 
 
-def _backward(student, teacher, lse_s, lse_t, size: int, temperatures: tuple[float, float], block: int, sharded: bool) -> Array:
+def _backward(
+    student,
+    teacher,
+    lse_s,
+    lse_t,
+    size: int,
+    temperatures: tuple[float, float],
+    block: int,
+    sharded: bool,
+) -> Array:
     """The gradient of the sum of all rows' kl with respect to this device's student rows, [rows, dim]."""
     all_student, all_teacher, shift = gathered(student, teacher, sharded)
     all_lse_s, all_lse_t, _ = gathered(lse_s, lse_t, sharded)
 
     def one(first, s, t, own_s, own_t):
-        S, T = (logits(x, y, first, size, tau) for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures))
-        slope = jnp.exp(S - own_s[:, None]) - jnp.exp(T - own_t[:, None]) + jnp.exp(S - all_lse_s) - jnp.exp(T - all_lse_t)
+        S, T = (
+            logits(x, y, first, size, tau)
+            for x, y, tau in zip((s, t), (all_student, all_teacher), temperatures)
+        )
+        slope = (
+            jnp.exp(S - own_s[:, None])
+            - jnp.exp(T - own_t[:, None])
+            + jnp.exp(S - all_lse_s)
+            - jnp.exp(T - all_lse_t)
+        )
         return jnp.matmul(slope, all_student, precision=jax.lax.Precision.HIGHEST) / temperatures[0]
 
     return blocks(one, shift, block, student, teacher, lse_s, lse_t)
-
-
-def gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array]:
-    """All devices' rows of both, and the place of this device's first."""
-    if not sharded:
-        return one, two, jnp.int32(0)
-    gather = functools.partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
-    return gather(one), gather(two), jax.lax.axis_index(AXIS) * len(one)
-
-
-def devices() -> int:
-    """Devices on the data axis of the mesh that is set."""
-    return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
-
-
-def whole(tree: PyTree) -> PyTree:
-    """Within a jitted function: all of these arrays on every device, so that every process can read them."""
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if devices() > 1 else tree
-
-
-def over_devices(function, *rows: Array):
-    """`function(rows, ..., sharded)` on each device's own rows, or on all rows where there is one device."""
-    if devices() == 1:
-        return function(*rows, sharded=False)
-    split = PartitionSpec(AXIS)
-    return jax.shard_map(functools.partial(function, sharded=True), in_specs=split, out_specs=split, check_vma=False)(*rows)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -18,13 +18,15 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rmdnet_jax import checkpoint, sharding
+from rmdnet_jax import sharding
 from rmdnet_jax.data.augment import normalise
-from rmdnet_jax.data.pipeline import Pipeline, Raw, to_float
-from rmdnet_jax.metrics import Progress, Writer
-from rmdnet_jax.objectives import Objective
-from rmdnet_jax.optimizer import Optimizer
-from rmdnet_jax.types import Array, PyTree, UserError, Variables
+from rmdnet_jax.data.resident import Pipeline, Raw, to_float
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.training import checkpoint
+from rmdnet_jax.training.metrics import Progress, Writer
+from rmdnet_jax.training.objectives import Objective
+from rmdnet_jax.training.optimizer import Optimizer
+from rmdnet_jax.types import Array, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
 
@@ -53,7 +55,9 @@ class Stage(NamedTuple):
     epochs: int
     average: float  # decay of the parameters' moving average, 0: none
     evaluate: Callable  # (Variables, epoch, the epoch's mean metrics) -> more of them; raises UserError to stop the run
-    refresh: Callable | None = None  # (Variables, memory, epoch) -> memory, after each epoch but the last
+    refresh: Callable | None = (
+        None  # (Variables, memory, epoch) -> memory, after each epoch but the last
+    )
 
 
 class Stopped(Exception):
@@ -62,10 +66,14 @@ class Stopped(Exception):
 
 def final_variables(state: TrainState) -> Variables:
     """The network to use: averaged parameters where there is an average."""
-    return state.variables if state.average == () else Variables(state.average, state.variables.stats)
+    return (
+        state.variables if state.average == () else Variables(state.average, state.variables.stats)
+    )
 
 
-def _measure(value: Array, metrics: dict, predicted: Array | None, raw: Raw, given: Array) -> dict[str, Array]:
+def _measure(
+    value: Array, metrics: dict, predicted: Array | None, raw: Raw, given: Array
+) -> dict[str, Array]:
     """A step's metrics; accuracies on the training batch tell learning (clean) from memorising (given)."""
     metrics = {"loss": value, **metrics}
     if predicted is not None:
@@ -74,24 +82,42 @@ def _measure(value: Array, metrics: dict, predicted: Array | None, raw: Raw, giv
     return metrics
 
 
-def step(stage: Stage, state: TrainState, frozen: PyTree, raw: Raw, key: Array) -> tuple[TrainState, Array]:
+def step(
+    stage: Stage, state: TrainState, frozen: PyTree, raw: Raw, key: Array
+) -> tuple[TrainState, Array]:
     """One optimiser step; returns the new state and the loss."""
     keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, STEPS), state.step))
     epoch = state.step / stage.pipeline.steps_per_epoch
     batch = stage.prepare(raw, keys[0])
 
     def loss(params):
-        return stage.objective.loss(params, state.variables.stats, state.memory, frozen, batch, keys[1], epoch)
+        return stage.objective.loss(
+            params, state.variables.stats, state.memory, frozen, batch, keys[1], epoch
+        )
 
-    (value, (stats, memory, metrics, predicted)), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables.params)
-    updates, optimizer = stage.optimizer.transform.update(gradient, state.optimizer, state.variables.params)
+    (value, (stats, memory, metrics, predicted)), gradient = jax.value_and_grad(loss, has_aux=True)(
+        state.variables.params
+    )
+    updates, optimizer = stage.optimizer.transform.update(
+        gradient, state.optimizer, state.variables.params
+    )
     params = optax.apply_updates(state.variables.params, updates)
-    average = jax.tree.map(lambda a, p: stage.average * a + (1 - stage.average) * p, state.average, params) if stage.average else ()
+    average = (
+        jax.tree.map(
+            lambda a, p: stage.average * a + (1 - stage.average) * p, state.average, params
+        )
+        if stage.average
+        else ()
+    )
     metrics = _measure(value, metrics, predicted, raw, batch.label)
     fresh = state.step % stage.pipeline.steps_per_epoch == 0
-    totals = {name: jnp.where(fresh, 0.0, state.totals[name]) + metric for name, metric in metrics.items()}
+    totals = {
+        name: jnp.where(fresh, 0.0, state.totals[name]) + metric for name, metric in metrics.items()
+    }
     failed = jnp.where((state.failed < 0) & ~jnp.isfinite(value), state.step + 1, state.failed)
-    return TrainState(state.step + 1, Variables(params, stats), memory, optimizer, average, totals, failed), value
+    return TrainState(
+        state.step + 1, Variables(params, stats), memory, optimizer, average, totals, failed
+    ), value
 
 
 def initial(stage: Stage, frozen: PyTree, raw: Raw, key: Array) -> TrainState:
@@ -101,18 +127,30 @@ def initial(stage: Stage, frozen: PyTree, raw: Raw, key: Array) -> TrainState:
 
     def metrics():
         batch = stage.prepare(raw, key)
-        value, (_, _, metrics, predicted) = stage.objective.loss(*variables, memory, frozen, batch, key, jnp.float32(0))
+        value, (_, _, metrics, predicted) = stage.objective.loss(
+            *variables, memory, frozen, batch, key, jnp.float32(0)
+        )
         return _measure(value, metrics, predicted, raw, batch.label)
 
     totals = {name: jnp.zeros(()) for name in jax.eval_shape(metrics)}
     average = variables.params if stage.average else ()
-    return TrainState(jnp.int32(0), variables, memory, stage.optimizer.transform.init(variables.params), average, totals, jnp.int32(-1))
+    return TrainState(
+        jnp.int32(0),
+        variables,
+        memory,
+        stage.optimizer.transform.init(variables.params),
+        average,
+        totals,
+        jnp.int32(-1),
+    )
 
 
 def shapes(stage: Stage, mesh: Mesh, raw: Raw) -> TrainState:
     """The shapes of the state, found without computing, from a batch or its shapes: what a stage's parts refuse, they refuse here."""
     place = sharding.everywhere(mesh)
-    found = jax.eval_shape(functools.partial(initial, stage), stage.objective.frozen, raw, stage.key)
+    found = jax.eval_shape(
+        functools.partial(initial, stage), stage.objective.frozen, raw, stage.key
+    )
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
 
 
@@ -125,7 +163,9 @@ def start(stage: Stage, mesh: Mesh, manager: Any) -> tuple[int, TrainState]:
     if (found := checkpoint.restore(manager, shapes(stage, mesh, first), remove=True)) is not None:
         return found
     if manager.all_steps():
-        raise UserError(f"{stage.name}: no checkpoint in {manager.directory} can be read; move them away and the stage starts anew")
+        raise UserError(
+            f"{stage.name}: no checkpoint in {manager.directory} can be read; move them away and the stage starts anew"
+        )
     build = jax.jit(functools.partial(initial, stage), out_shardings=sharding.everywhere(mesh))
     return 0, build(stage.objective.frozen, first, stage.key)
 
@@ -150,7 +190,9 @@ def _on_stop() -> Iterator[threading.Event]:
             signal.signal(which, before)
 
 
-def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writer: Writer) -> TrainState:
+def fit(
+    stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writer: Writer
+) -> TrainState:
     """Trains a stage to its end and returns its final state; continues from the newest checkpoint in `directory`.
 
     Args:
@@ -172,18 +214,29 @@ def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writ
         stop = stack.enter_context(_on_stop())
         begin, state = start(stage, mesh, manager)
         writer.rewind(stage.name, begin)
-        progress = stack.enter_context(contextlib.closing(Progress(stage.name, total, begin, per_epoch, stage.pipeline.batch_size)))
+        progress = stack.enter_context(
+            contextlib.closing(
+                Progress(stage.name, total, begin, per_epoch, stage.pipeline.batch_size)
+            )
+        )
         run = jax.jit(functools.partial(step, stage), donate_argnums=0)
         loss, first, began = None, begin, time.perf_counter()
         for number in range(begin, total):
-            before, (state, loss) = loss, run(state, stage.objective.frozen, stage.pipeline.batch(number), stage.key)
-            if before is not None and progress.due(number):  # one step late: reading it does not stall the device
+            before, (state, loss) = (
+                loss,
+                run(state, stage.objective.frozen, stage.pipeline.batch(number), stage.key),
+            )
+            if before is not None and progress.due(
+                number
+            ):  # one step late: reading it does not stall the device
                 progress.show(number, float(before))
             done = number + 1
             if done % per_epoch == 0:
                 _end_epoch(stage, state, done, (done - first, began), writer, progress, manager)
                 if stage.refresh and done < total:
-                    memory = stage.refresh(state.variables, jax.device_get(state.memory), done // per_epoch)
+                    memory = stage.refresh(
+                        state.variables, jax.device_get(state.memory), done // per_epoch
+                    )
                     state = state._replace(memory=sharding.replicate(mesh, memory))
                 first, began = done, time.perf_counter()
             stopping = _agreed(stop, done % per_epoch == 0)
@@ -192,10 +245,14 @@ def fit(stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writ
                 checkpoint.save(manager, done, state)
             if stopping and done < total:
                 manager.wait_until_finished()
-                raise Stopped(f"{stage.name}: stopped at step {done} of {total}, saved; the same command continues")
+                raise Stopped(
+                    f"{stage.name}: stopped at step {done} of {total}, saved; the same command continues"
+                )
         manager.wait_until_finished()
         if _agreed(stop, True):
-            raise Stopped(f"{stage.name}: finished and saved, then stopped; the same command continues")
+            raise Stopped(
+                f"{stage.name}: finished and saved, then stopped; the same command continues"
+            )
     return state
 
 
@@ -206,17 +263,33 @@ def _agreed(stop: threading.Event, epoch_ends: bool) -> bool:
     return epoch_ends and bool(np.any(multihost_utils.process_allgather(np.array(stop.is_set()))))
 
 
-def _end_epoch(stage: Stage, state: TrainState, done: int, lap: tuple, writer: Writer, progress: Progress, manager: Any) -> None:
+def _end_epoch(
+    stage: Stage,
+    state: TrainState,
+    done: int,
+    lap: tuple,
+    writer: Writer,
+    progress: Progress,
+    manager: Any,
+) -> None:
     """Evaluates, writes the epoch's record and shows it; `lap` is (steps, begin) of the part of the epoch that this process ran."""
     steps, began = lap
-    values = {name: float(total) / stage.pipeline.steps_per_epoch for name, total in jax.device_get(state.totals).items()}
+    values = {
+        name: float(total) / stage.pipeline.steps_per_epoch
+        for name, total in jax.device_get(state.totals).items()
+    }
     trained = time.perf_counter()
     _refuse_failed(stage, state, manager)
     epoch = done // stage.pipeline.steps_per_epoch
     values["learning_rate"] = float(stage.optimizer.learning_rate(done - 1))
     values |= stage.evaluate(final_variables(state), epoch, values)
     times = {"train_seconds": trained - began, "evaluate_seconds": time.perf_counter() - trained}
-    writer.write(stage.name, done, {"epoch": epoch, **values}, {**times, "images": steps * stage.pipeline.batch_size})
+    writer.write(
+        stage.name,
+        done,
+        {"epoch": epoch, **values},
+        {**times, "images": steps * stage.pipeline.batch_size},
+    )
     if epoch == stage.epochs or progress.due(done):
         progress.show(done, values["loss"], _note(values))
 
@@ -230,12 +303,17 @@ def _refuse_failed(stage: Stage, state: TrainState, manager: Any) -> None:
     """Stops a run whose loss or network is not finite before anything of it is saved."""
     failed, what = int(state.failed), "the loss is"
     if failed < 0 and not _finite(state.variables):
-        failed, what = int(state.step), "parameters are"  # a finite loss may have a gradient that is not
+        failed, what = (
+            int(state.step),
+            "parameters are",
+        )  # a finite loss may have a gradient that is not
     if failed >= 0:
         manager.wait_until_finished()
         good = manager.latest_step()
         where = f"step {good} in {manager.directory}" if good is not None else "none yet"
-        raise UserError(f"{stage.name}: {what} not finite at step {failed}; last good checkpoint: {where}. Try a lower learning rate")
+        raise UserError(
+            f"{stage.name}: {what} not finite at step {failed}; last good checkpoint: {where}. Try a lower learning rate"
+        )
 
 
 @jax.jit
@@ -243,7 +321,9 @@ def _finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def predictor(apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray) -> Callable:
+def predictor(
+    apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray
+) -> Callable:
     """`predict(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]` of `apply(variables, normalised image)`.
 
     The last batch is padded with images whose outputs are dropped: each example counts once, and one compiled program serves every call.
@@ -258,7 +338,9 @@ def predictor(apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, st
         parts = []
         for first in range(0, len(images), size):
             part = images[first : first + size]
-            padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            padded = np.concatenate(
+                [part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]
+            )
             parts.append(jax.device_get(run(variables, sharding.split(mesh, padded))))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
 

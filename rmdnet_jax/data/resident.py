@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
 from rmdnet_jax.data.augment import normalise
-from rmdnet_jax.data.noise import Noise
+from rmdnet_jax.labels.noise import Noise
 from rmdnet_jax.types import Array, Batch
 
 
@@ -38,7 +38,9 @@ def _gather(images: Array, labels: Array, index: Array) -> Raw:
     return Raw(images[index], labels[index], index)
 
 
-def resident(images: Array, labels: Array, rows: np.ndarray, batch_size: int, key: Array, mesh: Mesh) -> Pipeline:
+def resident(
+    images: Array, labels: Array, rows: np.ndarray, batch_size: int, key: Array, mesh: Mesh
+) -> Pipeline:
     """Batches from arrays that lie on every device.
 
     Args:
@@ -57,12 +59,18 @@ def resident(images: Array, labels: Array, rows: np.ndarray, batch_size: int, ke
 
     def batch(step: int) -> Raw:
         epoch, i = divmod(step, steps)
-        return _gather(images, labels, sharding.split(mesh, order(epoch)[i * batch_size : (i + 1) * batch_size]))
+        return _gather(
+            images,
+            labels,
+            sharding.split(mesh, order(epoch)[i * batch_size : (i + 1) * batch_size]),
+        )
 
     return Pipeline(steps, batch_size, batch)
 
 
-def prepare(noise: Noise, augment: Callable, views: int, mean: np.ndarray, std: np.ndarray) -> Callable:
+def prepare(
+    noise: Noise, augment: Callable, views: int, mean: np.ndarray, std: np.ndarray
+) -> Callable:
     """The part of the data path that runs inside the jitted step: `(raw, key) -> Batch`, noisy labels and augmented, normalised views.
 
     Every draw is a function of the key (of a stage and step), the view and the example index.
@@ -70,8 +78,12 @@ def prepare(noise: Noise, augment: Callable, views: int, mean: np.ndarray, std: 
 
     def run(raw: Raw, key: Array) -> Batch:
         def view(number: int) -> Array:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, number), raw.index)
-            return jax.vmap(lambda k, x: normalise(augment(k, x), mean, std))(keys, to_float(raw.image))
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(
+                jax.random.fold_in(key, number), raw.index
+            )
+            return jax.vmap(lambda k, x: normalise(augment(k, x), mean, std))(
+                keys, to_float(raw.image)
+            )
 
         image = jnp.stack([view(number) for number in range(views)])
         return Batch(image, noise.labels(raw.index, raw.label), raw.index)
@@ -87,6 +99,13 @@ def to_float(image: Array) -> Array:
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per-channel mean and standard deviation of uint8 images [n, h, w, c], float32 [c] in the scale [0, 1]."""
     value = np.arange(256) / 255.0
-    share = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]) / images[..., 0].size
+    share = (
+        np.stack(
+            [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+        )
+        / images[..., 0].size
+    )
     mean = share @ value
-    return mean.astype(np.float32), np.sqrt(np.maximum(share @ value**2 - mean**2, 1e-6)).astype(np.float32)
+    return mean.astype(np.float32), np.sqrt(np.maximum(share @ value**2 - mean**2, 1e-6)).astype(
+        np.float32
+    )

@@ -43,20 +43,32 @@ def hops(near: np.ndarray, given: np.ndarray) -> Hops:
     agreement = float(np.mean(given[one] == given[own]))
     error = (chance * (1 - chance) / one.size) ** 0.5
     above = max(agreement - chance, error)
-    ratio = (float(np.mean((given[two] == given[own])[counted])) - chance) / above if counted.any() else 1.0
+    ratio = (
+        (float(np.mean((given[two] == given[own])[counted])) - chance) / above
+        if counted.any()
+        else 1.0
+    )
     return Hops(agreement, chance, ratio, error * (1 + ratio**2) ** 0.5 / above)
 
 
 def above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> float:
     """By how many standard errors votes agree with given labels more often than if each fold's labels were in a random order."""
     predicted, classes, folds = votes.argmax(1), votes.shape[1], fold.max() + 1
-    voted, labelled = (np.bincount(fold * classes + y, minlength=folds * classes).reshape(folds, classes) for y in (predicted, given))
+    voted, labelled = (
+        np.bincount(fold * classes + y, minlength=folds * classes).reshape(folds, classes)
+        for y in (predicted, given)
+    )
     size = np.maximum(voted.sum(1), 1)
     chance = np.sum(voted * labelled, axis=1) / size**2
-    return float((np.sum(predicted == given) - np.sum(size * chance)) / max(np.sum(size * chance * (1 - chance)), 1.0) ** 0.5)
+    return float(
+        (np.sum(predicted == given) - np.sum(size * chance))
+        / max(np.sum(size * chance * (1 - chance)), 1.0) ** 0.5
+    )
 
 
-def evenness(votes: np.ndarray, given: np.ndarray, sure: np.ndarray, most: int) -> tuple[float, float]:
+def evenness(
+    votes: np.ndarray, given: np.ndarray, sure: np.ndarray, most: int
+) -> tuple[float, float]:
     """How often votes agree with given labels over how often the surest do, and its standard error.
 
     `sure` [C]: how often the surest votes for each class agree, at most `most` of them and half.

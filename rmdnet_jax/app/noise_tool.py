@@ -19,27 +19,43 @@ import sys
 
 import numpy as np
 
-from rmdnet_jax import config as configuration
-from rmdnet_jax import report, run, workdir
-from rmdnet_jax.data import noise, sources
-from rmdnet_jax.types import UserError, entry, hyper
+from rmdnet_jax import files
+from rmdnet_jax.app import config as configuration
+from rmdnet_jax.app import report
+from rmdnet_jax.app import setup as run
+from rmdnet_jax.data import sources
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.labels import noise
+from rmdnet_jax.types import entry, hyper
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m rmdnet_jax.data.noise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m rmdnet_jax.data.noise",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True)
-    for name, action, files in (("make", make, ["file"]), ("show", show, ["file"]), ("diff", diff, ["file", "other"])):
+    for name, action, files in (
+        ("make", make, ["file"]),
+        ("show", show, ["file"]),
+        ("diff", diff, ["file", "other"]),
+    ):
         command = commands.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
         command.set_defaults(action=action)
         for file in files:
             command.add_argument(file, metavar=file.upper())
         if name != "diff":
-            command.add_argument("--data", default="" if name == "show" else "digits", help="data set, as config.data.name")
+            command.add_argument(
+                "--data",
+                default="" if name == "show" else "digits",
+                help="data set, as config.data.name",
+            )
             command.add_argument("--dir", default="", help="where it lies, as config.data.dir")
         if name == "make":
-            command.add_argument("--kind", default="symmetric", help=f"out of {', '.join(noise.KINDS)}")
+            command.add_argument(
+                "--kind", default="symmetric", help=f"out of {', '.join(noise.KINDS)}"
+            )
             command.add_argument("--fields", default="", help="of the kind: rate=0.5,inclusive")
             command.add_argument("--seed", type=int, default=0)
         if name == "show":
@@ -61,7 +77,14 @@ def read(text: str) -> tuple[np.ndarray, np.ndarray | None]:
     if not path.endswith(".npz"):
         return labels, None
     with np.load(path, allow_pickle=False) as file:
-        return labels, next((file[name].astype(np.int32) for name in ("clean", "clean_label") if name in file.files), None)
+        return labels, next(
+            (
+                file[name].astype(np.int32)
+                for name in ("clean", "clean_label")
+                if name in file.files
+            ),
+            None,
+        )
 
 
 def make(args: argparse.Namespace) -> int:
@@ -73,15 +96,22 @@ def make(args: argparse.Namespace) -> int:
     config = configuration.default()
     with config.unlocked():
         config.data.name, config.data.dir = args.data, args.dir
-        config.noise = configuration.choose(noise.KINDS, args.kind, **vars(configuration.parse(args.fields, **hyper(factory))))
+        config.noise = configuration.choose(
+            noise.KINDS, args.kind, **vars(configuration.parse(args.fields, **hyper(factory)))
+        )
         config.noise.seed = args.seed
     configuration.check(config)
     source = sources.load(args.data, dir=args.dir)
     kind, given = run.corrupt(config, source)
     about = {"data": source.name, **config.noise.to_dict()}
-    arrays = {"labels": given, "clean": source.labels, "names": np.array(source.names), "about": np.array(json.dumps(about))}
+    arrays = {
+        "labels": given,
+        "clean": source.labels,
+        "names": np.array(source.names),
+        "about": np.array(json.dumps(about)),
+    }
     try:
-        workdir.write_arrays(path, **arrays)
+        files.write_arrays(path, **arrays)
     except OSError as error:
         raise UserError(f"FILE {args.file!r} cannot be written: {error.strerror}") from None
     print(describe(given, source.labels if kind.known else None, len(source.names)))
@@ -101,18 +131,32 @@ def show(args: argparse.Namespace) -> int:
         if clean is None:
             raise UserError("--figure needs clean labels: name the data set by --data")
         names = source.names if source is not None else tuple(map(str, range(classes)))
-        report.transition(np.asarray(noise.describe(clean, given, classes)["transition"]), names, pathlib.Path(args.figure))
+        report.transition(
+            np.asarray(noise.describe(clean, given, classes)["transition"]),
+            names,
+            pathlib.Path(args.figure),
+        )
     return 0
 
 
 def describe(given: np.ndarray, clean: np.ndarray | None, classes: int) -> str:
     """The lines that `make` and `show` print."""
-    found = noise.describe(given if clean is None else clean, given, classes, known=clean is not None)
+    found = noise.describe(
+        given if clean is None else clean, given, classes, known=clean is not None
+    )
     lines = [f"{len(given)} labels of {classes} classes, {np.bincount(given, minlength=classes).min()} to "
              f"{np.bincount(given, minlength=classes).max()} a class, sha256 {found['sha256']}"]  # fmt: skip
     if clean is None:
-        return "\n".join([*lines, "no clean labels to hold them against: name the data set by --data"])
-    return "\n".join([*lines, f"{found['rate']:.4f} of the labels are wrong", *report.matrix(found["transition"])])
+        return "\n".join(
+            [*lines, "no clean labels to hold them against: name the data set by --data"]
+        )
+    return "\n".join(
+        [
+            *lines,
+            f"{found['rate']:.4f} of the labels are wrong",
+            *report.matrix(found["transition"]),
+        ]
+    )
 
 
 def diff(args: argparse.Namespace) -> int:

@@ -14,21 +14,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmdnet_jax import workdir
-from rmdnet_jax.types import UserError
+from rmdnet_jax import files
+from rmdnet_jax.errors import UserError
 
 ARMS = {"base": "{}", "base_from_teacher": "{} from teacher", "teacher_knn": "teacher kNN, noisy labels",
         "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
-OURS = {"rmdnet": "{} + RMDNet", "propagation": "{} + propagation", "rmdnet_propagation": "{} + RMDNet + propagation"}
-COLUMNS = {"last": "last", "last10": "mean of last 10", "best": "best, peeks at test", "noisy_validation": "at best noisy validation"}
+OURS = {
+    "rmdnet": "{} + RMDNet",
+    "propagation": "{} + propagation",
+    "rmdnet_propagation": "{} + RMDNet + propagation",
+}
+COLUMNS = {
+    "last": "last",
+    "last10": "mean of last 10",
+    "best": "best, peeks at test",
+    "noisy_validation": "at best noisy validation",
+}
 PROTOCOL = ("data.name", "data.limit", "data.image_size", "data.validation", "noise.inclusive")
 # Fields that an arm is by itself, or in which seeds differ by design; those that only the relation terms, the graph, or a teacher read.
 APART = ("seed", "teacher", "noise.name", "noise.rate", "noise.seed", "controls", "checkpoint_steps", "tensorboard",
          "relation_guided.init", "relation_guided.method.name", "relation_guided.targets")  # fmt: skip
-RELATIONS = tuple(f"relation_guided.{name}" for name in ("weight", "edge.", "node.", "warmup_epochs", "teacher_features"))
+RELATIONS = tuple(
+    f"relation_guided.{name}"
+    for name in ("weight", "edge.", "node.", "warmup_epochs", "teacher_features")
+)
 GRAPH = ("relation_guided.propagation.",)
 TEACHER = ("relation_modeling.", "encoder.", "data.")
-OWN = {"noise.": "noise.name", "relation_guided.method.": "relation_guided.method.name"}  # fields of a kind, and what tells the kind
+OWN = {
+    "noise.": "noise.name",
+    "relation_guided.method.": "relation_guided.method.name",
+}  # fields of a kind, and what tells the kind
 UNREAD = {"base": ("relation_modeling.", *RELATIONS, *GRAPH), "base_from_teacher": (*RELATIONS, *GRAPH), "rmdnet": GRAPH,
           "propagation": RELATIONS}  # fmt: skip
 
@@ -61,7 +76,13 @@ def arm_of(guided: dict) -> str:
     """The arm that a run's own student is."""
     if guided.get("targets") == "propagated":
         return "rmdnet_propagation" if guided["weight"] else "propagation"
-    return "rmdnet" if guided["weight"] else "base_from_teacher" if guided["init"] == "teacher" else "base"
+    return (
+        "rmdnet"
+        if guided["weight"]
+        else "base_from_teacher"
+        if guided["init"] == "teacher"
+        else "base"
+    )
 
 
 def read(directories: list[str], column: str) -> list[Run]:
@@ -69,22 +90,37 @@ def read(directories: list[str], column: str) -> list[Run]:
     runs = []
     for directory in directories:
         try:
-            config, summary = (json.loads((pathlib.Path(directory) / f"{name}.json").read_text()) for name in ("config", "summary"))
-            rows = {arm_of(config["relation_guided"]): summary["relation_guided"], **summary["controls"]}
+            config, summary = (
+                json.loads((pathlib.Path(directory) / f"{name}.json").read_text())
+                for name in ("config", "summary")
+            )
+            rows = {
+                arm_of(config["relation_guided"]): summary["relation_guided"],
+                **summary["controls"],
+            }
             accuracy = {arm: row["test_accuracy"].get(column) for arm, row in rows.items()}
         except (OSError, ValueError) as error:
             raise UserError(f"not a finished run: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"not a run of this version: {directory} has no {error}") from None
         if next(iter(accuracy.values())) is None:
-            raise UserError(f"--column: {directory} has no {column!r} accuracy, and another column does not stand in for it")
+            raise UserError(
+                f"--column: {directory} has no {column!r} accuracy, and another column does not stand in for it"
+            )
         used = summary["relation_guided"].get("propagation", {}).get("used", True)
-        runs.append(Run(workdir.flatten(config), accuracy, not used))
+        runs.append(Run(files.flatten(config), accuracy, not used))
         for field in PROTOCOL:
-            alike = [run for run in runs if not field.startswith("noise.") or run.config["noise.name"] == config["noise"]["name"]]
+            alike = [
+                run
+                for run in runs
+                if not field.startswith("noise.")
+                or run.config["noise.name"] == config["noise"]["name"]
+            ]
             one, two = (run.config.get(field) for run in (alike[0], alike[-1]))
             if one != two:
-                raise UserError(f"runs of one protocol belong in a table: {field} is {one} in an earlier one, {two} in {directory}")
+                raise UserError(
+                    f"runs of one protocol belong in a table: {field} is {one} in an earlier one, {two} in {directory}"
+                )
     return runs
 
 
@@ -93,14 +129,24 @@ def varied(runs: list[Run]) -> list[str]:
     values: dict[str, dict[str, set[str]]] = {}
     for config, *_ in runs:
         for name in (name for name in config if not name.startswith(APART)):
-            kind = next((str(config[field]) for prefix, field in OWN.items() if name.startswith(prefix)), "")
+            kind = next(
+                (str(config[field]) for prefix, field in OWN.items() if name.startswith(prefix)), ""
+            )
             values.setdefault(name, {}).setdefault(kind, set()).add(str(config[name]))
-    return [name for name, by_kind in values.items() if any(len(found) > 1 for found in by_kind.values())]
+    return [
+        name
+        for name, by_kind in values.items()
+        if any(len(found) > 1 for found in by_kind.values())
+    ]
 
 
 def reads(arm: str, field: str) -> bool:
     """Whether a setting makes a difference to an arm."""
-    return field.startswith(TEACHER) if arm.startswith("teacher_") else not field.startswith(("noise.", *UNREAD.get(arm, ())))
+    return (
+        field.startswith(TEACHER)
+        if arm.startswith("teacher_")
+        else not field.startswith(("noise.", *UNREAD.get(arm, ())))
+    )
 
 
 def group(runs: list[Run]) -> list[Row]:
@@ -109,12 +155,29 @@ def group(runs: list[Run]) -> list[Row]:
     rows: dict[tuple, Row] = {}
     for config, accuracy, doubt in runs:
         seed, method = int(config["seed"]), str(config["relation_guided.method.name"])
-        own = [f"{name.removeprefix('noise.')} {config[name]}" for name in fields if name.startswith("noise.") and name in config]
-        noise = " ".join([str(config["noise.name"]), *([str(config["noise.rate"])] if "noise.rate" in config else []), *own])
+        own = [
+            f"{name.removeprefix('noise.')} {config[name]}"
+            for name in fields
+            if name.startswith("noise.") and name in config
+        ]
+        noise = " ".join(
+            [
+                str(config["noise.name"]),
+                *([str(config["noise.rate"])] if "noise.rate" in config else []),
+                *own,
+            ]
+        )
         for arm, value in accuracy.items():
             names = [name for name in fields if name in config and reads(arm, name)]
-            parts = [f"{name.removeprefix('relation_guided.').removesuffix('.name')} {value_of(config[name])}" for name in names]
-            parts += ["from teacher"] if arm in OURS and config["relation_guided.init"] == "teacher" else []
+            parts = [
+                f"{name.removeprefix('relation_guided.').removesuffix('.name')} {value_of(config[name])}"
+                for name in names
+            ]
+            parts += (
+                ["from teacher"]
+                if arm in OURS and config["relation_guided.init"] == "teacher"
+                else []
+            )
             key = (noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts))
             if value is not None:
                 row = rows.setdefault(key, Row(*key, {}, set()))
@@ -125,7 +188,9 @@ def group(runs: list[Run]) -> list[Row]:
                     raise UserError(
                         f"two runs of seed {seed} are both {where}, with {values[seed]:.2f} and {100 * value:.2f} %: which one?"
                     )
-    return sorted(rows.values(), key=lambda row: (row.noise, row.method, row.arm, natural(row.settings)))
+    return sorted(
+        rows.values(), key=lambda row: (row.noise, row.method, row.arm, natural(row.settings))
+    )
 
 
 def value_of(value: Any) -> str:
@@ -135,15 +200,22 @@ def value_of(value: Any) -> str:
 
 def natural(text: str) -> list:
     """A key to sort by under which numbers within texts are in their order: 3 before 10."""
-    return [float(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+\.?\d*)", text))]
+    return [
+        float(part) if place % 2 else part
+        for place, part in enumerate(re.split(r"(\d+\.?\d*)", text))
+    ]
 
 
 def gains(row: Row, rows: list[Row]) -> dict[str, str]:
     """The paired gain of one of OURS over each control of its method: over the one of the same settings, or else the only one there is."""
     found = {}
     for arm in ARMS if row.arm in OURS else ():
-        controls = [r for r in rows if (r.noise, r.arm) == (row.noise, arm) and r.method in ("", row.method)]
-        same = [r for r in controls if set(r.settings.split(", ")) <= {"", *row.settings.split(", ")}]
+        controls = [
+            r for r in rows if (r.noise, r.arm) == (row.noise, arm) and r.method in ("", row.method)
+        ]
+        same = [
+            r for r in controls if set(r.settings.split(", ")) <= {"", *row.settings.split(", ")}
+        ]
         chosen = same if len(controls) > 1 else controls
         if len(chosen) == 1:
             gain = difference(row.values, chosen[0].values)
@@ -154,7 +226,11 @@ def gains(row: Row, rows: list[Row]) -> dict[str, str]:
 def difference(ours: dict[int, float], control: dict[int, float]) -> str:
     """Mean difference over the seeds that both have, with its standard error."""
     pairs = np.array([ours[seed] - control[seed] for seed in ours.keys() & control.keys()])
-    return f"{pairs.mean():+.1f} ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.1f}" if len(pairs) > 1 else ""
+    return (
+        f"{pairs.mean():+.1f} ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.1f}"
+        if len(pairs) > 1
+        else ""
+    )
 
 
 def highest(rows: list[Row]) -> list[Row]:
@@ -179,7 +255,9 @@ def rows(directories: list[str], column: str = "last", best: bool = False) -> li
 def labels(rows: list[Row]) -> tuple[list[str], list[str]]:
     """The settings of each row that most rows do not share, and those that they do."""
     most = shared(rows)
-    return [", ".join(part for part in row.settings.split(", ") if part not in most) for row in rows], most
+    return [
+        ", ".join(part for part in row.settings.split(", ") if part not in most) for row in rows
+    ], most
 
 
 def compare(rows: list[Row], column: str = "last") -> list[dict[str, str]]:
@@ -194,14 +272,22 @@ def compare(rows: list[Row], column: str = "last") -> list[dict[str, str]]:
         n = f"{len(numbers)}, {len(row.doubts)} in doubt" if row.doubts else str(len(numbers))
         cells = {"noise": row.noise, "arm": name_of(row.method, row.arm), heading: own, "n": n}
         cells |= {f"{COLUMNS[column]}, %": f"{numbers.mean():.1f}{spread}"}
-        lines.append(cells | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown})
+        lines.append(
+            cells | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown}
+        )
     return lines
 
 
 def markdown(lines: list[dict[str, str]]) -> str:
     """The table in Markdown."""
     heads = [*lines[0]]
-    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(line.values())} |" for line in lines)])
+    return "\n".join(
+        [
+            f"| {' | '.join(heads)} |",
+            "|---" * len(heads) + "|",
+            *(f"| {' | '.join(line.values())} |" for line in lines),
+        ]
+    )
 
 
 def write_csv(lines: list[dict[str, str]], path: str) -> None:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax.types import Array, UserError, entry, first_line, unknown
+from rmdnet_jax.errors import UserError, first_line, unknown
+from rmdnet_jax.types import Array, entry
 
 # truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog. Source: Patrini et al., CVPR 2017.
 CIFAR10_MAP = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
@@ -34,14 +35,18 @@ class Noise(NamedTuple):
 
     labels: Callable  # (index [n], clean [n], image=None) -> given int32 [n]
     size: int | None = None  # number of examples it has labels for; None: any
-    known: bool = True  # False where the stored labels may be wrong already, so that no rate can be stated
+    known: bool = (
+        True  # False where the stored labels may be wrong already, so that no rate can be stated
+    )
     images: bool = False  # whether `labels` reads images, uint8 [n, height, width, channel], on the host: drawn once, then `frozen`
 
 
 def draw(seed: int, index: Array, stream: int) -> Array:
     """Uniform float32 [n] in [0, 1), one for each example; `stream` tells the draws of one example apart."""
     key = jax.random.fold_in(jax.random.key(seed), stream)
-    return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), dtype=jnp.float32))(index)
+    return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), dtype=jnp.float32))(
+        index
+    )
 
 
 def _check_rate(rate: float) -> None:
@@ -97,7 +102,9 @@ def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
     if mapping == "cifar10":
         target = [*map(int, CIFAR10_MAP)]
     elif mapping == "cifar100":
-        following = {group[k]: group[(k + 1) % 5] for group in CIFAR100_SUPERCLASSES for k in range(5)}
+        following = {
+            group[k]: group[(k + 1) % 5] for group in CIFAR100_SUPERCLASSES for k in range(5)
+        }
         target = [following[y] for y in range(100)]
     elif mapping == "blocks_of_five":
         target = [y // 5 * 5 + (y + 1) % 5 for y in range(num_classes)]
@@ -107,18 +114,28 @@ def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
         try:
             target = [int(y) for y in (mapping.split() if isinstance(mapping, str) else mapping)]
         except ValueError:
-            raise UserError(f"noise.mapping must be {NAMED} or one class number a class, got {mapping!r}") from None
+            raise UserError(
+                f"noise.mapping must be {NAMED} or one class number a class, got {mapping!r}"
+            ) from None
     if len(target) != num_classes or not all(0 <= y < num_classes for y in target):
-        raise UserError(f"noise.mapping must give one class in [0, {num_classes}) for each of the {num_classes} classes, got {mapping!r}")
+        raise UserError(
+            f"noise.mapping must give one class in [0, {num_classes}) for each of the {num_classes} classes, got {mapping!r}"
+        )
     return target
 
 
 def _within_superclass(num_classes: int, seed: int, rate: float) -> Noise:
     """CIFAR-100: with probability `rate` to one of the four other classes of the true superclass."""
     if num_classes != 100:
-        raise UserError(f"noise.mapping superclass_uniform is for the 100 classes of CIFAR-100, got {num_classes} classes")
+        raise UserError(
+            f"noise.mapping superclass_uniform is for the 100 classes of CIFAR-100, got {num_classes} classes"
+        )
     _check_rate(rate)
-    others = {y: [other for other in group if other != y] for group in CIFAR100_SUPERCLASSES for y in group}
+    others = {
+        y: [other for other in group if other != y]
+        for group in CIFAR100_SUPERCLASSES
+        for y in group
+    }
     table = np.asarray([others[y] for y in range(100)], np.int32)
 
     def labels(index, clean, image=None):
@@ -160,13 +177,26 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
             raise UserError("noise instance needs the images: labels(index, clean, image)")
         clean, pixels = np.asarray(clean), np.asarray(image).reshape(len(image), -1)
         low, high = (0.0 - rate) / 0.1, (1.0 - rate) / 0.1
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), i))(jnp.asarray(index))
-        flip = rate + 0.1 * np.asarray(jax.vmap(lambda k: jax.random.truncated_normal(k, low, high, dtype=jnp.float32))(keys), np.float64)
-        given, number = np.array(clean, np.int32), np.asarray(draw(seed, jnp.asarray(index), 1), np.float64)
+        keys = jax.vmap(
+            lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), i)
+        )(jnp.asarray(index))
+        flip = rate + 0.1 * np.asarray(
+            jax.vmap(lambda k: jax.random.truncated_normal(k, low, high, dtype=jnp.float32))(keys),
+            np.float64,
+        )
+        given, number = (
+            np.array(clean, np.int32),
+            np.asarray(draw(seed, jnp.asarray(index), 1), np.float64),
+        )
         for y in np.unique(clean):
             rows = np.flatnonzero(clean == y)
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), int(y))
-            grid = np.round(np.asarray(jax.random.normal(key, (pixels.shape[1], num_classes), jnp.float32), np.float64) * 2**16)
+            grid = np.round(
+                np.asarray(
+                    jax.random.normal(key, (pixels.shape[1], num_classes), jnp.float32), np.float64
+                )
+                * 2**16
+            )
             logits = pixels[rows].astype(np.float64) @ grid / (255 * 2**16)
             logits[:, y] = -np.inf
             p = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -185,18 +215,28 @@ def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> 
     try:
         table = np.asarray(content, np.float64)
     except ValueError:
-        raise UserError(f"noise.rows must be a {num_classes} x {num_classes} matrix of numbers") from None
+        raise UserError(
+            f"noise.rows must be a {num_classes} x {num_classes} matrix of numbers"
+        ) from None
     if table.shape != (num_classes, num_classes):
-        raise UserError(f"noise.rows must be a {num_classes} x {num_classes} matrix, got shape {table.shape}")
+        raise UserError(
+            f"noise.rows must be a {num_classes} x {num_classes} matrix, got shape {table.shape}"
+        )
     if not ((table >= 0).all() and np.abs(table.sum(1) - 1).max() <= 1e-6):
         worst = int(np.abs(table.sum(1) - 1).argmax())
-        raise UserError(f"noise.rows must be >= 0 and each row must sum to 1, got row {worst} with sum {table[worst].sum():g}")
+        raise UserError(
+            f"noise.rows must be >= 0 and each row must sum to 1, got row {worst} with sum {table[worst].sum():g}"
+        )
     cumulative = np.cumsum(table, axis=1)
-    cumulative = (cumulative / cumulative[:, -1:]).astype(np.float32)  # the last positive class ends at exactly 1
+    cumulative = (cumulative / cumulative[:, -1:]).astype(
+        np.float32
+    )  # the last positive class ends at exactly 1
 
     def labels(index, clean, image=None):
         bounds = jnp.asarray(cumulative)[jnp.asarray(clean)]
-        return jnp.sum(draw(seed, jnp.asarray(index), 0)[:, None] >= bounds, axis=1, dtype=jnp.int32)
+        return jnp.sum(
+            draw(seed, jnp.asarray(index), 0)[:, None] >= bounds, axis=1, dtype=jnp.int32
+        )
 
     return Noise(labels)
 
@@ -233,7 +273,9 @@ def file(num_classes: int, seed: int, *, path: str = "", field: str = "labels") 
     """
     table = read(path, field)
     if table.max() >= num_classes:
-        raise UserError(f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min()}, {table.max()}]")
+        raise UserError(
+            f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min()}, {table.max()}]"
+        )
     return frozen(table)
 
 
@@ -242,8 +284,14 @@ def read(path: str, field: str) -> np.ndarray:
     if not path:
         raise UserError("noise.path must name a .npy, .npz or .csv file of labels, got ''")
     table = _read(path, field)
-    if table.ndim != 1 or not np.issubdtype(table.dtype, np.number) or not np.array_equal(table, np.trunc(table)):
-        raise UserError(f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}")
+    if (
+        table.ndim != 1
+        or not np.issubdtype(table.dtype, np.number)
+        or not np.array_equal(table, np.trunc(table))
+    ):
+        raise UserError(
+            f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}"
+        )
     if table.size == 0 or not 0 <= table.min() <= table.max() < 2**31:
         raise UserError(
             f"noise.path {path!r} must hold labels from 0, got {table.size}, between {table.min(initial=0)} and {table.max(initial=0)}"
@@ -254,7 +302,11 @@ def read(path: str, field: str) -> np.ndarray:
 def frozen(given: np.ndarray, known: bool = True) -> Noise:
     """These labels, one for each example of the training set."""
     table = np.asarray(given, np.int32)
-    return Noise(lambda index, clean, image=None: jnp.asarray(table)[jnp.asarray(index)], size=len(table), known=known)
+    return Noise(
+        lambda index, clean, image=None: jnp.asarray(table)[jnp.asarray(index)],
+        size=len(table),
+        known=known,
+    )
 
 
 KINDS = {

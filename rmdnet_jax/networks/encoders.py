@@ -24,7 +24,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax.types import Array, PyTree, UserError, Variables, unknown
+from rmdnet_jax.errors import UserError, unknown
+from rmdnet_jax.types import Array, PyTree, Variables
 
 DTYPES = ("float32", "bfloat16", "float64")
 STEMS = ("cifar", "imagenet")
@@ -59,14 +60,32 @@ def _conv(x: Array, features: int, kernel: int = 3, stride: int = 1, *, name: st
     """Square convolution without bias: [batch, height, width, channel] -> [batch, ⌈height/stride⌉, ⌈width/stride⌉, features]."""
     he = _drawn(jax.random.normal, math.sqrt(2 / (kernel**2 * features)))
     size, dtype, wide = (kernel, kernel), x.dtype, _wide(x.dtype)
-    layer = nn.Conv(features, size, stride, kernel // 2, use_bias=False, dtype=dtype, param_dtype=wide, kernel_init=he, name=name)
+    layer = nn.Conv(
+        features,
+        size,
+        stride,
+        kernel // 2,
+        use_bias=False,
+        dtype=dtype,
+        param_dtype=wide,
+        kernel_init=he,
+        name=name,
+    )
     return layer(x)
 
 
 def _norm(x: Array, train: bool, *, name: str, affine: bool = True) -> Array:
     """Batch norm over all axes but the last; its statistics are computed in float32 or wider."""
     dtype, wide = x.dtype, _wide(x.dtype)
-    layer = nn.BatchNorm(momentum=0.9, epsilon=1e-5, dtype=dtype, param_dtype=wide, use_bias=affine, use_scale=affine, name=name)
+    layer = nn.BatchNorm(
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        param_dtype=wide,
+        use_bias=affine,
+        use_scale=affine,
+        name=name,
+    )
     return layer(x, use_running_average=not train)
 
 
@@ -82,8 +101,12 @@ def _halve(x: Array) -> Array:
     """
     for axis in (2, 1):
         if half := x.shape[axis] // 2:
-            pairs = jax.lax.slice_in_dim(x, 0, 2 * half, axis=axis).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
-            first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+            pairs = jax.lax.slice_in_dim(x, 0, 2 * half, axis=axis).reshape(
+                *x.shape[:axis], half, 2, *x.shape[axis + 1 :]
+            )
+            first, second = (
+                jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1)
+            )
             x = jnp.where(first >= second, first, second)
     return x
 
@@ -107,7 +130,9 @@ class _Block(nn.Module):
             y = nn.relu(_norm(_conv(y, *conv, name=f"conv{i}"), train, name=f"norm{i}"))
         last = len(self.convs)
         y = _conv(y, *self.convs[-1], name=f"conv{last}")
-        return y + shortcut if self.preact else nn.relu(_norm(y, train, name=f"norm{last}") + shortcut)
+        return (
+            y + shortcut if self.preact else nn.relu(_norm(y, train, name=f"norm{last}") + shortcut)
+        )
 
 
 class _ResNet(nn.Module):
@@ -171,10 +196,16 @@ class _Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         wide = _wide(self.dtype)
-        uniform = _drawn(functools.partial(jax.random.uniform, minval=-1, maxval=1), 1 / math.sqrt(x.shape[-1]))
+        uniform = _drawn(
+            functools.partial(jax.random.uniform, minval=-1, maxval=1), 1 / math.sqrt(x.shape[-1])
+        )
         kernel = self.param("kernel", uniform, (x.shape[-1], self.features), wide)
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=wide)
-        return y + jnp.broadcast_to(self.param("bias", uniform, (self.features,), wide), y.shape) if self.bias else y
+        return (
+            y + jnp.broadcast_to(self.param("bias", uniform, (self.features,), wide), y.shape)
+            if self.bias
+            else y
+        )
 
 
 class _MLP(nn.Module):
@@ -187,7 +218,13 @@ class _MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         for i, width in enumerate(self.widths[:-1], start=1):
-            x = nn.relu(_norm(_Dense(width, self.dtype, bias=False, name=f"dense{i}")(x), train, name=f"norm{i}"))
+            x = nn.relu(
+                _norm(
+                    _Dense(width, self.dtype, bias=False, name=f"dense{i}")(x),
+                    train,
+                    name=f"norm{i}",
+                )
+            )
         last = len(self.widths)
         x = _Dense(self.widths[-1], self.dtype, bias=not self.norm_last, name=f"dense{last}")(x)
         return _norm(x, train, name=f"norm{last}", affine=False) if self.norm_last else x
@@ -201,9 +238,13 @@ def _network(module: nn.Module, dtype: str) -> Network:
     if dtype not in DTYPES:
         raise unknown("encoder.dtype", dtype, DTYPES)
     if dtype == "float64" and jnp.result_type(float) != dtype:
-        raise UserError("encoder.dtype must be 'float32' or 'bfloat16', got 'float64', which needs JAX_ENABLE_X64=1")
+        raise UserError(
+            "encoder.dtype must be 'float32' or 'bfloat16', got 'float64', which needs JAX_ENABLE_X64=1"
+        )
 
-    @functools.partial(jax.jit, static_argnums=1)  # compiled, the forward pass is dropped and only the initialisers run
+    @functools.partial(
+        jax.jit, static_argnums=1
+    )  # compiled, the forward pass is dropped and only the initialisers run
     def initialise(key: Array, shape: tuple[int, ...]) -> Variables:
         tree = module.init(key, jnp.zeros(shape, jnp.float32), train=False)
         stats = jax.tree.map(lambda leaf: leaf.astype(_wide(dtype)), tree.get("batch_stats", {}))
@@ -224,11 +265,20 @@ def _positive(field: str, value: int | Sequence[int]) -> tuple[int, ...]:
     """A width, or one or more of them, as a tuple; refuses what is not an integer above zero."""
     values = (value,) if (one := not isinstance(value, Sequence)) else tuple(value)
     if not values or not all(isinstance(item, int) and item > 0 for item in values):
-        raise UserError(f"{field} must be {'a positive integer' if one else 'one or more positive integers'}, got {value!r}")
+        raise UserError(
+            f"{field} must be {'a positive integer' if one else 'one or more positive integers'}, got {value!r}"
+        )
     return values
 
 
-def _resnet(blocks: tuple[int, ...], stem: str, width: int, dtype: str, bottleneck: bool = False, preact: bool = False) -> Network:
+def _resnet(
+    blocks: tuple[int, ...],
+    stem: str,
+    width: int,
+    dtype: str,
+    bottleneck: bool = False,
+    preact: bool = False,
+) -> Network:
     if stem not in STEMS:
         raise unknown("encoder.stem", stem, STEMS)
     _positive("encoder.width", width)

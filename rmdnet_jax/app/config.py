@@ -11,26 +11,32 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rmdnet_jax.data.augment import AUGMENTATIONS
-from rmdnet_jax.data.noise import KINDS
-from rmdnet_jax.encoder import ENCODERS
+from rmdnet_jax.errors import UserError, unknown
+from rmdnet_jax.files import flatten
+from rmdnet_jax.labels.noise import KINDS
 from rmdnet_jax.methods import METHODS
-from rmdnet_jax.neighbours import SEARCHES
-from rmdnet_jax.optimizer import OPTIMIZERS
-from rmdnet_jax.propagation import IN_DOUBT, propagate
-from rmdnet_jax.relation import EDGES, NODES
+from rmdnet_jax.networks.encoders import ENCODERS
+from rmdnet_jax.relations.losses import EDGES, NODES
+from rmdnet_jax.relations.neighbours import SEARCHES
+from rmdnet_jax.relations.propagation import IN_DOUBT, propagate
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.types import Config, UserError, entry, hyper, unknown
-from rmdnet_jax.workdir import flatten
+from rmdnet_jax.training.optimizer import OPTIMIZERS
+from rmdnet_jax.types import Config, entry, hyper
 
 CONTROLS = ("base", "base_from_teacher", "teacher_knn", "teacher_probe")
 # The arguments that every experiment takes, with their defaults: `parse(arg, **ARGUMENTS, ...)`, then `assemble`.
 ARGUMENTS = {
     "quick": False, "seed": 0, "method": "ce", "ssl": "simsiam", "edge": "softmax_kl", "node": "cosine", "targets": "given", "encoder": "",
 }  # fmt: skip
-TARGETS = ("given", "propagated")  # what a student learns; propagated: corrected over the teacher's relation graph, our extension
+TARGETS = (
+    "given",
+    "propagated",
+)  # what a student learns; propagated: corrected over the teacher's relation graph, our extension
 # (data set, method): what the method's authors set differently there; ours for digits, whose epochs have 11 steps.
 RECIPES = {
-    ("digits", "jocor"): {"ramp_epochs": 80.0},  # the best of 10, 20, 40, 80 for JoCoR alone at symmetric 50 %, seeds 100 and 101
+    ("digits", "jocor"): {
+        "ramp_epochs": 80.0
+    },  # the best of 10, 20, 40, 80 for JoCoR alone at symmetric 50 %, seeds 100 and 101
     ("cifar100", "sce"): {"alpha": 6.0, "beta": 0.1},
     ("cifar100", "elr"): {"weight": 7.0, "momentum": 0.9},
     ("cifar100", "dividemix"): {"warmup_epochs": 30},
@@ -55,7 +61,9 @@ def bind(table: dict[str, Callable], field: str, node: Config, beside: tuple = (
     fields = {name: value for name, value in node.items() if name not in ("name", *beside)}
     found = entry(table, field, node.name, fields)
     if missing := sorted(hyper(found).keys() - fields):
-        raise UserError(f"{field} {node.name!r} needs {', '.join(missing)}: choose it by the config's argument, which sets its fields")
+        raise UserError(
+            f"{field} {node.name!r} needs {', '.join(missing)}: choose it by the config's argument, which sets its fields"
+        )
     return functools.partial(found, **fields)
 
 
@@ -158,13 +166,19 @@ def small(config: Config) -> Config:
     config.data.limit = 5000
     with config.unlocked():
         config.encoder = choose(ENCODERS, "cnn", widths=(16, 32, 64, 128))
-        config.relation_modeling.ssl = choose(SSL, config.relation_modeling.ssl.name, projection=256, hidden=64)
-        config.relation_guided.augmentation = choose(AUGMENTATIONS, "none")  # so that the base method memorises
+        config.relation_modeling.ssl = choose(
+            SSL, config.relation_modeling.ssl.name, projection=256, hidden=64
+        )
+        config.relation_guided.augmentation = choose(
+            AUGMENTATIONS, "none"
+        )  # so that the base method memorises
     config.relation_modeling.batch_size = 256
     config.relation_modeling.epochs, config.relation_guided.epochs = 60, 30
     config.relation_guided.weight = 3.0
     if "warmup_epochs" in config.relation_guided.method:
-        config.relation_guided.method.warmup_epochs = min(config.relation_guided.method.warmup_epochs, 10)
+        config.relation_guided.method.warmup_epochs = min(
+            config.relation_guided.method.warmup_epochs, 10
+        )
     config.controls = CONTROLS
     return config
 
@@ -180,7 +194,10 @@ def quick(config: Config) -> Config:
             config.noise = ConfigDict({**choose(KINDS, "pair"), "seed": config.noise.seed})
         config.relation_modeling.ssl.projection = 32
         config.relation_modeling.ssl.hidden = 16
-        for stage, augmentation in ((config.relation_modeling, "digits"), (config.relation_guided, "shift")):
+        for stage, augmentation in (
+            (config.relation_modeling, "digits"),
+            (config.relation_guided, "shift"),
+        ):
             stage.epochs, stage.batch_size = 2, 128
             stage.augmentation = choose(AUGMENTATIONS, augmentation)
             stage.optimizer.warmup_epochs = 0.0
@@ -211,23 +228,40 @@ def recipe(data: str, method: str, targets: str, kind: str, rate: float) -> dict
 def assemble(config: Config, arg: types.SimpleNamespace, kind: str, **fields: Any) -> Config:
     """An experiment from a base config, the arguments `ARGUMENTS` and `small`, and a noise kind with its fields."""
     for name, table in (("method", METHODS), ("ssl", SSL), ("edge", EDGES), ("node", NODES)):
-        pick(name, arg.__dict__[name], table)  # an unknown name is told of as the argument that it is
+        pick(
+            name, arg.__dict__[name], table
+        )  # an unknown name is told of as the argument that it is
     pick("noise", kind, KINDS)
     _among("targets", arg.targets, TARGETS)
     if arg.encoder:  # else the base config's
         pick("encoder", arg.encoder, ENCODERS)
     modeling, guided = config.relation_modeling, config.relation_guided
     own = hyper(SSL[modeling.ssl.name])
-    heads = {field: modeling.ssl[field] for field in ("projection", "hidden") if modeling.ssl[field] != own[field]}
+    heads = {
+        field: modeling.ssl[field]
+        for field in ("projection", "hidden")
+        if modeling.ssl[field] != own[field]
+    }
     config.seed, guided.targets = arg.seed, arg.targets
     with config.unlocked():
         config.noise = ConfigDict({**choose(KINDS, kind, **fields), "seed": arg.seed})
-        guided.method = choose(METHODS, arg.method, **recipe(config.data.name, arg.method, arg.targets, kind, fields.get("rate", 0.4)))
+        guided.method = choose(
+            METHODS,
+            arg.method,
+            **recipe(config.data.name, arg.method, arg.targets, kind, fields.get("rate", 0.4)),
+        )
         if arg.ssl != modeling.ssl.name:
-            modeling.ssl = choose(SSL, arg.ssl, **heads)  # a base config's own widths serve every objective
+            modeling.ssl = choose(
+                SSL, arg.ssl, **heads
+            )  # a base config's own widths serve every objective
         for name, table in (("edge", EDGES), ("node", NODES)):
             if arg.__dict__[name] != guided[name].name:
-                guided[name] = ConfigDict({**choose(table, arg.__dict__[name]), "weight": WEIGHTS.get(arg.__dict__[name], 1.0)})
+                guided[name] = ConfigDict(
+                    {
+                        **choose(table, arg.__dict__[name]),
+                        "weight": WEIGHTS.get(arg.__dict__[name], 1.0),
+                    }
+                )
     config = small(config) if getattr(arg, "small", False) else config
     if arg.encoder:
         with config.unlocked():
@@ -248,12 +282,18 @@ def check(config: Config) -> None:
     _within("relation_modeling.evaluate_every", modeling.evaluate_every, 1)
     _within("relation_modeling.knn.k", modeling.knn.k, 1)
     if not modeling.knn.temperature > 0:
-        raise UserError(f"relation_modeling.knn.temperature must be > 0, got {modeling.knn.temperature}")
+        raise UserError(
+            f"relation_modeling.knn.temperature must be > 0, got {modeling.knn.temperature}"
+        )
     _within("relation_modeling.epochs", modeling.epochs, 0)
     _within("relation_guided.epochs", guided.epochs, 1)
     _within("relation_guided.warmup_epochs", guided.warmup_epochs, 0)
     for name in ("weight", "edge.weight", "node.weight"):
-        _within(f"relation_guided.{name}", guided.weight if name == "weight" else guided[name.split(".")[0]].weight, 0)
+        _within(
+            f"relation_guided.{name}",
+            guided.weight if name == "weight" else guided[name.split(".")[0]].weight,
+            0,
+        )
     for name, stage in (("relation_modeling", modeling), ("relation_guided", guided)):
         _within(f"{name}.average", stage.average, 0.0, 0.99999)
     _among("relation_guided.init", guided.init, ("random", "teacher"))
@@ -264,14 +304,20 @@ def check(config: Config) -> None:
     _among("relation_guided.propagation.search", guided.propagation.search, SEARCHES)
     _among("relation_guided.teacher_features", guided.teacher_features, ("online", "stored"))
     if (warm := guided.method.get("warmup_epochs", 0)) >= guided.epochs:
-        raise UserError(f"relation_guided.method.warmup_epochs must be below relation_guided.epochs, {guided.epochs}, got {warm}")
+        raise UserError(
+            f"relation_guided.method.warmup_epochs must be below relation_guided.epochs, {guided.epochs}, got {warm}"
+        )
     for control in config.controls:
         _among("controls", control, CONTROLS)
 
 
 def _within(field: str, value: float, low: float, high: float | None = None) -> None:
     if not (low <= value and (high is None or value <= high)):
-        raise UserError(f"{field} must be " + (f">= {low}" if high is None else f"in [{low}, {high}]") + f", got {value}")
+        raise UserError(
+            f"{field} must be "
+            + (f">= {low}" if high is None else f"in [{low}, {high}]")
+            + f", got {value}"
+        )
 
 
 def _among(field: str, value: str, allowed: tuple | dict) -> None:

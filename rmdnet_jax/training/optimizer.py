@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import optax
 
-from rmdnet_jax.types import PyTree, UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.types import PyTree
 
 
 class Optimizer(NamedTuple):
@@ -21,7 +22,15 @@ class Optimizer(NamedTuple):
     learning_rate: Callable  # step -> learning rate
 
 
-def _rates(steps_per_epoch: int, epochs: int, kind: str, rate: float, warmup: float, milestones: tuple, factor: float) -> Callable:
+def _rates(
+    steps_per_epoch: int,
+    epochs: int,
+    kind: str,
+    rate: float,
+    warmup: float,
+    milestones: tuple,
+    factor: float,
+) -> Callable:
     """Linear warm-up from 0 over `warmup` epochs, then `kind`: constant, cosine (to 0) or step (`factor` at each milestone epoch)."""
     total, rise = epochs * steps_per_epoch, round(warmup * steps_per_epoch)
     if kind == "constant":
@@ -29,10 +38,16 @@ def _rates(steps_per_epoch: int, epochs: int, kind: str, rate: float, warmup: fl
     elif kind == "cosine":
         body = optax.cosine_decay_schedule(rate, max(total - rise, 1))
     elif kind == "step":
-        body = optax.piecewise_constant_schedule(rate, {round(m * steps_per_epoch) - rise: factor for m in milestones})
+        body = optax.piecewise_constant_schedule(
+            rate, {round(m * steps_per_epoch) - rise: factor for m in milestones}
+        )
     else:
         raise UserError(f"optimizer.schedule must be constant, cosine or step, got {kind!r}")
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, rise), body], [rise]) if rise else body
+    return (
+        optax.join_schedules([optax.linear_schedule(0.0, rate, rise), body], [rise])
+        if rise
+        else body
+    )
 
 
 def _decay(weight_decay: float, kind: str) -> optax.GradientTransformation:
@@ -57,12 +72,24 @@ def _scale(rates: Callable, fixed: str, rate: float) -> optax.GradientTransforma
             raise UserError(f"optimizer.fixed must name one of {', '.join(params)}, got {fixed!r}")
         return {name: "fixed" if name == fixed else "scheduled" for name in params}
 
-    scales: dict = {"fixed": optax.scale_by_learning_rate(rate), "scheduled": optax.scale_by_learning_rate(rates)}
+    scales: dict = {
+        "fixed": optax.scale_by_learning_rate(rate),
+        "scheduled": optax.scale_by_learning_rate(rates),
+    }
     return optax.multi_transform(scales, labels)
 
 
 def _chain(
-    steps_per_epoch: int, epochs: int, *core, learning_rate, schedule, warmup_epochs, milestones, factor, clip_norm, fixed
+    steps_per_epoch: int,
+    epochs: int,
+    *core,
+    learning_rate,
+    schedule,
+    warmup_epochs,
+    milestones,
+    factor,
+    clip_norm,
+    fixed,
 ) -> Optimizer:
     """Clipping, the optimiser's own transformations, then the learning rate; see `sgd` for the arguments."""
     if not learning_rate > 0:
@@ -70,11 +97,15 @@ def _chain(
     if not factor > 0:
         raise UserError(f"optimizer.factor must be > 0, got {factor}")
     if not 0 <= warmup_epochs <= epochs:
-        raise UserError(f"optimizer.warmup_epochs must be in [0, {epochs}] (the stage's epochs), got {warmup_epochs}")
+        raise UserError(
+            f"optimizer.warmup_epochs must be in [0, {epochs}] (the stage's epochs), got {warmup_epochs}"
+        )
     if not clip_norm >= 0:
         raise UserError(f"optimizer.clip_norm must be >= 0, got {clip_norm}")
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    rates = _rates(steps_per_epoch, epochs, schedule, learning_rate, warmup_epochs, milestones, factor)
+    rates = _rates(
+        steps_per_epoch, epochs, schedule, learning_rate, warmup_epochs, milestones, factor
+    )
     return Optimizer(optax.chain(*clip, *core, _scale(rates, fixed, learning_rate)), rates)
 
 

@@ -23,11 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax import doubt
-from rmdnet_jax.distillation import whole
-from rmdnet_jax.graph import Graph, connect, product, spread
-from rmdnet_jax.neighbours import Neighbours, find
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.relations import doubt
+from rmdnet_jax.relations.graph import Graph, connect, product, spread
+from rmdnet_jax.relations.neighbours import Neighbours, find
+from rmdnet_jax.sharding import whole
+from rmdnet_jax.types import Array
 
 FOLDS = 10
 SCORED = 20_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
@@ -49,7 +50,14 @@ class Propagated(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "folds"))
-def held_out(graph: Graph, alpha: float | Array, given: Array, fold: Array, num_classes: int, folds: int = FOLDS) -> Array:
+def held_out(
+    graph: Graph,
+    alpha: float | Array,
+    given: Array,
+    fold: Array,
+    num_classes: int,
+    folds: int = FOLDS,
+) -> Array:
     """Votes [n, C] on each example of the first `folds` folds by the labels of all other folds; fold int [n] in [0, FOLDS).
 
     Each class has as much of the vote as it has of the given labels, whatever the degrees of its nodes; rows sum to 1, those of the
@@ -59,7 +67,9 @@ def held_out(graph: Graph, alpha: float | Array, given: Array, fold: Array, num_
 
     def hear(part, votes):
         own = (fold == part)[:, None]
-        return jnp.where(own, jnp.maximum(spread(graph, alpha, jnp.where(own, 0.0, label)), LEAST), votes)
+        return jnp.where(
+            own, jnp.maximum(spread(graph, alpha, jnp.where(own, 0.0, label)), LEAST), votes
+        )
 
     votes = jax.lax.fori_loop(0, folds, hear, jnp.zeros_like(label))
     votes *= jnp.mean(label, axis=0) / jnp.sum(votes, axis=0)
@@ -81,7 +91,10 @@ def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, most: int
     One count a class is spread as the given labels are, so that a class voted for nowhere has a row, too.
     """
     classes = votes.shape[1]
-    predicted, margin = votes.argmax(1), np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0]
+    predicted, margin = (
+        votes.argmax(1),
+        np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0],
+    )
     counts = np.tile(np.bincount(given, minlength=classes) / len(given), (classes, 1))
     for y in range(classes):
         rows = np.flatnonzero(predicted == y)
@@ -111,17 +124,28 @@ def sharpened(votes: np.ndarray, sharpness: float) -> np.ndarray:
     return q / q.sum(1, keepdims=True)
 
 
-def settings(neighbours: str, temperature: str, alpha: str, size: int) -> list[tuple[int, float, float]]:
+def settings(
+    neighbours: str, temperature: str, alpha: str, size: int
+) -> list[tuple[int, float, float]]:
     """The (k, temperature, alpha) to choose among: one value where a number is given, those of `AUTO` for `auto`; checks them."""
     chosen = []
     for name, text in (("neighbours", neighbours), ("temperature", temperature), ("alpha", alpha)):
         try:
-            chosen.append(AUTO[name] if text == "auto" else ((int if name == "neighbours" else float)(text),))
+            chosen.append(
+                AUTO[name] if text == "auto" else ((int if name == "neighbours" else float)(text),)
+            )
         except ValueError:
-            raise UserError(f"relation_guided.propagation.{name} must be 'auto' or a number, got {text!r}") from None
-    ks, temperatures, alphas = tuple(k for k in chosen[0] if k < size or neighbours != "auto"), *chosen[1:]
+            raise UserError(
+                f"relation_guided.propagation.{name} must be 'auto' or a number, got {text!r}"
+            ) from None
+    ks, temperatures, alphas = (
+        tuple(k for k in chosen[0] if k < size or neighbours != "auto"),
+        *chosen[1:],
+    )
     if not ks or not 1 <= min(ks) <= max(ks) < size:
-        raise UserError(f"relation_guided.propagation.neighbours must be in [1, {size - 1}], below the training examples, got {neighbours}")
+        raise UserError(
+            f"relation_guided.propagation.neighbours must be in [1, {size - 1}], below the training examples, got {neighbours}"
+        )
     if not min(temperatures) > 0:
         raise UserError(f"relation_guided.propagation.temperature must be > 0, got {temperature}")
     if not 0 <= min(alphas) <= np.float32(max(alphas)) < 1:
@@ -133,7 +157,9 @@ def check_labels(given: np.ndarray, num_classes: int) -> None:
     """Raises `UserError` where a class has no label to spread."""
     absent = np.flatnonzero(np.bincount(given, minlength=num_classes) == 0)
     if len(absent):
-        raise UserError(f"relation_guided.targets=propagated needs each class among the given labels, got none of class {absent[0]}")
+        raise UserError(
+            f"relation_guided.targets=propagated needs each class among the given labels, got none of class {absent[0]}"
+        )
 
 
 def propagate(
@@ -178,7 +204,9 @@ def propagate(
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
     votes = np.asarray(held_out(made, a, given, fold, num_classes), np.float64)
     along = doubt.hops(np.asarray(made.neighbour[:, :10]), given)
-    most = max(SUREST, len(given) // (3 * num_classes)) if along.clear else SUREST  # a third of all votes, hard ones among them
+    most = (
+        max(SUREST, len(given) // (3 * num_classes)) if along.clear else SUREST
+    )  # a third of all votes, hard ones among them
     noise = transition(votes, given, fold, most)
     target, sharpness = _posterior(votes, given, noise, mix)
     target = _passed(made, a, target, given, noise, mix)
@@ -188,23 +216,42 @@ def propagate(
     alone = np.asarray(product(made, jnp.ones((len(given), 1)))) == 0
     target = np.where(alone | (not used), np.eye(num_classes)[given], target)
     entropy = -np.sum(target * np.log(np.maximum(target, LEAST)), axis=1)
-    summary = {"neighbours": k, "recall": found.recall, "temperature": tau, "alpha": a, "sharpness": sharpness}
+    summary = {
+        "neighbours": k,
+        "recall": found.recall,
+        "temperature": tau,
+        "alpha": a,
+        "sharpness": sharpness,
+    }
     rate = 1 - np.sum(shares(noise, given) * np.diag(noise))
-    summary |= {"information": information(votes, given), **evidence, "used": used, "noise_rate": float(rate)}
+    summary |= {
+        "information": information(votes, given),
+        **evidence,
+        "used": used,
+        "noise_rate": float(rate),
+    }
     summary["changed"] = float(np.mean(target.argmax(1) != given))
-    return Propagated(target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary)
+    return Propagated(
+        target.astype(np.float32), (1 - entropy / np.log(num_classes)).astype(np.float32), summary
+    )
 
 
 def _near(features: np.ndarray, k: int, search: str, watch: Callable) -> Neighbours:
     """Each example's neighbours, see `neighbours.find`. One whose features are all zero has no direction, so none of any weight."""
     if not np.isfinite(features).all():
-        raise UserError("relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher")
+        raise UserError(
+            "relation_guided.targets=propagated needs finite features, got NaN or infinity from the teacher"
+        )
     found = find(features, k, search, watch)
     blank = np.linalg.norm(features, axis=1) == 0
-    return found._replace(cosine=jnp.where(blank[:, None] | blank[np.asarray(found.index)], -jnp.inf, found.cosine))
+    return found._replace(
+        cosine=jnp.where(blank[:, None] | blank[np.asarray(found.index)], -jnp.inf, found.cosine)
+    )
 
 
-def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable) -> tuple[tuple, float]:
+def _chosen(
+    found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Callable
+) -> tuple[tuple, float]:
     """The settings of the grid whose held-out votes have the highest information, and how far above chance the median of their alpha is.
 
     Where most labels are wrong, votes that know nothing may be informative by chance, and of so many some are above chance, too: so
@@ -218,7 +265,9 @@ def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold:
     above: dict[float, list[float]] = {}
     for k, tau, alpha in watch(grid, "settings"):
         made = connect(found.index[:, :k], found.cosine[:, :k], tau)
-        votes = np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[heard]
+        votes = np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[
+            heard
+        ]
         informative[k, tau, alpha] = information(votes, given[heard])
         above.setdefault(alpha, []).append(doubt.above_chance(votes, given[heard], fold[heard]))
     typical = {alpha: float(np.median(values)) for alpha, values in above.items()}
@@ -226,20 +275,28 @@ def _chosen(found: Neighbours, given, num_classes: int, grid: list[tuple], fold:
     return best, typical[best[2]]
 
 
-def _posterior(votes: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> tuple[np.ndarray, float]:
+def _posterior(
+    votes: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float
+) -> tuple[np.ndarray, float]:
     """`q T[:, given]^mix`, rows of sum 1, with q the votes at the sharpness under which the given labels are likeliest; and it."""
     seen = noise[:, given].T
-    likelihood = {s: float(np.mean(np.log(np.sum(sharpened(votes, s) * seen, axis=1)))) for s in SHARPNESS}
+    likelihood = {
+        s: float(np.mean(np.log(np.sum(sharpened(votes, s) * seen, axis=1)))) for s in SHARPNESS
+    }
     sharpness = max(likelihood, key=lambda s: likelihood[s])
     target = sharpened(votes, sharpness) * seen**mix
     return target / target.sum(1, keepdims=True), sharpness
 
 
-def _passed(graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float) -> np.ndarray:
+def _passed(
+    graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float
+) -> np.ndarray:
     """Targets after `PASSES` times spreading them and joining what arrives, sharpened, with the given labels by Bayes' rule."""
     share, seen = shares(noise, given), noise[:, given].T ** mix
     for _ in range(PASSES):
-        votes = np.maximum(np.asarray(spread(graph, alpha, jnp.asarray(target, jnp.float32)), np.float64), LEAST)
+        votes = np.maximum(
+            np.asarray(spread(graph, alpha, jnp.asarray(target, jnp.float32)), np.float64), LEAST
+        )
         target = sharpened(votes * share / votes.sum(0), PASS_SHARPNESS) * seen
         target /= target.sum(1, keepdims=True)
     return target

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax.distillation import blocks, gathered, logits, over_devices, padded, whole
-from rmdnet_jax.relation import unit
-from rmdnet_jax.types import Array, UserError
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.relations.blockwise import blocks, logits, padded
+from rmdnet_jax.relations.losses import unit
+from rmdnet_jax.sharding import gathered, over_devices, whole
+from rmdnet_jax.types import Array
 
 BLOCK = 512  # rows whose similarities to all others are in memory at a time, on each device
 MANY = 200_000  # rows from which `auto` takes the index on a CPU
@@ -34,7 +36,9 @@ class Neighbours(NamedTuple):
     recall: float  # share of the true neighbours that are among them: 1 if exact, else as measured on some rows
 
 
-def find(features: np.ndarray, k: int, search: str = "auto", watch: Callable = lambda items, what: items) -> Neighbours:
+def find(
+    features: np.ndarray, k: int, search: str = "auto", watch: Callable = lambda items, what: items
+) -> Neighbours:
     """The neighbours of each of features [n, dim], `exact`, `approximate` by an index, or as `auto` finds right for n and the device.
 
     `watch(items, what)` wraps the parts of long work, to show progress.
@@ -102,11 +106,15 @@ def approximate(features: np.ndarray, k: int, watch: Callable) -> Neighbours:
     found, cosine = _others(np.arange(size), *map(np.concatenate, zip(*parts)))
     sample = np.linspace(0, size - 1, min(SAMPLE, size)).astype(int)
     true, _ = _others(sample, *faiss.knn(rows[sample], rows, k + 1, faiss.METRIC_INNER_PRODUCT))
-    recall = float(np.mean([len(np.intersect1d(one, two)) / k for one, two in zip(true, found[sample])]))
+    recall = float(
+        np.mean([len(np.intersect1d(one, two)) / k for one, two in zip(true, found[sample])])
+    )
     return Neighbours(jnp.asarray(found, jnp.int32), jnp.asarray(cosine), recall)
 
 
-def _others(row: np.ndarray, cosine: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _others(
+    row: np.ndarray, cosine: np.ndarray, found: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """What was found for each row but the row itself, or but the last; where too few were found the row stands in, weightless."""
     order = np.argsort(found == row[:, None], axis=1, kind="stable")[:, :-1]
     found, cosine = (np.take_along_axis(x, order, axis=1) for x in (found, cosine))
