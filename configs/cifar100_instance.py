@@ -1,14 +1,12 @@
 """CIFAR-100 with instance-dependent noise, by default 40 %: labels move by what is in the image.
 
-    python -m rmdnet_jax.main --config configs/cifar100_instance.py --workdir runs/cifar100_instance
+    rmdnet train --config configs/cifar100_instance.py --workdir runs/cifar100_instance
 
 Not yet measured: that needs an accelerator.
 """
 
-from rmdnet_jax.app.config import ARGUMENTS, assemble, cifar, parse
-from rmdnet_jax.types import Config
+from rmdnet_jax.app.presets import cifar, experiment
 
 
-def get_config(arg: str = "") -> Config:
-    args = parse(arg, **ARGUMENTS, small=False, rate=0.4)
-    return assemble(cifar("cifar100"), args, "instance", rate=args.rate)
+def get_config(arg: str = ""):
+    return experiment(cifar("cifar100"), arg, noise="instance", rate=0.4)

@@ -1,15 +1,15 @@
-"""CIFAR-100 with symmetric noise, by default 50 % moved to other classes (`inclusive`: redrawn from all).
+"""CIFAR-100 with symmetric noise, by default 50 % moved to other classes.
 
-    python -m rmdnet_jax.main --config configs/cifar100_sym.py --workdir runs/cifar100_sym
-    python -m rmdnet_jax.main --config configs/cifar100_sym.py:small --workdir runs/small      # minutes on two cores
+    rmdnet train --config configs/cifar100_sym.py --workdir runs/cifar100_sym
+    rmdnet train --config configs/cifar100_sym.py:rate=0.8,inclusive --workdir runs/redrawn
+    rmdnet train --config configs/cifar100_sym.py:small --workdir runs/small   # minutes on two cores
 
+With `inclusive` labels are redrawn from all classes, as in most papers.
 Not yet measured at full size: that needs an accelerator.
 """
 
-from rmdnet_jax.app.config import ARGUMENTS, assemble, cifar, parse
-from rmdnet_jax.types import Config
+from rmdnet_jax.app.presets import cifar, experiment
 
 
-def get_config(arg: str = "") -> Config:
-    args = parse(arg, **ARGUMENTS, small=False, rate=0.5, inclusive=False)
-    return assemble(cifar("cifar100"), args, "symmetric", rate=args.rate, inclusive=args.inclusive)
+def get_config(arg: str = ""):
+    return experiment(cifar("cifar100"), arg, noise="symmetric", rate=0.5)

@@ -1,16 +1,16 @@
-"""CIFAR-10 with human labels (CIFAR-10N, Wei et al., ICLR 2022), from a file that you have: one label an image, in the original order.
+"""CIFAR-10 with human labels (CIFAR-10N, Wei et al., ICLR 2022), from a file that you have.
 
-    python -m rmdnet_jax.main --config configs/cifar10_human.py:path=labels.npz,field=worse_label --workdir runs/cifar10_human
+    rmdnet train --config configs/cifar10_human.py:path=labels.npz,field=worse_label --workdir runs/human
 
-CIFAR-N comes as a .pt file: `np.savez("cifar10n.npz", **torch.load("CIFAR-10_human.pt", weights_only=False))` makes it one of ours.
-`path` may be .npy, .npz (the array named `field`) or .csv; with --config.data.name=cifar10_n and an empty path= the labels are TFDS's.
+The file holds one label an image in the original order: .npy, .npz (the array `field`) or .csv.
+CIFAR-N comes as a .pt file, which becomes one of ours by
+`np.savez("cifar10n.npz", **torch.load("CIFAR-10_human.pt", weights_only=False))`.
+With `kind=cifar10_n,path=,field=worse_label` the labels are TFDS's.
 Not yet measured at full size: that needs an accelerator.
 """
 
-from rmdnet_jax.app.config import ARGUMENTS, assemble, cifar, parse
-from rmdnet_jax.types import Config
+from rmdnet_jax.app.presets import cifar, experiment
 
 
-def get_config(arg: str = "") -> Config:
-    args = parse(arg, **ARGUMENTS, small=False, path="cifar10n.npz", field="worse_label")
-    return assemble(cifar("cifar10"), args, "file", path=args.path, field=args.field)
+def get_config(arg: str = ""):
+    return experiment(cifar("cifar10"), arg, noise="file", path="cifar10n.npz", field="worse_label")

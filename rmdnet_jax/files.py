@@ -31,15 +31,3 @@ def write_arrays(path: pathlib.Path, **arrays: Any) -> None:
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file whole or not at all, from the main process only."""
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: value}
-        )
-    return flat

@@ -1,4 +1,4 @@
-"""Devices as one mesh with the axis `data` (`types.AXIS`): batches are split over it, everything else is on every device."""
+"""Devices as one mesh with the axis `data`: batches are split over it, all else lies on every device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rmdnet_jax.errors import UserError
 from rmdnet_jax.types import AXIS, Array, PyTree
 
 
 def mesh() -> Mesh:
-    """All devices of all processes on one axis. `Auto`: the compiler places what a jitted function does (the default raises on z @ z.T)."""
+    """All devices of all processes on one axis.
+
+    `Auto`: the compiler places what a jitted function does. The default raises on z @ z.T.
+    """
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -32,16 +34,6 @@ def split(mesh: Mesh, array: np.ndarray) -> Array:
     """A host array, the same in each process, split over the devices along axis 0."""
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
-
-
-def check_batch(field: str, batch_size: int, examples: int, devices: int) -> None:
-    """Raises `UserError` unless batches of `batch_size` can be drawn from the examples and split over the devices."""
-    if not 2 <= batch_size <= examples:
-        raise UserError(
-            f"{field} must be in [2, {examples}] (the training examples), got {batch_size}"
-        )
-    if batch_size % devices:
-        raise UserError(f"{field} must be divisible by the {devices} devices, got {batch_size}")
 
 
 def is_main() -> bool:

@@ -1,7 +1,8 @@
 """What travels between the layers: batches and network variables.
 
-Images are float32, NHWC; they lie in [0, 1] until an encoder's input is normalised per channel. Labels are int32 in [0, class).
-`given` labels may be wrong; `clean` labels serve evaluation and metrics only and are not part of a `Batch`.
+Images are float32, NHWC, in [0, 1] until they are normalised per channel. Labels are int32 in
+[0, class). `given` labels may be wrong; `clean` labels serve evaluation and metrics only and are
+not part of a `Batch`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from rmdnet_jax.errors import unknown
 Array = jax.Array
 PyTree = Any
 AXIS = "data"  # the mesh's one axis, over which batches are split
-Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
 
 
 class Batch(NamedTuple):
     """What one training step sees."""
 
     image: Array  # float32 [view, batch, height, width, channel]
-    label: Array  # int32 [batch], as given, possibly wrong; a method may also meet float32 [batch, class], soft targets
+    label: Array  # int32 [batch], possibly wrong; or corrected targets, float32 [batch, class]
     index: Array  # int32 [batch], position in the training set
+    teacher: Array | None = None  # float32 [batch, dim], the teacher's features where stored
 
 
 class Variables(NamedTuple):
@@ -52,7 +53,7 @@ def hyper(factory: Callable) -> dict[str, Any]:
 
 
 def entry(table: dict[str, Callable], field: str, name: str, given: Iterable[str]) -> Callable:
-    """`table[name]`, having checked that `name` is known and takes every hyper-parameter in `given`; `field` names it in errors."""
+    """`table[name]`, having checked its name and the hyper-parameters `given`; `field` is for errors."""
     if name not in table:
         raise unknown(f"{field}.name", name, table)
     allowed = hyper(table[name])

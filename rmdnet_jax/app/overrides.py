@@ -7,12 +7,79 @@ name for `true`. A value takes the type of what it replaces.
 from __future__ import annotations
 
 import ast
+import difflib
 import numbers
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from rmdnet_jax.errors import UserError, wrong
+from ml_collections import ConfigDict
+
+from rmdnet_jax.app import schema
+from rmdnet_jax.errors import UserError, one_of, wrong
 
 WORDS = ("auto", "estimate")  # a field that holds one of these takes a number as well
+# Fields of a preset's choice that another entry keeps: heads are as wide as the preset's encoder.
+KEPT = {"relation_modeling.ssl": ("projection", "hidden")}
+
+
+def override(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """A copy of a config with values set, by dotted or short names; values are text or Python's.
+
+    Choices are made before their fields are set, whatever the order. A new choice begins with its
+    own defaults.
+    """
+    config = schema.locked(ConfigDict(config.to_dict()))
+    full = dict(item for name, value in values.items() for item in _full(name, value).items())
+    for path in sorted(full, key=lambda path: not path.endswith(".name")):
+        _set(config, path, full[path])
+    return config
+
+
+def _full(name: str, value: Any) -> dict[str, Any]:
+    """Dotted paths and values of what a name, short or not, sets."""
+    if name != "data":
+        return {schema.SHORT.get(name, name): value}
+    if str(value).endswith(".npz"):
+        return {"data.name": "npz", "data.dir": value}
+    if "/" in str(value) and pathlib.Path(str(value)).expanduser().is_dir():
+        return {"data.name": "folder", "data.dir": value}
+    return {"data.name": value}
+
+
+def _set(config: ConfigDict, path: str, value: Any) -> None:
+    """Sets one field, checked against the schema."""
+    node, _, field = path.rpartition(".")
+    if node not in schema.TABLES:
+        known = schema.flatten(schema.digits().to_dict())
+        if path not in known or any(path.startswith(f"{choice}.") for choice in schema.TABLES):
+            raise _unknown(path, [*(name for name in known), *schema.SHORT])
+        schema.put(config, path, typed(path, value, known[path]))
+        return
+    chosen = schema.at(config, node)
+    if field == "name":
+        one_of(path, value, schema.TABLES[node])
+        if value != chosen.name:
+            own = schema.fields(node, value)
+            kept = {key: chosen[key] for key in KEPT.get(node, ()) if key in chosen and key in own}
+            schema.put(config, node, schema.choice(value, **kept))
+            schema.at(config, node).unlock()
+        return
+    own = schema.fields(node, chosen.name)
+    if field not in own:
+        raise _unknown(path, [f"{node}.{key}" for key in ("name", *own)])
+    if value == "auto" and not isinstance(own[field], str):
+        if field in chosen:
+            del chosen[field]
+    else:
+        schema.put(config, path, typed(path, value, own[field]))
+
+
+def _unknown(path: str, known: list[str]) -> UserError:
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
+    beside = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(beside or known)}"
+    return UserError(f"unknown field {path!r}: {hint}")
 
 
 def split(text: str) -> dict[str, str]:
@@ -86,11 +153,3 @@ def _convert(value: Any, default: Any) -> Any:
     if isinstance(default, str) and default in WORDS and isinstance(value, numbers.Real):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     raise TypeError
-
-
-def nested(path: str) -> list[str]:
-    """`"relation_guided.method.name"` -> its parts; raises `UserError` where one is empty."""
-    parts = path.split(".")
-    if not all(parts):
-        raise UserError(f"a field is written as in noise.rate, got {path!r}")
-    return parts

@@ -1,6 +1,7 @@
-"""Tables of several runs: mean ± standard deviation over seeds, and RMDNet's gains over its controls, paired by seed, ± standard error.
+"""Tables of several runs: mean ± standard deviation over seeds, and gains over controls.
 
-A table holds one column of accuracies and one protocol: runs that differ in data, or in how they count a noise rate, are refused.
+Gains are paired by seed, ± standard error. A table holds one column of accuracies and one
+protocol: runs that differ in data, or in how they count a noise rate, are refused.
 """
 
 from __future__ import annotations
@@ -14,46 +15,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmdnet_jax import files
+from rmdnet_jax.app.arms import TITLES, title
+from rmdnet_jax.app.schema import flatten
 from rmdnet_jax.errors import UserError
 
-ARMS = {"base": "{}", "base_from_teacher": "{} from teacher", "teacher_knn": "teacher kNN, noisy labels",
-        "teacher_probe": "teacher linear probe, noisy labels"}  # fmt: skip
-OURS = {
-    "rmdnet": "{} + RMDNet",
-    "propagation": "{} + propagation",
-    "rmdnet_propagation": "{} + RMDNet + propagation",
-}
 COLUMNS = {
     "last": "last",
     "last10": "mean of last 10",
     "best": "best, peeks at test",
     "noisy_validation": "at best noisy validation",
 }
+OURS = ("rmdnet", "propagation", "rmdnet_propagation")  # their gains over the others are shown
+CONTROLS = tuple(arm for arm in TITLES if arm not in OURS)
 PROTOCOL = ("data.name", "data.limit", "data.image_size", "data.validation", "noise.inclusive")
-# Fields that an arm is by itself, or in which seeds differ by design; those that only the relation terms, the graph, or a teacher read.
-APART = ("seed", "teacher", "noise.name", "noise.rate", "noise.seed", "controls", "checkpoint_steps", "tensorboard",
-         "relation_guided.init", "relation_guided.method.name", "relation_guided.targets")  # fmt: skip
-RELATIONS = tuple(
-    f"relation_guided.{name}"
-    for name in ("weight", "edge.", "node.", "warmup_epochs", "teacher_features")
-)
-GRAPH = ("relation_guided.propagation.",)
-TEACHER = ("relation_modeling.", "encoder.", "data.")
-OWN = {
-    "noise.": "noise.name",
-    "relation_guided.method.": "relation_guided.method.name",
-}  # fields of a kind, and what tells the kind
-UNREAD = {"base": ("relation_modeling.", *RELATIONS, *GRAPH), "base_from_teacher": (*RELATIONS, *GRAPH), "rmdnet": GRAPH,
-          "propagation": RELATIONS}  # fmt: skip
+METHOD, METHOD_NAME = "relation_guided.method.", "relation_guided.method.name"
+# An arm's name says these already.
+SAID = (METHOD_NAME, "relation_guided.targets", "relation_guided.init")
 
 
 class Run(NamedTuple):
-    """A finished run as its workdir tells it."""
+    """One arm of a finished run, as its workdir tells it."""
 
-    config: dict  # flat: {"relation_guided.weight": 30.0}
-    accuracy: dict[str, float | None]  # fraction, of the student and of each control, by arm
-    doubt: bool  # the student learnt given labels because the graph was in doubt
+    config: dict  # flat, the run's
+    arm: str
+    settings: dict  # flat, those that the arm reads
+    accuracy: float | None  # fraction
+    doubt: bool  # the arm learnt given labels because the graph was in doubt
 
 
 class Row(NamedTuple):
@@ -61,161 +48,131 @@ class Row(NamedTuple):
 
     noise: str
     method: str
-    arm: str  # of OURS or ARMS
+    arm: str
     settings: str
     values: dict[int, float]  # seed -> %
-    doubts: set[int]  # seeds whose graph was in doubt, so that they are the arm without propagation
-
-
-def name_of(method: str, arm: str) -> str:
-    """What an arm of a method is called."""
-    return (OURS | ARMS)[arm].format(method)
-
-
-def arm_of(guided: dict) -> str:
-    """The arm that a run's own student is."""
-    if guided.get("targets") == "propagated":
-        return "rmdnet_propagation" if guided["weight"] else "propagation"
-    return (
-        "rmdnet"
-        if guided["weight"]
-        else "base_from_teacher"
-        if guided["init"] == "teacher"
-        else "base"
-    )
+    doubts: set[int]  # seeds whose graph was in doubt, so that labels stayed as given
 
 
 def read(directories: list[str], column: str) -> list[Run]:
-    """The runs in these directories; raises `UserError` on one without a run or without that column, and on a second protocol."""
-    runs = []
+    """The arms of the runs in these directories; raises `UserError` for what is not a run."""
+    runs: list[Run] = []
     for directory in directories:
         try:
-            config, summary = (
-                json.loads((pathlib.Path(directory) / f"{name}.json").read_text())
-                for name in ("config", "summary")
-            )
-            rows = {
-                arm_of(config["relation_guided"]): summary["relation_guided"],
-                **summary["controls"],
-            }
-            accuracy = {arm: row["test_accuracy"].get(column) for arm, row in rows.items()}
+            files = [pathlib.Path(directory) / f"{name}.json" for name in ("config", "summary")]
+            config, summary = (json.loads(path.read_text()) for path in files)
+            config = flatten(config)
+            own = summary["relation_guided"]
+            if own["test_accuracy"].get(column) is None:
+                raise UserError(
+                    f"--column: {directory} has no {column!r} accuracy, and another column does "
+                    "not stand in for it"
+                )
+            runs += [_arm(config, row, column) for row in (own, *summary["controls"].values())]
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(f"not a finished run: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"not a run of this version: {directory} has no {error}") from None
-        if next(iter(accuracy.values())) is None:
-            raise UserError(
-                f"--column: {directory} has no {column!r} accuracy, and another column does not stand in for it"
-            )
-        used = summary["relation_guided"].get("propagation", {}).get("used", True)
-        runs.append(Run(files.flatten(config), accuracy, not used))
-        for field in PROTOCOL:
-            alike = [
-                run
-                for run in runs
-                if not field.startswith("noise.")
-                or run.config["noise.name"] == config["noise"]["name"]
-            ]
-            one, two = (run.config.get(field) for run in (alike[0], alike[-1]))
-            if one != two:
-                raise UserError(
-                    f"runs of one protocol belong in a table: {field} is {one} in an earlier one, {two} in {directory}"
-                )
+        _same_protocol(runs, directory)
     return runs
 
 
-def varied(runs: list[Run]) -> list[str]:
-    """The fields in which runs differ. One of a method or of a noise kind is one where runs of that kind differ: else its name says it."""
-    values: dict[str, dict[str, set[str]]] = {}
-    for config, *_ in runs:
-        for name in (name for name in config if not name.startswith(APART)):
-            kind = next(
-                (str(config[field]) for prefix, field in OWN.items() if name.startswith(prefix)), ""
+def _arm(config: dict, row: dict, column: str) -> Run:
+    accuracy = row["test_accuracy"].get(column)
+    doubt = not row.get("propagation", {}).get("used", True)
+    return Run(config, row["arm"], row["settings"], accuracy, doubt)
+
+
+def _same_protocol(runs: list[Run], directory: str) -> None:
+    """Raises `UserError` unless the newest run is of the protocol of those before."""
+    config = runs[-1].config
+    for field in PROTOCOL:
+        noise = field.startswith("noise.")
+        alike = [r for r in runs if not noise or r.config["noise.name"] == config["noise.name"]]
+        one, two = alike[0].config.get(field), config.get(field)
+        if one != two:
+            raise UserError(
+                f"runs of one protocol belong in a table: {field} is {one} in an earlier one, "
+                f"{two} in {directory}"
             )
-            values.setdefault(name, {}).setdefault(kind, set()).add(str(config[name]))
-    return [
-        name
-        for name, by_kind in values.items()
-        if any(len(found) > 1 for found in by_kind.values())
-    ]
 
 
-def reads(arm: str, field: str) -> bool:
-    """Whether a setting makes a difference to an arm."""
-    return (
-        field.startswith(TEACHER)
-        if arm.startswith("teacher_")
-        else not field.startswith(("noise.", *UNREAD.get(arm, ())))
-    )
+def _varied(tables: list[tuple[str, dict]]) -> set[str]:
+    """The fields in which settings differ; those of a kind only where settings of one kind do."""
+    values: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
+    for kind, fields in tables:
+        for name, value in fields.items():
+            values[name, kind if name.startswith((METHOD, "noise.")) else ""].add(str(value))
+    return {name for (name, _), found in values.items() if len(found) > 1}
 
 
 def group(runs: list[Run]) -> list[Row]:
-    """The runs' arms, seeds together. Settings are the fields in which runs differ and that the arm reads."""
-    fields = varied(runs)
+    """The runs' arms, seeds together. Settings are those read fields in which runs differ."""
+    fields = _varied([(str(r.settings.get(METHOD_NAME)), r.settings) for r in runs]) - set(SAID)
+    kinds = [(str(r.config["noise.name"]), _noise(r.config)) for r in runs]
+    noises = _varied(kinds) - {"noise.name", "noise.rate", "noise.seed"}
     rows: dict[tuple, Row] = {}
-    for config, accuracy, doubt in runs:
-        seed, method = int(config["seed"]), str(config["relation_guided.method.name"])
-        own = [
-            f"{name.removeprefix('noise.')} {config[name]}"
-            for name in fields
-            if name.startswith("noise.") and name in config
-        ]
-        noise = " ".join(
-            [
-                str(config["noise.name"]),
-                *([str(config["noise.rate"])] if "noise.rate" in config else []),
-                *own,
-            ]
-        )
-        for arm, value in accuracy.items():
-            names = [name for name in fields if name in config and reads(arm, name)]
-            parts = [
-                f"{name.removeprefix('relation_guided.').removesuffix('.name')} {value_of(config[name])}"
-                for name in names
-            ]
-            parts += (
-                ["from teacher"]
-                if arm in OURS and config["relation_guided.init"] == "teacher"
-                else []
+    for run in runs:
+        if run.accuracy is None:
+            continue
+        method = str(run.settings.get(METHOD_NAME, ""))
+        key = (_noise_name(run.config, noises), method, run.arm, _settings(run, fields))
+        row = rows.setdefault(key, Row(*key, {}, set()))
+        seed, value = int(run.config["seed"]), 100 * run.accuracy
+        row.doubts.update({seed} if run.doubt else ())
+        if row.values.setdefault(seed, value) != value:
+            where = ", ".join(filter(None, (row.noise, title(method, run.arm), row.settings)))
+            raise UserError(
+                f"two runs of seed {seed} are both {where}, with {row.values[seed]:.2f} and "
+                f"{value:.2f} %: which one?"
             )
-            key = (noise, "" if arm.startswith("teacher_") else method, arm, ", ".join(parts))
-            if value is not None:
-                row = rows.setdefault(key, Row(*key, {}, set()))
-                row.doubts.update({seed} if doubt and arm in OURS else ())
-                values = row.values
-                if values.setdefault(seed, 100 * value) != 100 * value:
-                    where = ", ".join(filter(None, (noise, name_of(row.method, arm), row.settings)))
-                    raise UserError(
-                        f"two runs of seed {seed} are both {where}, with {values[seed]:.2f} and {100 * value:.2f} %: which one?"
-                    )
-    return sorted(
-        rows.values(), key=lambda row: (row.noise, row.method, row.arm, natural(row.settings))
-    )
+    return sorted(rows.values(), key=lambda r: (r.noise, r.method, r.arm, natural(r.settings)))
 
 
-def value_of(value: Any) -> str:
-    """A setting's value as text; a comma would end the setting."""
+def _noise(config: dict) -> dict:
+    return {name: value for name, value in config.items() if name.startswith("noise.")}
+
+
+def _noise_name(config: dict, fields: set[str]) -> str:
+    """A noise in words: its kind, its rate, and what else differs between runs."""
+    rate = [str(config["noise.rate"])] if "noise.rate" in config else []
+    own = [f"{name.removeprefix('noise.')} {config[name]}" for name in fields if name in config]
+    return " ".join([str(config["noise.name"]), *rate, *sorted(own)])
+
+
+def _settings(run: Run, fields: set[str]) -> str:
+    """The settings of an arm in words."""
+    names = [name for name in run.settings if name in fields]
+    texts = [name.removeprefix("relation_guided.").removesuffix(".name") for name in names]
+    parts = [f"{text} {_text(run.settings[name])}" for text, name in zip(texts, names)]
+    started = run.arm in OURS and run.settings.get("relation_guided.init") == "teacher"
+    return ", ".join([*parts, *(["from teacher"] if started else [])])
+
+
+def _text(value: Any) -> str:
+    """A setting's value; a comma would end the setting."""
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def natural(text: str) -> list:
     """A key to sort by under which numbers within texts are in their order: 3 before 10."""
-    return [
-        float(part) if place % 2 else part
-        for place, part in enumerate(re.split(r"(\d+\.?\d*)", text))
-    ]
+    parts = re.split(r"(\d+\.?\d*)", text)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def gains(row: Row, rows: list[Row]) -> dict[str, str]:
-    """The paired gain of one of OURS over each control of its method: over the one of the same settings, or else the only one there is."""
+    """The paired gain of one of OURS over each control of its method.
+
+    Over the control of the same settings, or else over the only one that there is.
+    """
     found = {}
-    for arm in ARMS if row.arm in OURS else ():
-        controls = [
-            r for r in rows if (r.noise, r.arm) == (row.noise, arm) and r.method in ("", row.method)
-        ]
-        same = [
-            r for r in controls if set(r.settings.split(", ")) <= {"", *row.settings.split(", ")}
-        ]
+    for arm in CONTROLS if row.arm in OURS else ():
+        here = [r for r in rows if (r.noise, r.arm) == (row.noise, arm)]
+        controls = [r for r in here if r.method in ("", row.method)]
+        own = {"", *row.settings.split(", ")}
+        same = [r for r in controls if set(r.settings.split(", ")) <= own]
         chosen = same if len(controls) > 1 else controls
         if len(chosen) == 1:
             gain = difference(row.values, chosen[0].values)
@@ -226,11 +183,9 @@ def gains(row: Row, rows: list[Row]) -> dict[str, str]:
 def difference(ours: dict[int, float], control: dict[int, float]) -> str:
     """Mean difference over the seeds that both have, with its standard error."""
     pairs = np.array([ours[seed] - control[seed] for seed in ours.keys() & control.keys()])
-    return (
-        f"{pairs.mean():+.1f} ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.1f}"
-        if len(pairs) > 1
-        else ""
-    )
+    if len(pairs) < 2:
+        return ""
+    return f"{pairs.mean():+.1f} ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.1f}"
 
 
 def highest(rows: list[Row]) -> list[Row]:
@@ -247,7 +202,7 @@ def shared(rows: list[Row]) -> list[str]:
 
 
 def rows(directories: list[str], column: str = "last", best: bool = False) -> list[Row]:
-    """The rows of the runs in these directories; `best` keeps each arm's best settings, for a search."""
+    """The rows of the runs in these directories; `best` keeps each arm's best settings."""
     found = group(read(directories, column))
     return highest(found) if best else found
 
@@ -255,39 +210,32 @@ def rows(directories: list[str], column: str = "last", best: bool = False) -> li
 def labels(rows: list[Row]) -> tuple[list[str], list[str]]:
     """The settings of each row that most rows do not share, and those that they do."""
     most = shared(rows)
-    return [
-        ", ".join(part for part in row.settings.split(", ") if part not in most) for row in rows
-    ], most
+    own = [[part for part in row.settings.split(", ") if part not in most] for row in rows]
+    return [", ".join(parts) for parts in own], most
 
 
 def compare(rows: list[Row], column: str = "last") -> list[dict[str, str]]:
     """A table's lines, {heading: cell}, of rows whose values are of that column."""
     all_gains = [gains(row, rows) for row in rows]
-    shown = [arm for arm in ARMS if any(arm in found for found in all_gains)]
+    shown = [arm for arm in CONTROLS if any(arm in found for found in all_gains)]
     settings, most = labels(rows)
     heading, lines = f"settings, else {', '.join(most)}" if most else "settings", []
     for row, own, found in zip(rows, settings, all_gains):
         numbers = np.array(list(row.values.values()))
         spread = f" ± {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
         n = f"{len(numbers)}, {len(row.doubts)} in doubt" if row.doubts else str(len(numbers))
-        cells = {"noise": row.noise, "arm": name_of(row.method, row.arm), heading: own, "n": n}
+        cells = {"noise": row.noise, "arm": title(row.method, row.arm), heading: own, "n": n}
         cells |= {f"{COLUMNS[column]}, %": f"{numbers.mean():.1f}{spread}"}
-        lines.append(
-            cells | {f"gain over {ARMS[arm].format('base')}": found.get(arm, "") for arm in shown}
-        )
+        cells |= {f"gain over {TITLES[arm].format('base')}": found.get(arm, "") for arm in shown}
+        lines.append(cells)
     return lines
 
 
 def markdown(lines: list[dict[str, str]]) -> str:
     """The table in Markdown."""
     heads = [*lines[0]]
-    return "\n".join(
-        [
-            f"| {' | '.join(heads)} |",
-            "|---" * len(heads) + "|",
-            *(f"| {' | '.join(line.values())} |" for line in lines),
-        ]
-    )
+    body = [f"| {' | '.join(line.values())} |" for line in lines]
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *body])
 
 
 def write_csv(lines: list[dict[str, str]], path: str) -> None:

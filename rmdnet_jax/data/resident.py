@@ -1,4 +1,7 @@
-"""From a data set to batches: images stay uint8 on the devices; rows are gathered by a permutation that (key, epoch) fixes."""
+"""Data that lie on the devices: uint8 images and labels, gathered by index into batches.
+
+The row of an example is its index. A permutation that (key, epoch) fixes says which rows a batch is.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,21 @@ from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
 from rmdnet_jax.data.augment import normalise
-from rmdnet_jax.labels.noise import Noise
+from rmdnet_jax.errors import wrong
 from rmdnet_jax.types import Array, Batch
 
 
-class Raw(NamedTuple):
-    """Examples as stored, before noise and augmentation."""
+class Examples(NamedTuple):
+    """The columns of a data set, or some rows of them."""
 
-    image: Array  # uint8 [batch, height, width, channel]
-    label: Array  # int32 [batch], clean
-    index: Array  # int32 [batch], position in the training set
+    image: Array  # uint8 [n, height, width, channel]
+    given: Array  # int32 [n], the labels to learn from, possibly wrong
+    index: Array  # int32 [n], the position in the training set
+    clean: Array | None = None  # int32 [n], for metrics only; None where nobody knows them
+    targets: Array | None = (
+        None  # float32 [n, class], corrected labels; where there, they are learnt
+    )
+    teacher: Array | None = None  # float32 [n, dim], the teacher's features of one clean view
 
 
 class Pipeline(NamedTuple):
@@ -30,63 +38,62 @@ class Pipeline(NamedTuple):
 
     steps_per_epoch: int
     batch_size: int
-    batch: Callable  # step -> Raw, split over the devices
+    batch: Callable[[int], Examples]  # step -> rows, split over the devices
 
 
 @jax.jit
-def _gather(images: Array, labels: Array, index: Array) -> Raw:
-    return Raw(images[index], labels[index], index)
+def _gather(examples: Examples, index: Array) -> Examples:
+    return jax.tree.map(lambda column: column[index], examples)
 
 
 def resident(
-    images: Array, labels: Array, rows: np.ndarray, batch_size: int, key: Array, mesh: Mesh
+    examples: Examples, rows: np.ndarray, batch_size: int, key: Array, mesh: Mesh
 ) -> Pipeline:
-    """Batches from arrays that lie on every device.
+    """Batches from columns that lie on every device.
 
     Args:
-      images: uint8 [example, height, width, channel], on every device.
-      labels: int32 [example], clean, likewise.
-      rows: the examples to train on; each epoch visits them in another order and drops the last partial batch.
+      examples: all columns, on every device of the mesh.
+      rows: the examples to train on, each once an epoch; a last partial batch is dropped.
       batch_size: over all devices.
       key: fixes every epoch's order.
       mesh: the devices.
     """
+    if not 2 <= batch_size <= len(rows):
+        raise wrong(
+            "batch_size", f"be in [2, {len(rows)}] (the training examples), got {batch_size}"
+        )
+    if batch_size % mesh.size:
+        raise wrong("batch_size", f"be divisible by the {mesh.size} devices, got {batch_size}")
     steps = len(rows) // batch_size
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         return rows[np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), len(rows)))]
 
-    def batch(step: int) -> Raw:
+    def batch(step: int) -> Examples:
         epoch, i = divmod(step, steps)
-        return _gather(
-            images,
-            labels,
-            sharding.split(mesh, order(epoch)[i * batch_size : (i + 1) * batch_size]),
-        )
+        index = order(epoch)[i * batch_size : (i + 1) * batch_size]
+        return _gather(examples, sharding.split(mesh, index))
 
     return Pipeline(steps, batch_size, batch)
 
 
-def prepare(
-    noise: Noise, augment: Callable, views: int, mean: np.ndarray, std: np.ndarray
-) -> Callable:
-    """The part of the data path that runs inside the jitted step: `(raw, key) -> Batch`, noisy labels and augmented, normalised views.
+def prepare(augment: Callable, views: int, mean: np.ndarray, std: np.ndarray) -> Callable:
+    """The part of the data path within the jitted step: `(rows, key) -> Batch` of augmented views.
 
     Every draw is a function of the key (of a stage and step), the view and the example index.
     """
 
-    def run(raw: Raw, key: Array) -> Batch:
+    def run(rows: Examples, key: Array) -> Batch:
         def view(number: int) -> Array:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(
-                jax.random.fold_in(key, number), raw.index
-            )
-            return jax.vmap(lambda k, x: normalise(augment(k, x), mean, std))(
-                keys, to_float(raw.image)
-            )
+            base = jax.random.fold_in(key, number)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(base, rows.index)
+            one = jax.vmap(lambda k, x: normalise(augment(k, x), mean, std))
+            return one(keys, to_float(rows.image))
 
+        label = rows.given if rows.targets is None else rows.targets
         image = jnp.stack([view(number) for number in range(views)])
-        return Batch(image, noise.labels(raw.index, raw.label), raw.index)
+        return Batch(image, label, rows.index, rows.teacher)
 
     return run
 
@@ -97,15 +104,10 @@ def to_float(image: Array) -> Array:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per-channel mean and standard deviation of uint8 images [n, h, w, c], float32 [c] in the scale [0, 1]."""
+    """Per-channel mean and standard deviation of uint8 images [n, h, w, c], of pixels in [0, 1]."""
     value = np.arange(256) / 255.0
-    share = (
-        np.stack(
-            [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
-        )
-        / images[..., 0].size
-    )
+    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    share = np.stack(counts) / images[..., 0].size
     mean = share @ value
-    return mean.astype(np.float32), np.sqrt(np.maximum(share @ value**2 - mean**2, 1e-6)).astype(
-        np.float32
-    )
+    variance = np.maximum(share @ value**2 - mean**2, 1e-6)
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)

@@ -9,9 +9,8 @@ from rmdnet_jax.methods.method import Method, from_criterion
 from rmdnet_jax.methods.mixup import mixup
 from rmdnet_jax.methods.peers import co_teaching, jocor
 from rmdnet_jax.methods.robust import ce, gce, sce
-from rmdnet_jax.methods.soft import on_targets
 
-__all__ = ["METHODS", "Method", "from_criterion", "mixup", "on_targets"]
+__all__ = ["METHODS", "Method", "from_criterion", "mixup"]
 
 METHODS = {
     "ce": ce,

@@ -19,14 +19,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.data.augment import normalise
-from rmdnet_jax.data.resident import Pipeline, Raw, to_float
+from rmdnet_jax.data.resident import Examples, Pipeline
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.metrics import Progress, Writer
 from rmdnet_jax.training.objectives import Objective
 from rmdnet_jax.training.optimizer import Optimizer
-from rmdnet_jax.types import Array, PyTree, Variables
+from rmdnet_jax.types import Array, Batch, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
 
@@ -50,7 +49,7 @@ class Stage(NamedTuple):
     objective: Objective
     optimizer: Optimizer
     pipeline: Pipeline
-    prepare: Callable  # (Raw, key) -> Batch
+    prepare: Callable[[Examples, Array], Batch]
     key: Array  # of the seed and the stage
     epochs: int
     average: float  # decay of the parameters' moving average, 0: none
@@ -72,23 +71,23 @@ def final_variables(state: TrainState) -> Variables:
 
 
 def _measure(
-    value: Array, metrics: dict, predicted: Array | None, raw: Raw, given: Array
+    value: Array, metrics: dict, predicted: Array | None, rows: Examples
 ) -> dict[str, Array]:
-    """A step's metrics; accuracies on the training batch tell learning (clean) from memorising (given)."""
+    """A step's metrics. Accuracy on the batch tells learning (clean) from memorising (given)."""
     metrics = {"loss": value, **metrics}
-    if predicted is not None:
-        metrics["train_accuracy_given"] = jnp.mean(predicted == given)
-        metrics["train_accuracy_clean"] = jnp.mean(predicted == raw.label)
+    for name in ("given", "clean") if predicted is not None else ():
+        if (label := getattr(rows, name)) is not None:
+            metrics[f"train_accuracy_{name}"] = jnp.mean(predicted == label)
     return metrics
 
 
 def step(
-    stage: Stage, state: TrainState, frozen: PyTree, raw: Raw, key: Array
+    stage: Stage, state: TrainState, frozen: PyTree, rows: Examples, key: Array
 ) -> tuple[TrainState, Array]:
     """One optimiser step; returns the new state and the loss."""
     keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, STEPS), state.step))
     epoch = state.step / stage.pipeline.steps_per_epoch
-    batch = stage.prepare(raw, keys[0])
+    batch = stage.prepare(rows, keys[0])
 
     def loss(params):
         return stage.objective.loss(
@@ -109,7 +108,7 @@ def step(
         if stage.average
         else ()
     )
-    metrics = _measure(value, metrics, predicted, raw, batch.label)
+    metrics = _measure(value, metrics, predicted, rows)
     fresh = state.step % stage.pipeline.steps_per_epoch == 0
     totals = {
         name: jnp.where(fresh, 0.0, state.totals[name]) + metric for name, metric in metrics.items()
@@ -120,17 +119,17 @@ def step(
     ), value
 
 
-def initial(stage: Stage, frozen: PyTree, raw: Raw, key: Array) -> TrainState:
+def initial(stage: Stage, frozen: PyTree, rows: Examples, key: Array) -> TrainState:
     """The state before the first step."""
-    image = jnp.zeros((2, *raw.image.shape[1:]))
+    image = jnp.zeros((2, *rows.image.shape[1:]))
     variables, memory = stage.objective.init(jax.random.fold_in(key, INIT), image)
 
     def metrics():
-        batch = stage.prepare(raw, key)
+        batch = stage.prepare(rows, key)
         value, (_, _, metrics, predicted) = stage.objective.loss(
             *variables, memory, frozen, batch, key, jnp.float32(0)
         )
-        return _measure(value, metrics, predicted, raw, batch.label)
+        return _measure(value, metrics, predicted, rows)
 
     totals = {name: jnp.zeros(()) for name in jax.eval_shape(metrics)}
     average = variables.params if stage.average else ()
@@ -145,11 +144,11 @@ def initial(stage: Stage, frozen: PyTree, raw: Raw, key: Array) -> TrainState:
     )
 
 
-def shapes(stage: Stage, mesh: Mesh, raw: Raw) -> TrainState:
+def shapes(stage: Stage, mesh: Mesh, rows: Examples) -> TrainState:
     """The shapes of the state, found without computing, from a batch or its shapes: what a stage's parts refuse, they refuse here."""
     place = sharding.everywhere(mesh)
     found = jax.eval_shape(
-        functools.partial(initial, stage), stage.objective.frozen, raw, stage.key
+        functools.partial(initial, stage), stage.objective.frozen, rows, stage.key
     )
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
 
@@ -319,29 +318,3 @@ def _refuse_failed(stage: Stage, state: TrainState, manager: Any) -> None:
 @jax.jit
 def _finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def predictor(
-    apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray
-) -> Callable:
-    """`predict(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]` of `apply(variables, normalised image)`.
-
-    The last batch is padded with images whose outputs are dropped: each example counts once, and one compiled program serves every call.
-    """
-    size = -(-batch_size // mesh.size) * mesh.size
-
-    @functools.partial(jax.jit, out_shardings=sharding.everywhere(mesh))
-    def run(variables, images):
-        return apply(variables, normalise(to_float(images), mean, std))
-
-    def predict(variables: Variables, images: np.ndarray) -> PyTree:
-        parts = []
-        for first in range(0, len(images), size):
-            part = images[first : first + size]
-            padded = np.concatenate(
-                [part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]
-            )
-            parts.append(jax.device_get(run(variables, sharding.split(mesh, padded))))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
-
-    return predict

@@ -1,9 +1,9 @@
-"""What each stage minimises: one `Objective` for relation modeling, one for relation-guided learning around any base method."""
+"""What each stage minimises: relation modeling, or relation-guided learning around a method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,22 @@ from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
 
+class Loss(Protocol):
+    """A stage's loss. `predicted` [batch] are class numbers, or None where there are none."""
+
+    def __call__(
+        self, params: PyTree, stats: PyTree, memory: PyTree, frozen: PyTree, batch: Batch,
+        key: Array, epoch: Array,
+    ) -> tuple[Array, tuple[PyTree, PyTree, dict[str, Array], Array | None]]: ...  # fmt: skip
+
+
 class Objective(NamedTuple):
     """What one stage minimises, as pure functions."""
 
     views: int
-    frozen: PyTree  # arrays that `loss` reads and no step changes: handed to the jitted step, so never compiled in as constants
-    init: Callable  # (key, image [batch, height, width, channel]) -> (Variables, memory)
-    loss: Callable  # (params, stats, memory, frozen, batch, key, epoch) -> (scalar, (stats, memory, metrics, predicted [batch] or None))
-
-
-class Teacher(NamedTuple):
-    """A frozen encoder, and its features where they are stored."""
-
-    variables: Variables
-    features: Array | None = (
-        None  # float32 [example, dim]: one clean view of each training example; None: computed online
-    )
+    frozen: PyTree  # arrays that `loss` reads and no step changes: an argument of the jitted step
+    init: Callable[[Array, Array], tuple[Variables, PyTree]]  # (key, image) -> (.., memory)
+    loss: Loss
 
 
 def relation_modeling(ssl: SelfSupervised, epochs: int) -> Objective:
@@ -80,34 +80,35 @@ def relation_guided(
     student: Network,
     method: Method,
     encoder: Network,
-    teacher: Teacher | None,
+    teacher: Variables | None,
     *,
     weight: float,
     edge: Callable,
     node: Callable,
     warmup_epochs: float = 0.0,
-    from_teacher: bool = False,
+    start: Variables | None = None,
 ) -> Objective:
-    """Stage 2: `L = L_method + K (edge + node)`, the relation terms between each peer's and the teacher's features of the batch.
+    """Stage 2: `L = L_method + K (edge + node)` between each peer's features and the teacher's.
 
     Args:
       student: the classifier, see `classifier`; `method.peers` of them are trained.
       method: the base method; its view 0 of each image enters the relation terms.
       encoder: the teacher's network.
-      teacher: its arrays; needed unless `weight` is 0 and `from_teacher` is False.
+      teacher: its arrays, run on each batch; None: `batch.teacher` holds its features.
       weight: K >= 0. At 0 the objective is the base method, bit for bit: no teacher is run.
-      edge: weighted edge loss, (student [batch, dim], teacher [batch, dim]) -> scalar.
+      edge: weighted edge loss of (student [batch, dim], teacher [batch, dim]).
       node: weighted node loss, likewise.
       warmup_epochs: K grows linearly from 0 over this many epochs.
-      from_teacher: students start from the teacher's encoder; the control for what good first weights alone give.
+      start: an encoder's arrays that students start from, the control for what good first
+        weights alone give; None: random ones.
     """
 
     def init(key, image):
         students = [
             student.init(jax.random.fold_in(key, peer), image) for peer in range(method.peers)
         ]
-        if from_teacher and teacher is not None:
-            params, stats = teacher.variables
+        if start is not None:
+            params, stats = start
             students = [
                 Variables({**v.params, "encoder": params}, {**v.stats, "encoder": stats})
                 for v in students
@@ -123,15 +124,17 @@ def relation_guided(
         return jax.tree.map(lambda x: x.reshape(*image.shape[:2], *x.shape[1:]), outputs), new
 
     def forward(params, stats, images):
-        """Every peer's outputs [view, batch, ...]; callers drop the new statistics of all but a step's first forward."""
+        """Every peer's outputs [view, batch, ...] and its new statistics."""
         outputs, new = zip(*(run(p, s, image) for p, s, image in zip(params, stats, images)))
         return outputs, new
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
         outputs, new = forward(params, stats, [batch.image] * method.peers)
-        value, memory, metrics = method.loss(
-            outputs, batch, memory, lambda images: forward(params, stats, images)[0], key, epoch
-        )
+
+        def again(images):  # statistics are those of a step's first forward
+            return forward(params, stats, images)[0]
+
+        value, memory, metrics = method.loss(outputs, batch, memory, again, key, epoch)
         if weight:
             edges, nodes = _relate(outputs, _target(encoder, frozen, batch), edge, node)
             value += (
@@ -143,21 +146,15 @@ def relation_guided(
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
         return value, (new, memory, metrics, predicted)
 
-    return Objective(
-        method.views, _frozen(teacher) if weight and teacher is not None else (), init, loss
-    )
+    return Objective(method.views, teacher if weight else None, init, loss)
 
 
-def _frozen(teacher: Teacher) -> Teacher:
-    """What a step needs of the teacher: its features where stored, else its arrays."""
-    return teacher if teacher.features is None else Teacher(Variables((), ()), teacher.features)
-
-
-def _target(encoder: Network, teacher: Teacher, batch: Batch) -> Array:
-    """The teacher's features of a batch, float32 [batch, dim]. No gradient may reach it: it is what the student is to match."""
-    if teacher.features is None:
-        return jax.lax.stop_gradient(encoder.apply(teacher.variables, batch.image[0], False)[0])
-    return jax.lax.stop_gradient(teacher.features[batch.index])
+def _target(encoder: Network, teacher: Variables | None, batch: Batch) -> Array:
+    """The teacher's features of a batch, float32 [batch, dim]: a constant for the student."""
+    if teacher is None:
+        assert batch.teacher is not None
+        return batch.teacher
+    return jax.lax.stop_gradient(encoder.apply(teacher, batch.image[0], False)[0])
 
 
 def _relate(

@@ -1,22 +1,20 @@
-"""Digits: every base method alone, with RMDNet, with labels corrected over the graph (our extension), and with both, at the same
-settings (those of configs/digits.py) with teachers by SimSiam and by SimCLR; all but the last each at its own best, too.
+"""Digits: every base method alone, with RMDNet, on corrected labels, and with both.
 
-python launch/sweep.py configs/digits_methods.py --workdir runs/methods --run                   # hours on two cores; --match for a part
-python -m rmdnet_jax.report table runs/methods/same/* ; python -m rmdnet_jax.report table runs/methods/best/*
-python -m rmdnet_jax.report table --best runs/methods/search/symmetric-*                        # where BEST comes from
+    rmdnet sweep studies/methods.py --workdir runs/methods --run      # hours; --match for a part
+    rmdnet report table runs/methods/same/* ; rmdnet report table runs/methods/best/*
+    rmdnet report table --best runs/methods/search/symmetric-*         # where BEST comes from
+
+At the same settings (those of configs/digits.py) with teachers by SimSiam and by SimCLR; all but
+the last arm each at its own best, too.
 """
 
 import itertools
 
-from rmdnet_jax.app.config import ARGUMENTS, assemble, default, parse, pick
+from rmdnet_jax.app.presets import digits, experiment
 from rmdnet_jax.methods import METHODS
-from rmdnet_jax.types import Config
 
 NOISES = {"symmetric": 0.5, "pair": 0.4}
-TEACHERS = {
-    "simsiam": "",
-    "simclr": "simclr/",
-}  # objective -> where its teachers and their students are
+TEACHERS = {"simsiam": "", "simclr": "simclr/"}  # objective -> where it and its students are
 SEEDS, SEARCH_SEEDS = range(10), range(100, 102)
 SEARCH = {  # eight points an arm
     "base": {"weight": (0.0,), "epochs": (12, 20, 40, 80), "learning_rate": (0.02, 0.1)},
@@ -29,7 +27,8 @@ SEARCH = {  # eight points an arm
     },
 }
 STRENGTHS = (0.3, 3.0, 30.0)
-# Of STRENGTHS the best over the search seeds at symmetric noise, with teachers of either objective; else 30.
+# Of STRENGTHS the best over the search seeds at symmetric noise, with teachers of either
+# objective; else 30.
 K = {"gce": 3.0, "co_teaching": 3.0, "jocor": 0.3, "dividemix": 0.3}
 ARMS = {
     "rmdnet": "weight={}",
@@ -89,26 +88,32 @@ BEST = {
 }
 
 
-def get_config(arg: str = "") -> Config:
-    args = parse(
-        arg,
-        **ARGUMENTS,
-        noise="symmetric",
-        teacher="",
-        weight=30.0,
-        epochs=80,
-        learning_rate=0.05,
-        base=False,
-    )
-    config = default()
-    guided = config.relation_guided
-    config.teacher, config.controls = args.teacher, ("base",) if args.base else ()
-    guided.weight, guided.epochs, guided.optimizer.learning_rate = (
-        args.weight,
-        args.epochs,
-        args.learning_rate,
-    )
-    return assemble(config, args, args.noise, rate=pick("noise", args.noise, NOISES))
+def get_config(arg: str = ""):
+    return experiment(digits(), arg, noise="symmetric", rate=0.5)
+
+
+def _same(place: str, noise: str, method: str, ssl: str, here: str, seed: int) -> dict[str, str]:
+    """Every arm at the settings of configs/digits.py."""
+    points = {}
+    for arm, arguments in ARMS.items():
+        # What it is beside any teacher.
+        base = ",controls=('base',)" if (arm, ssl) == ("rmdnet", "simsiam") else ""
+        text = arguments.format(K.get(method, 30.0))
+        points[f"{place}same/{noise}-{method}-{arm}-{seed}"] = f"{here},{text}{base}"
+    return points
+
+
+def _searched(noise: str, method: str, here: str, seed: int) -> dict[str, str]:
+    """The search of every arm, or its best settings."""
+    points = {}
+    for arm, choices in SEARCH.items():
+        if seed in SEEDS and (noise, method, arm) in BEST:
+            points[f"best/{noise}-{method}-{arm}-{seed}"] = f"{here},{BEST[noise, method, arm]}"
+        for values in itertools.product(*choices.values()) if seed in SEARCH_SEEDS else ():
+            settings = ",".join(f"{name}={value}" for name, value in zip(choices, values))
+            name = "-".join(map(str, (noise, method, *values, seed)))
+            points[f"search/{name}"] = f"{here},{settings}"
+    return points
 
 
 def sweep(root: str) -> dict[str, str]:
@@ -119,27 +124,15 @@ def sweep(root: str) -> dict[str, str]:
         for ssl, place in TEACHERS.items()
         for seed in seeds
     }
-    for (ssl, place), noise, method, seed in itertools.product(
-        TEACHERS.items(), NOISES, METHODS, seeds
-    ):
-        here = f"ssl={ssl},seed={seed},noise={noise},method={method},teacher={root}/{place}teacher/{seed}"
-        for arm, arguments in ARMS.items() if seed in SEEDS else ():
-            base = (
-                ",base" if (arm, ssl) == ("rmdnet", "simsiam") else ""
-            )  # what it is beside any teacher
-            points[f"{place}same/{noise}-{method}-{arm}-{seed}"] = (
-                f"{here},{arguments.format(K.get(method, 30.0))}{base}"
-            )
+    cells = itertools.product(TEACHERS.items(), NOISES.items(), METHODS, seeds)
+    for (ssl, place), (noise, rate), method, seed in cells:
+        here = f"ssl={ssl},seed={seed},noise={noise},rate={rate},method={method}"
+        here += f",teacher={root}/{place}teacher/{seed}"
+        if seed in SEEDS:
+            points |= _same(place, noise, method, ssl, here, seed)
         for weight in (0.0, *STRENGTHS) if seed in SEARCH_SEEDS else ():
-            points[f"{place}strength/{noise}-{method}-{weight:g}-{seed}"] = (
-                f"{here},weight={weight}"
-            )
-        for arm, choices in SEARCH.items() if ssl == "simsiam" else ():
-            if seed in SEEDS and (noise, method, arm) in BEST:
-                points[f"best/{noise}-{method}-{arm}-{seed}"] = f"{here},{BEST[noise, method, arm]}"
-            for values in itertools.product(*choices.values()) if seed in SEARCH_SEEDS else ():
-                settings = ",".join(f"{name}={value}" for name, value in zip(choices, values))
-                points[f"search/{noise}-{method}-{'-'.join(map(str, values))}-{seed}"] = (
-                    f"{here},{settings}"
-                )
+            name = f"{place}strength/{noise}-{method}-{weight:g}-{seed}"
+            points[name] = f"{here},weight={weight}"
+        if ssl == "simsiam":
+            points |= _searched(noise, method, here, seed)
     return points

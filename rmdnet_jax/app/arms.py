@@ -1,0 +1,104 @@
+"""The arms of an experiment: what is trained, or read off the teacher, side by side.
+
+The experiment's own arm is as configured; controls differ from it in K, the labels learnt and the
+first weights, and in nothing else. A frozen arm trains no network.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.app.schema import flatten
+
+OWN = "relation_guided"  # the stage of the experiment's own arm
+
+
+class Arm(NamedTuple):
+    """One row of an experiment's result."""
+
+    name: str  # out of NAMES
+    weight: float = 0.0  # K
+    targets: str = "given"
+    init: str = "random"
+    stage: str = ""  # where its records and checkpoints are; "": nothing is trained
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether a teacher is needed."""
+        return (
+            self.weight > 0 or self.targets != "given" or self.init == "teacher" or not self.stage
+        )
+
+
+TITLES = {
+    "base": "{}",
+    "base_from_teacher": "{} from teacher",
+    "rmdnet": "{} + RMDNet",
+    "propagation": "{} + corrected labels",
+    "rmdnet_propagation": "{} + RMDNet + corrected labels",
+    "teacher_knn": "teacher kNN, given labels",
+    "teacher_probe": "teacher linear probe, given labels",
+}
+NAMES = tuple(TITLES)
+FROZEN = ("teacher_knn", "teacher_probe")
+
+
+def title(method: str, arm: str) -> str:
+    """What an arm of a method is called."""
+    return TITLES[arm].format(method)
+
+
+def own(config: ConfigDict) -> Arm:
+    """The experiment's own arm."""
+    guided = config.relation_guided
+    corrected = guided.targets == "propagated"
+    if guided.weight:
+        name = "rmdnet_propagation" if corrected else "rmdnet"
+    else:
+        start = "base_from_teacher" if guided.init == "teacher" else "base"
+        name = "propagation" if corrected else start
+    return Arm(name, guided.weight, guided.targets, guided.init, OWN)
+
+
+def arms(config: ConfigDict) -> list[Arm]:
+    """All arms, the experiment's own first."""
+    first = own(config)
+    names = [name for name in dict.fromkeys(config.controls) if name != first.name]
+    return [first, *(_control(name, config.relation_guided.weight) for name in names)]
+
+
+def _control(name: str, weight: float) -> Arm:
+    return Arm(
+        name,
+        weight=weight if name.startswith("rmdnet") else 0.0,
+        targets="propagated" if name.endswith("propagation") else "given",
+        init="teacher" if name == "base_from_teacher" else "random",
+        stage="" if name in FROZEN else f"controls/{name}",
+    )
+
+
+def settings(config: ConfigDict, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any]:
+    """The settings that an arm reads, flat; `teacher` says how its teacher came about.
+
+    Seeds and the noise are not among them: over seeds an arm is the same, and a noise has a column
+    of its own in tables.
+    """
+    guided = config.relation_guided.to_dict()
+    data = {name: value for name, value in config.data.items() if name != "dir"}  # it may move
+    used: dict[str, Any] = {"encoder": config.encoder.to_dict(), "data": data}
+    if arm.stage:
+        names = ("method", "mixup", "augmentation", "optimizer", "epochs", "batch_size", "average")
+        part = {name: guided[name] for name in names} | {"init": arm.init, "targets": arm.targets}
+        if arm.weight:
+            names = ("edge", "node", "warmup_epochs", "teacher_features")
+            part |= {"weight": arm.weight} | {name: guided[name] for name in names}
+        if arm.targets == "propagated":
+            part["propagation"] = guided["propagation"]
+        used["relation_guided"] = part
+    if arm.reads_teacher:
+        used |= teacher
+    if arm.name == "teacher_knn":
+        used["knn"] = config.relation_modeling.knn.to_dict()
+    return flatten(used)

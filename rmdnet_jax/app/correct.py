@@ -1,0 +1,103 @@
+"""Targets of an experiment: the given labels corrected over the teacher's graph, kept on disk."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from rmdnet_jax import files, sharding
+from rmdnet_jax.app.setup import Run
+from rmdnet_jax.errors import UserError, first_line, under
+from rmdnet_jax.labels import noise
+from rmdnet_jax.relations import neighbours, propagation
+from rmdnet_jax.relations.propagation import Propagated
+
+NAME = "propagated.npz"
+PATH = "relation_guided.propagation"
+
+
+class Corrected(NamedTuple):
+    """Corrected labels of all training examples."""
+
+    targets: np.ndarray  # float32 [n, class], rows sum to 1; the given label where held out
+    summary: dict  # what the graph knows and what became of the labels
+
+
+def corrector(made: Run) -> Callable[[np.ndarray], Corrected]:
+    """What turns the teacher's features [n, dim] into corrected labels; checks the settings now."""
+    settings = made.config.relation_guided.propagation.to_dict()
+    size = len(made.train)
+    with under(PATH):
+        propagation.settings(
+            settings["neighbours"], settings["temperature"], settings["alpha"], size
+        )
+        neighbours.chosen(settings["search"], size)
+    propagation.check_labels(made.given[made.train], made.classes)
+
+    def bar(items, what):
+        return tqdm(
+            items, desc=f"corrected labels, {what}", disable=None if sharding.is_main() else True
+        )
+
+    run = functools.partial(
+        propagation.propagate,
+        num_classes=made.classes,
+        seed=made.config.seed,
+        watch=bar,
+        **settings,
+    )
+
+    def correct(features: np.ndarray) -> Corrected:
+        with jax.set_mesh(made.mesh), under(PATH):
+            return _kept(made, run(features[made.train], made.given[made.train]))
+
+    def read_or_correct(features: np.ndarray) -> Corrected:
+        return _read(made) if (made.workdir / NAME).exists() else correct(features)
+
+    return read_or_correct
+
+
+def _kept(made: Run, found: Propagated) -> Corrected:
+    """Writes what was found, for the examples `index` that are trained on, and returns it.
+
+    The summary says how many labels are right where clean ones are known, and holds a hash.
+    """
+    given, label = made.given[made.train], found.targets.argmax(1)
+    about = {**found.summary, "sha256": noise.digest(label)}
+    if made.known:
+        about["right"] = float(np.mean(label == made.source.labels[made.train]))
+    files.write_arrays(
+        made.workdir / NAME,
+        index=made.train,
+        given=given,
+        label=label,
+        confidence=found.confidence,
+        targets=found.targets,
+        about=np.array(json.dumps(about)),
+    )
+    return _whole(made, found.targets, about)
+
+
+def _read(made: Run) -> Corrected:
+    """What an earlier start of this run found."""
+    path = made.workdir / NAME
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            targets, about = file["targets"], json.loads(str(file["about"]))
+    except Exception as error:  # a damaged file raises anything
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}); delete it and it is made again"
+        ) from None
+    return _whole(made, targets, about)
+
+
+def _whole(made: Run, targets: np.ndarray, about: dict) -> Corrected:
+    table = np.eye(made.classes, dtype=np.float32)[made.given]
+    table[made.train] = targets
+    return Corrected(table, about)

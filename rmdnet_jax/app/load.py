@@ -1,0 +1,82 @@
+"""Configs by file or by name, with the argument after the colon and further values."""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+import runpy
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import rmdnet_jax
+from rmdnet_jax.app.overrides import override
+from rmdnet_jax.errors import UserError, first_line
+
+
+def presets() -> dict[str, pathlib.Path]:
+    """The configs that come with the package, by name."""
+    here = pathlib.Path(rmdnet_jax.__file__).resolve().parent
+    places = (here / "configs", here.parent / "configs")  # in a wheel; in a clone
+    folder = next((place for place in places if place.is_dir()), places[0])
+    return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+
+
+def get_config(text: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The config that a text names, with values set.
+
+    Args:
+      text: a preset's name or a file, and perhaps an argument: `digits`, `digits:rate=0.2`,
+        `configs/cifar10_sym.py:small`, `/home/me/mine.py`. A file defines
+        `get_config(arg: str) -> ConfigDict`.
+      overrides: dotted or short names and their values, `{"noise.rate": 0.2}`.
+
+    Returns:
+      The config; fields that nobody set are filled in when it is run.
+
+    Raises:
+      UserError: no such preset or file, a file that cannot be read, an unknown field or value.
+
+    Example:
+      >>> import rmdnet_jax as rmd
+      >>> config = rmd.get_config("digits:rate=0.2", {"method": "elr"})
+      >>> config.noise.rate, config.relation_guided.method.name
+      (0.2, 'elr')
+    """
+    name, _, arg = text.partition(":")
+    module = module_of(name)
+    try:
+        config = module["get_config"](arg)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config {name!r} failed: {_told(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config {name!r}: get_config must return a ConfigDict, got {config!r:.60}")
+    return override(config, overrides or {})
+
+
+def module_of(name: str) -> dict[str, Any]:
+    """What a config's file defines."""
+    known = presets()
+    path = known.get(name, pathlib.Path(name).expanduser())
+    if not path.is_file():
+        near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(
+            f"config must be a file or a preset, got {name!r}: {hint}presets: {', '.join(known)}"
+        )
+    try:
+        module = runpy.run_path(str(path))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config {name!r} cannot be read: {_told(error)}") from error
+    if not callable(module.get("get_config")):
+        raise UserError(f"config {name!r} must define get_config(arg)")
+    return module
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -1,0 +1,196 @@
+"""From a preset with overrides to a config in which every field is set and allowed.
+
+Values that depend on others are filled in here, after all overrides: so it does not matter where
+or in which order a value was set.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.app import schema
+from rmdnet_jax.app.arms import NAMES
+from rmdnet_jax.app.overrides import typed
+from rmdnet_jax.errors import UserError, one_of, under, unknown, within, wrong
+from rmdnet_jax.relations.neighbours import SEARCHES
+from rmdnet_jax.relations.propagation import IN_DOUBT
+
+# (data set, method): what the method's authors set differently there; ours for digits, whose
+# epochs have 11 steps: the best of 10, 20, 40, 80 for JoCoR alone at symmetric 50 %, two seeds.
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("digits", "jocor"): {"ramp_epochs": 80.0},
+    ("cifar100", "sce"): {"alpha": 6.0, "beta": 0.1},
+    ("cifar100", "elr"): {"weight": 7.0, "momentum": 0.9},
+    ("cifar100", "dividemix"): {"warmup_epochs": 30},
+}
+# DivideMix's weight of unlabelled examples up to a noise rate of 35 %, of 85 %, and above, its
+# authors'.
+UNLABELLED = {"cifar10": (0.0, 25.0, 50.0), "cifar100": (25.0, 150.0, 150.0)}
+# Weights at which a loss's first gradient on the student's features is as long as the default's,
+# measured on digits; else 1.
+WEIGHTS = {
+    "pearson": 0.03, "rkd_distance": 12.0, "rkd_angle": 15.0, "similarity_preserving": 1500.0,
+    "pkt": 60000.0, "pearson_identity": 0.008, "infonce": 0.6,
+}  # fmt: skip
+
+
+def method_recipe(config: ConfigDict) -> dict[str, Any]:
+    """What a method's authors set on this data set, under this noise, on these targets."""
+    data, name = config.data.name, config.relation_guided.method.name
+    fields = dict(RECIPES.get((data, name), {}))
+    if name == "dividemix":
+        # Losses tell nothing in a first epoch, and the warm-up is not to outlast a short training.
+        third = config.relation_guided.epochs // 3
+        fields["warmup_epochs"] = max(2, min(fields.get("warmup_epochs", 10), third))
+        fields |= _unlabelled(config)
+    return fields
+
+
+def _unlabelled(config: ConfigDict) -> dict[str, Any]:
+    """DivideMix's settings by noise: none is unlabelled where labels are corrected already."""
+    if config.relation_guided.targets == "propagated":
+        return {"unlabelled_weight": 0.0}
+    if config.data.name not in UNLABELLED:
+        return {}
+    if config.noise.name == "asymmetric":
+        return {"unlabelled_weight": 0.0, "confidence_penalty": 1.0}
+    rate = config.noise.get("rate", 0.4)
+    return {"unlabelled_weight": UNLABELLED[config.data.name][(rate > 0.35) + (rate > 0.85)]}
+
+
+def noise_recipe(config: ConfigDict) -> dict[str, Any]:
+    """The noise's seed is the run's; CIFAR has class maps of its own."""
+    own = config.data.name in ("cifar10", "cifar100") and config.noise.name == "asymmetric"
+    return {"seed": config.seed, **({"mapping": config.data.name} if own else {})}
+
+
+def loss_recipe(part: str) -> Callable[[ConfigDict], dict[str, Any]]:
+    """The weight of an edge or node loss by its kind."""
+    return lambda config: {"weight": WEIGHTS.get(config.relation_guided[part].name, 1.0)}
+
+
+# What fills the fields of a choice, before the entry's own defaults do.
+AUTO: dict[str, Callable[[ConfigDict], dict[str, Any]]] = {
+    "noise": noise_recipe,
+    "relation_guided.edge": loss_recipe("edge"),
+    "relation_guided.node": loss_recipe("node"),
+    "relation_guided.method": method_recipe,
+}
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The config with every field set; raises `UserError` for a field or value that cannot be.
+
+    A resolved config resolves to itself.
+    """
+    plain = config.to_dict()
+    full = schema.digits()
+    for path, default in schema.flatten(full.to_dict()).items():
+        if not path.startswith(tuple(f"{node}." for node in schema.TABLES)):
+            schema.put(full, path, typed(path, _pop(plain, path, default), default))
+    for node in schema.TABLES:
+        schema.put(full, node, _pop(plain, node, {"name": schema.at(full, node).name}))
+    if rest := schema.flatten(plain):
+        raise UserError(f"unknown field {min(rest)!r}")
+    for node in schema.TABLES:  # noise first: others depend on its rate
+        schema.put(full, node, _filled(full, node))
+    check(full)
+    return full.lock()
+
+
+def _pop(tree: dict, path: str, default: Any) -> Any:
+    """Takes the value at a dotted path out of a tree; `default` where there is none."""
+    *parents, last = path.split(".")
+    for part in parents:
+        tree = tree.get(part, {})
+    return tree.pop(last, default)
+
+
+def _filled(config: ConfigDict, path: str) -> ConfigDict:
+    """A choice with all its fields."""
+    chosen = dict(schema.at(config, path))
+    name = chosen.pop("name", None)
+    one_of(f"{path}.name", name, schema.TABLES[path])
+    defaults = schema.fields(path, str(name))
+    for key in chosen:
+        if key not in defaults:
+            raise unknown(f"{path}'s field ({name})", key, ["name", *defaults])
+    schema.put(config, path, ConfigDict({"name": name, **defaults, **chosen}))
+    auto = AUTO.get(path, lambda _: {})(config)
+    values = {key: chosen.get(key, auto.get(key, default)) for key, default in defaults.items()}
+    if values.get("mapping") == "auto":
+        values["mapping"] = auto.get("mapping", "pair")
+    done = {key: typed(f"{path}.{key}", value, defaults[key]) for key, value in values.items()}
+    return ConfigDict({"name": name, **done})
+
+
+# Field -> what numbers it takes; "int" before an interval: whole numbers only.
+ALLOWED = {
+    "seed": "int [0, 2147483647]",
+    "noise.seed": "int [0, 2147483647]",
+    "data.validation": "[0, 0.9]",
+    "checkpoint_steps": "int [1, inf)",
+    "relation_modeling.epochs": "int [0, inf)",
+    "relation_modeling.average": "[0, 0.99999]",
+    "relation_modeling.evaluate_every": "int [1, inf)",
+    "relation_modeling.knn.k": "int [1, inf)",
+    "relation_modeling.knn.temperature": "(0, inf)",
+    "relation_guided.epochs": "int [1, inf)",
+    "relation_guided.average": "[0, 0.99999]",
+    "relation_guided.warmup_epochs": "[0, inf)",
+    "relation_guided.weight": "[0, inf)",
+    "relation_guided.edge.weight": "[0, inf)",
+    "relation_guided.node.weight": "[0, inf)",
+    "relation_guided.propagation.mix": "[0, 1]",
+}
+NAMED = {
+    "relation_guided.init": schema.INITS,
+    "relation_guided.targets": schema.TARGETS,
+    "relation_guided.teacher_features": schema.FEATURES,
+    "relation_guided.propagation.in_doubt": IN_DOUBT,
+    "relation_guided.propagation.search": SEARCHES,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `UserError` for values that no table entry checks by itself."""
+    guided = config.relation_guided
+    for path, value in schema.flatten(config.to_dict()).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise wrong(path, f"be a finite number, got {value}")
+    for path, interval in ALLOWED.items():
+        whole = interval.startswith("int ")
+        within(path, schema.at(config, path), interval.removeprefix("int "), whole=whole)
+    for path, names in NAMED.items():
+        one_of(path, schema.at(config, path), names)
+    warm = guided.method.get("warmup_epochs", 0)
+    if warm >= guided.epochs:
+        raise wrong(
+            "relation_guided.method.warmup_epochs",
+            f"be below relation_guided.epochs, {guided.epochs}, got {warm}",
+        )
+    for control in config.controls:
+        one_of("controls", control, NAMES)
+        if control.startswith("rmdnet") and not guided.weight:
+            raise wrong("relation_guided.weight", f"be > 0 for the control {control!r}, got 0")
+
+
+def build(
+    path: str, config: ConfigDict, *facts: Any, beside: tuple[str, ...] = (), bind: bool = False
+) -> Any:
+    """Calls the entry that a choice names with the facts and its fields; errors say where.
+
+    Fields `beside` the entry's own are left out. `bind` gives the entry with its fields bound.
+    """
+    chosen = dict(schema.at(config, path))
+    factory = schema.TABLES[path][chosen.pop("name")]
+    fields = {key: value for key, value in chosen.items() if key not in beside}
+    if bind:
+        return functools.partial(factory, **fields)
+    with under(path):
+        return factory(*facts, **fields)

@@ -1,0 +1,156 @@
+"""The whole schema of an experiment: its fields, their defaults, and the tables it chooses from.
+
+A *choice* is a node such as `{"name": "sgd", "learning_rate": 0.1}`: an entry of a table and what
+is set of its keyword arguments. A field that is not set is filled in by `resolve`, last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rmdnet_jax.data.augment import AUGMENTATIONS
+from rmdnet_jax.labels.noise import KINDS
+from rmdnet_jax.methods import METHODS
+from rmdnet_jax.networks.encoders import ENCODERS
+from rmdnet_jax.relations.losses import EDGES, NODES
+from rmdnet_jax.relations.propagation import propagate
+from rmdnet_jax.ssl import SSL
+from rmdnet_jax.training.optimizer import OPTIMIZERS
+from rmdnet_jax.types import hyper
+
+TABLES: dict[str, dict[str, Callable]] = {
+    "noise": KINDS,
+    "encoder": ENCODERS,
+    "relation_modeling.ssl": SSL,
+    "relation_modeling.augmentation": AUGMENTATIONS,
+    "relation_modeling.optimizer": OPTIMIZERS,
+    "relation_guided.method": METHODS,
+    "relation_guided.edge": EDGES,
+    "relation_guided.node": NODES,
+    "relation_guided.augmentation": AUGMENTATIONS,
+    "relation_guided.optimizer": OPTIMIZERS,
+}
+# Fields that a choice has beside its entry's own.
+BESIDE: dict[str, dict[str, Any]] = {
+    "noise": {"seed": 0},
+    "relation_guided.edge": {"weight": 1.0},
+    "relation_guided.node": {"weight": 1.0},
+}
+# Short names, for all places where a value is set.
+SHORT = {
+    "method": "relation_guided.method.name",
+    "ssl": "relation_modeling.ssl.name",
+    "edge": "relation_guided.edge.name",
+    "node": "relation_guided.node.name",
+    "targets": "relation_guided.targets",
+    "weight": "relation_guided.weight",
+    "epochs": "relation_guided.epochs",
+    "learning_rate": "relation_guided.optimizer.learning_rate",
+    "modeling": "relation_modeling.epochs",
+    "encoder": "encoder.name",
+    "noise": "noise.name",
+    "rate": "noise.rate",
+    "inclusive": "noise.inclusive",
+    "path": "noise.path",
+    "field": "noise.field",
+    "kind": "data.name",
+    "dir": "data.dir",
+    "size": "data.image_size",
+    "limit": "data.limit",
+    "validation": "data.validation",
+}
+TARGETS = ("given", "propagated")  # propagated: corrected over the teacher's relation graph
+FEATURES = ("online", "stored")  # of the augmented view, or of one clean view of each example
+INITS = ("random", "teacher")
+
+
+def fields(path: str, name: str) -> dict[str, Any]:
+    """The fields of a choice with their defaults: those of the entry `name`, and beside them."""
+    return {**hyper(TABLES[path][name]), **BESIDE.get(path, {})}
+
+
+def choice(name: str, **set_: Any) -> ConfigDict:
+    """A choice and what is set of its fields."""
+    return ConfigDict({"name": name, **set_})
+
+
+def digits() -> ConfigDict:
+    """scikit-learn's digits in a minute on two cores: the schema, and a working experiment."""
+    return locked(ConfigDict({
+        "seed": 0,
+        "data": {
+            "name": "digits",  # digits, npz, folder, or a TFDS data set
+            "dir": "",  # the .npz file, the folder, or TFDS's data_dir
+            "validation": 0.0,  # share of the training set held out with its noisy labels
+            "image_size": 32,  # pixels, for images of varying size
+            "limit": 0,  # only the first so many training examples; 0: all
+        },
+        "noise": choice("symmetric"),
+        "encoder": choice("cnn"),
+        "teacher": "",  # an earlier run's workdir or a file of weights; "": stage 1 trains it
+        "relation_modeling": {
+            "ssl": choice("simsiam", projection=128, hidden=64),
+            "augmentation": choice("digits"),
+            "optimizer": choice("sgd", learning_rate=0.1),
+            "epochs": 150,
+            "batch_size": 256,
+            "average": 0.0,  # decay of the parameters' moving average; 0: none
+            "evaluate_every": 10,  # epochs between kNN evaluations
+            "knn": {"k": 20, "temperature": 0.1},
+        },
+        "relation_guided": {
+            "method": choice("ce"),
+            "weight": 30.0,  # K
+            "edge": choice("softmax_kl"),
+            "node": choice("cosine"),
+            "targets": "given",  # out of TARGETS
+            "propagation": hyper(propagate),  # see its docstring
+            "mixup": 0.0,  # alpha of Beta(alpha, alpha); 0: none; for ce, gce and sce
+            "warmup_epochs": 0.0,  # of K
+            "augmentation": choice("none"),
+            "optimizer": choice("sgd"),
+            "epochs": 80,
+            "batch_size": 128,
+            "average": 0.0,
+            "init": "random",  # out of INITS
+            "teacher_features": "online",  # out of FEATURES
+        },
+        "controls": (),  # arms beside the experiment's own, out of arms.NAMES
+        "checkpoint_steps": 500,
+        "tensorboard": False,
+    }))  # fmt: skip
+
+
+def locked(config: ConfigDict) -> ConfigDict:
+    """Locks a config against new fields, but for its choices, whose fields come with their names."""
+    config.lock()
+    for path in TABLES:
+        at(config, path).unlock()
+    return config
+
+
+def at(config: Any, path: str) -> Any:
+    """The node or value at a dotted path."""
+    for part in path.split("."):
+        config = config[part]
+    return config
+
+
+def put(config: ConfigDict, path: str, value: Any) -> None:
+    """Sets the node or value at a dotted path."""
+    *parents, last = path.split(".")
+    node = at(config, ".".join(parents)) if parents else config
+    with node.ignore_type():
+        node[last] = value
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat

@@ -1,0 +1,84 @@
+"""A study's grid: prints one command a point, or runs the points here one after the other.
+
+    rmdnet sweep studies/digits.py --workdir runs/study                     # for a scheduler
+    rmdnet sweep studies/digits.py --workdir runs/study --run [--match RE]  # here
+
+Finished points are passed over. The study defines `sweep(root) -> {directory below root: config
+argument}`. Teachers come before the students that they serve: where points run at the same time,
+those of `--match '(^|/)teacher/'` are to end first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pathlib
+import re
+import shlex
+import signal
+import sys
+
+from rmdnet_jax.app.load import get_config, module_of
+from rmdnet_jax.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `rmdnet sweep`."""
+    parser = argparse.ArgumentParser(
+        prog="rmdnet sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study")
+    parser.add_argument("--workdir", required=True, help="the root of all points' workdirs")
+    parser.add_argument("--run", action="store_true", help="run the points in this process")
+    parser.add_argument("--match", default="", help="only points whose directory matches")
+    args = parser.parse_args(argv)
+    try:
+        wanted = re.compile(args.match)
+    except re.error as error:
+        raise UserError(f"--match {args.match!r} is no regular expression: {error}") from None
+    study = module_of(args.study)
+    if "sweep" not in study:
+        raise UserError(f"{args.study} is one experiment, not a study: it has no sweep(root)")
+    points = {
+        name: arg for name, arg in study["sweep"](args.workdir).items() if wanted.search(name)
+    }
+    if args.run:
+        return run_here(points, args.study, args.workdir)
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head may have enough
+    for name, arg in points.items():
+        words = ("--config", f"{args.study}:{arg}", "--workdir", f"{args.workdir}/{name}")
+        print(shlex.join(("rmdnet", "train", *words)))
+    return 0
+
+
+def run_here(points: dict[str, str], study: str, root: str) -> int:
+    """Runs the points that are not finished; returns the status, after a line on what stopped it."""
+    from tqdm import tqdm
+
+    from rmdnet_jax.app import experiment, setup, workdir
+    from rmdnet_jax.app.resolve import resolve
+    from rmdnet_jax.training.fit import Stopped
+
+    setup.keep_programs()
+    bar = tqdm(points.items(), unit="run")
+    for name, arg in bar:
+        place = pathlib.Path(root, name)
+        try:
+            config = get_config(f"{study}:{arg}")
+            if (place / "summary.json").exists():
+                workdir.check(place, resolve(config).to_dict())  # the study may have changed since
+                continue
+            given = {"config": f"{study}:{arg}"}
+            with open(os.devnull, "w") as quiet, contextlib.ExitStack() as stack:
+                stack.enter_context(contextlib.redirect_stdout(quiet))
+                stack.enter_context(contextlib.redirect_stderr(quiet))
+                experiment.run(config, place, given=given)
+        except (UserError, Stopped) as error:
+            bar.close()
+            print(f"{name}: {error}", file=sys.stderr)
+            return 143 if isinstance(error, Stopped) else 2
+    return 0

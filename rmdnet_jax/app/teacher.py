@@ -1,0 +1,192 @@
+"""The teacher: trained by stage 1, loaded from a run or a file of weights, or given as features.
+
+Its features are computed once. Stored relations, the graph, kNN and the probe read them; only an
+online teacher runs in the step.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rmdnet_jax import evaluation, sharding
+from rmdnet_jax.app.resolve import build
+from rmdnet_jax.app.setup import Run, make_stage, train
+from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.networks import weights
+from rmdnet_jax.training import checkpoint, fit
+from rmdnet_jax.training.objectives import relation_modeling
+from rmdnet_jax.types import Variables
+
+COLLAPSED = 0.1  # below this z_std * sqrt(dim), all projections have become one point
+ARRAYS = (".npy", ".npz")  # files of features
+
+
+class Teacher(NamedTuple):
+    """A frozen encoder and what it says of every example; or only what it says."""
+
+    features: np.ndarray  # float32 [n, dim], of one clean view of each training example
+    test_features: np.ndarray | None  # float32 [m, dim]; None where they were not given
+    variables: Variables | None  # None where only features were given
+    settings: dict[str, Any]  # how it came about, for tables
+    summary: dict[str, Any]  # stage 1's part of the summary
+
+
+def source(made: Run) -> Callable[[], Teacher]:
+    """What gives the teacher: checked and loaded now, or trained when it is called."""
+    name = made.config.teacher
+    if not name:
+        ssl = build(
+            "relation_modeling.ssl",
+            made.config,
+            made.encoder,
+            made.config.encoder.get("dtype", "float32"),
+        )
+        objective = relation_modeling(ssl, made.config.relation_modeling.epochs)
+        stage = make_stage(made, "relation_modeling", 0, objective, functools.partial(watch, made))
+        return functools.partial(_trained, made, stage)
+    path = pathlib.Path(name).expanduser()
+    if path.suffix in ARRAYS:
+        found = _given(made, path)
+        return lambda: found
+    variables, settings = _loaded(made, path)
+    return lambda: _described(made, variables, settings, {"teacher": name})
+
+
+def _described(made: Run, variables: Variables, settings: dict, summary: dict) -> Teacher:
+    """A teacher with its features of all examples."""
+    images = (made.source.images, made.source.test_images)
+    features, test = (made.features(variables, x) if len(x) else None for x in images)
+    assert features is not None
+    return Teacher(features, test, variables, settings, summary)
+
+
+def _trained(made: Run, stage: fit.Stage) -> Teacher:
+    """Relation modeling; the teacher is kept apart from the stage's checkpoints, for other runs."""
+    variables = _encoder(train(made, stage))
+    with checkpoint.opened(made.workdir / "teacher", 1) as manager:
+        if manager.latest_step() is None:
+            checkpoint.save(manager, stage.epochs * stage.pipeline.steps_per_epoch, variables)
+    last = (made.writer.metrics.of(stage.name) or [{}])[-1]
+    kept = {
+        name: value
+        for name, value in last.items()
+        if name in ("loss", "z_std") or name.startswith("knn")
+    }
+    settings = {"relation_modeling": made.config.relation_modeling.to_dict()}
+    about = {"epochs": stage.epochs, **kept, **made.writer.speed(stage.name)}
+    return _described(made, variables, settings, about)
+
+
+def _encoder(variables: Variables) -> Variables:
+    """The encoder within a stage's network."""
+    return Variables(variables.params["encoder"], variables.stats["encoder"])
+
+
+def watch(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
+    """Stage 1's evaluation: stops a collapsed run; kNN accuracy, an evaluation only."""
+    config = made.config.relation_modeling
+    if values["z_std"] < COLLAPSED:
+        raise UserError(
+            f"relation_modeling collapsed: z_std * sqrt(dim) is {values['z_std']:.3f} in epoch "
+            f"{epoch}, below {COLLAPSED}. Likely causes: a learning rate too high, augmentation "
+            "too weak, batches too small for batch norm"
+        )
+    if not len(made.source.test_labels) or (
+        epoch % config.evaluate_every and epoch != config.epochs
+    ):
+        return {}
+    encoder = _encoder(variables)
+    bank = made.features(encoder, made.source.images[made.train])
+    query = made.features(encoder, made.source.test_images)
+    predicted = nearest(made)(bank, made.source.labels[made.train], query)
+    return {"knn_accuracy": evaluation.accuracy(predicted, made.source.test_labels)}
+
+
+def nearest(made: Run) -> Callable:
+    """The configured kNN classifier: (bank, labels, query) -> predicted."""
+    settings = made.config.relation_modeling.knn
+    return functools.partial(
+        evaluation.knn, num_classes=made.classes, k=settings.k, temperature=settings.temperature
+    )
+
+
+def _shapes(made: Run) -> Variables:
+    """The shapes of the run's encoder."""
+    image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
+    return jax.eval_shape(made.encoder.init, jax.random.key(0), image)
+
+
+def _loaded(made: Run, path: pathlib.Path) -> tuple[Variables, dict]:
+    """The encoder of an earlier run or of a file of weights, and its settings."""
+    if path.suffix in weights.SUFFIXES:
+        state = weights.read(path, "teacher")
+        variables = weights.from_state_dict(state, _shapes(made), f"teacher {str(path)!r}")
+        return sharding.replicate(made.mesh, variables), {"teacher": path.name}
+    try:
+        there = json.loads((path / "config.json").read_text())
+        encoder = {**there["encoder"], "dtype": made.config.encoder.get("dtype")}
+    except (OSError, ValueError, KeyError, TypeError):
+        kinds = ", ".join((*weights.SUFFIXES, *ARRAYS))
+        raise UserError(
+            f"teacher must be the workdir of an earlier run, or a file of weights or features "
+            f"({kinds}): no config.json can be read in {str(path)!r}"
+        ) from None
+    here = json.loads(made.config.encoder.to_json())  # dtype is only what a network computes in
+    if encoder != {"dtype": None, **here}:
+        raise UserError(
+            f"teacher {str(path)!r} has another architecture: encoder {encoder} there, {here} here"
+        )
+    return _restored(made, path), {"relation_modeling": there.get("relation_modeling", {})}
+
+
+def _restored(made: Run, path: pathlib.Path) -> Variables:
+    """The encoder that an earlier run left."""
+    if not (path / "teacher").is_dir():
+        raise UserError(
+            f"teacher {str(path)!r} has not finished relation modeling: there is no teacher/ in it"
+        )
+    place = sharding.everywhere(made.mesh)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), _shapes(made)
+    )
+    with checkpoint.opened(path / "teacher", 1) as manager:
+        found = checkpoint.restore(manager, like)
+    if found is None:
+        shape = made.source.images.shape[1:]
+        name = made.config.encoder.name
+        raise UserError(
+            f"teacher {str(path)!r} cannot be read as {name} for images of shape {shape}"
+        )
+    return found[1]
+
+
+def _given(made: Run, path: pathlib.Path) -> Teacher:
+    """Features [n, dim] of any model, by example index: a .npy file, or `features` in an .npz."""
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = {"features": content} if isinstance(content, np.ndarray) else dict(content)
+        features = np.asarray(arrays["features"], np.float32)
+        test = arrays.get("test_features")
+    except Exception as error:  # a damaged file raises anything
+        raise UserError(
+            f"teacher must be a file of features [n, dim], got {str(path)!r}: {first_line(error)}"
+        ) from None
+    sizes = (
+        (features, len(made.source.labels), "training"),
+        (test, len(made.source.test_labels), "test"),
+    )
+    for x, n, what in sizes:
+        if x is not None and (np.ndim(x) != 2 or len(x) != n or not np.isfinite(x).all()):
+            raise UserError(
+                f"teacher {str(path)!r} must hold finite features [{n}, dim] of the {what} "
+                f"examples, got shape {np.shape(x)}"
+            )
+    test = None if test is None else np.asarray(test, np.float32)
+    return Teacher(features, test, None, {"teacher": path.name}, {"teacher": str(path)})

@@ -1,0 +1,41 @@
+"""What a network says of many images: batches of one size, so that one program serves every call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rmdnet_jax import sharding
+from rmdnet_jax.data.augment import normalise
+from rmdnet_jax.data.resident import to_float
+from rmdnet_jax.types import PyTree, Variables
+
+
+def predictor(
+    apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray
+) -> Callable:
+    """`predict(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]` of `apply(variables, normalised image)`.
+
+    The last batch is padded with images whose outputs are dropped: each example counts once, and one compiled program serves every call.
+    """
+    size = -(-batch_size // mesh.size) * mesh.size
+
+    @functools.partial(jax.jit, out_shardings=sharding.everywhere(mesh))
+    def run(variables, images):
+        return apply(variables, normalise(to_float(images), mean, std))
+
+    def predict(variables: Variables, images: np.ndarray) -> PyTree:
+        parts = []
+        for first in range(0, len(images), size):
+            part = images[first : first + size]
+            padded = np.concatenate(
+                [part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]
+            )
+            parts.append(jax.device_get(run(variables, sharding.split(mesh, padded))))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
+
+    return predict
