@@ -1,0 +1,1 @@
+"""Relations between examples: losses that match them, neighbours, graphs, label propagation."""

@@ -1,40 +1,68 @@
-"""The relation loss `softmax_kl` a block of rows at a time: exact, without a [batch, batch] matrix, with its gradient by hand.
+"""The relation loss `softmax_kl` a block of rows at a time, with its gradient by hand.
 
-With cosine logits `S = s s' / tau_s` and `T = t t' / tau_t` (diagonals left out) and row-wise log-sum-exps,
+It is exact, without a [batch, batch] matrix. With cosine logits `S = s s' / tau_s` and
+`T = t t' / tau_t` (diagonals left out) and row-wise log-sum-exps,
 
     kl_i = sum_j Rt_ij (T_ij - S_ij) - lse(T_i) + lse(S_i),    d kl_i / d S_ij = Rs_ij - Rt_ij.
 
-S and T are symmetric, so a row's whole gradient is `1 / tau_s sum_j [(Rs_ij - Rt_ij) + (Rs_ji - Rt_ji)] s_j` with
-`Rs_ji = exp(S_ij - lse(S_j))`: it needs that row's logits and the log-sum-exps of all rows. Both passes go over blocks of rows; memory is
-O(batch dim + block batch). Over a mesh each device has its own rows and gathers the unit vectors [batch, dim] and the log-sum-exps [batch].
+S and T are symmetric, so a row's whole gradient is
+`1 / tau_s sum_j [(Rs_ij - Rt_ij) + (Rs_ji - Rt_ji)] s_j` with `Rs_ji = exp(S_ij - lse(S_j))`: it
+needs that row's logits and the log-sum-exps of all rows. Both passes go over blocks of rows; memory
+is O(batch dim + block batch). Over a mesh each device has its own rows and gathers the unit vectors
+[batch, dim] and the log-sum-exps [batch].
 """
 
 from __future__ import annotations
 
 import functools
+import numbers
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from rmdnet_jax.sharding import devices, gathered, over_devices
-from rmdnet_jax.types import Array
+from rmdnet_jax import sharding
+from rmdnet_jax.sharding import gathered
+from rmdnet_jax.types import AXIS, Array
 
 MASKED = -1e30  # finite, so that masked logits never make a NaN
 
 
 def logits(rows: Array, all_rows: Array, first: Array, size: int, temperature: float) -> Array:
-    """Cosine logits of a block of rows, its first being row `first` of all; masked at the diagonal and beyond `size` rows."""
+    """Cosine logits of a block of rows, the first being row `first` of all.
+
+    They are masked at the diagonal and beyond `size` rows.
+    """
     logits = jnp.matmul(rows, all_rows.T, precision=jax.lax.Precision.HIGHEST) / temperature
     column, row = jnp.arange(len(all_rows)), first + jnp.arange(len(rows))
     return jnp.where((column != row[:, None]) & (column < size), logits, MASKED)
 
 
 def blocks(function, shift: Array, block: int, *rows: Array):
-    """`function(first row, block of each of rows)` for every block, the results joined along the rows."""
+    """`function(first row, block of each of rows)` for every block, joined along the rows."""
     count = len(rows[0]) // block
     split = [x.reshape(count, block, *x.shape[1:]) for x in rows]
     joined = jax.lax.map(lambda part: function(*part), (shift + block * jnp.arange(count), *split))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), joined)
+
+
+def devices() -> int:
+    """Devices that share the rows: one within a `shard_map`, whose caller has split the rows."""
+    return 1 if jax.sharding.get_abstract_mesh().manual_axes else sharding.devices()
+
+
+def over_devices(function, *rows: Array):
+    """`sharding.over_devices`, but no second `shard_map` within a caller's; and for any mesh."""
+    if devices() == 1:
+        return function(*rows, sharded=False)
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return sharding.over_devices(function, *rows)
+    # Types that name their sharding have to be told what `Auto` finds out.
+    split, whole = (
+        functools.partial(jax.sharding.reshard, out_shardings=PartitionSpec(*axes))
+        for axes in ((AXIS,), ())
+    )
+    return jax.tree.map(whole, sharding.over_devices(function, *map(split, rows)))
 
 
 def _forward(
@@ -74,7 +102,7 @@ def _backward(
     block: int,
     sharded: bool,
 ) -> Array:
-    """The gradient of the sum of all rows' kl with respect to this device's student rows, [rows, dim]."""
+    """The gradient of the sum of all kl with respect to this device's student rows, [rows, dim]."""
     all_student, all_teacher, shift = gathered(student, teacher, sharded)
     all_lse_s, all_lse_t, _ = gathered(lse_s, lse_t, sharded)
 
@@ -94,16 +122,36 @@ def _backward(
     return blocks(one, shift, block, student, teacher, lse_s, lse_t)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def kl(student: Array, teacher: Array, temperatures: tuple[float, float], block: int) -> Array:
+def softmax_kl(
+    student: Array,
+    teacher: Array,
+    student_temperature: float | Array,
+    teacher_temperature: float | Array,
+    block: int,
+) -> Array:
     """`mean_i KL(R(teacher)_i || R(student)_i)` of unit rows.
 
     Args:
       student: [batch, dim], rows of unit norm, batch >= 2.
       teacher: [batch, any dim], rows of unit norm; gets no gradient.
-      temperatures: the student's and the teacher's.
+      student_temperature: > 0.
+      teacher_temperature: > 0; gets no gradient.
       block: rows at a time on each device.
     """
+    student, tau_s = _divided(student, student_temperature)
+    teacher, tau_t = _divided(teacher, teacher_temperature)
+    return _kl(student, teacher, (tau_s, tau_t), block)
+
+
+def _divided(rows: Array, temperature: float | Array) -> tuple[Array, float]:
+    """The rows and what their products are divided by: a traced temperature goes into the rows."""
+    if isinstance(temperature, numbers.Real):
+        return rows, float(temperature)
+    return rows / jnp.sqrt(jnp.asarray(temperature, rows.dtype)), 1.0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kl(student: Array, teacher: Array, temperatures: tuple[float, float], block: int) -> Array:
     return _kl_forward(student, teacher, temperatures, block)[0]
 
 
@@ -128,7 +176,7 @@ def _kl_backward(temperatures, block, residuals, cotangent):
     size = len(student)
     rows, block = padded(block, student, teacher, lse_s, lse_t)
     run = functools.partial(_backward, size=size, temperatures=temperatures, block=block)
-    return over_devices(run, *rows)[:size] * (cotangent / size), jnp.zeros_like(teacher)
+    return over_devices(run, *rows)[:size] * (cotangent / size), None  # the teacher is a constant
 
 
-kl.defvjp(_kl_forward, _kl_backward)
+_kl.defvjp(_kl_forward, _kl_backward)
