@@ -21,7 +21,8 @@ from rmdnet_jax.data import sources, store, tfds
 from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels import noise
-from rmdnet_jax.networks.encoders import ENCODERS, Network
+from rmdnet_jax.networks.encoders import ENCODERS
+from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.training import fit as training
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import Objective, classifier, ensemble
