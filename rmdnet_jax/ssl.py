@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.networks.encoders import Network, mlp
+from rmdnet_jax.networks.heads import mlp
+from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.losses import cosine, log_matrix, unit
 from rmdnet_jax.types import Array, PyTree, Variables
 

@@ -125,7 +125,7 @@ def test_simsiam_stops_the_gradient_at_the_projections():
     ssl = simsiam(encoder, "float32", projection=8, hidden=4)
     images = jax.random.normal(jax.random.key(0), (2, 16, 8, 8, 1))
     (params, stats), memory = ssl.init(jax.random.key(1), images[0])
-    from rmdnet_jax.networks.encoders import mlp
+    from rmdnet_jax.networks.heads import mlp
 
     parts = {
         "encoder": encoder,

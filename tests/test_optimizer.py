@@ -117,26 +117,30 @@ def test_a_fixed_entry_keeps_its_rate_while_the_others_decay():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"learning_rate": 0.0}, "optimizer.learning_rate must be > 0"),
-        ({"learning_rate": float("nan")}, "optimizer.learning_rate must be > 0"),
-        ({"schedule": "linear"}, "optimizer.schedule must be constant, cosine or step"),
-        ({"warmup_epochs": 3.0}, r"optimizer.warmup_epochs must be in \[0, 2\]"),
-        ({"weight_decay": -1.0}, "optimizer.weight_decay must be >= 0"),
-        ({"decay": "none"}, "optimizer.decay must be all or kernels"),
-        ({"clip_norm": -1.0}, "optimizer.clip_norm must be >= 0"),
-        ({"clip_norm": float("nan")}, "optimizer.clip_norm must be >= 0"),
-        ({"factor": -1.0}, "optimizer.factor must be > 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be > 0"),
+        (
+            {"schedule": "linear"},
+            "schedule must be one of .* got 'linear'.* constant, cosine, step",
+        ),
+        ({"warmup_epochs": 3.0}, r"warmup_epochs must be in \[0, 2\]"),
+        ({"weight_decay": -1.0}, "weight_decay must be >= 0"),
+        ({"decay": "none"}, "decay must be one of .* got 'none'.* all, kernels"),
+        ({"clip_norm": -1.0}, "clip_norm must be >= 0"),
+        ({"clip_norm": float("nan")}, "clip_norm must be >= 0"),
+        ({"factor": -1.0}, "factor must be > 0"),
+        ({"milestones": (3, -1)}, "milestones must be >= 0, got -1"),
     ],
 )
 def test_bad_values_are_refused(make, fields, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="^" + message):
         make(4, 2, **fields)
 
 
 @pytest.mark.parametrize(("make", "name"), [(sgd, "momentum"), (adamw, "b1"), (adamw, "b2")])
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_decay_rates_are_in_their_range(make, name, value):
-    with pytest.raises(UserError, match=rf"optimizer.{name} must be in \[0, 1\), got {value}"):
+    with pytest.raises(UserError, match=rf"^{name} must be in \[0, 1\), got {value}"):
         make(4, 2, **{name: value})
 
 
@@ -157,5 +161,5 @@ def test_a_fixed_entry_is_each_peers():
 
 
 def test_a_fixed_entry_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"optimizer\.fixed must name one of head"):
+    with pytest.raises(UserError, match=r"^fixed must name one of head"):
         run(sgd(4, 2, fixed="predictor"), 1)

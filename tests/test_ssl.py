@@ -8,7 +8,8 @@ from conftest import assert_same
 
 from rmdnet_jax import ssl
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.networks.encoders import Network, cnn
+from rmdnet_jax.networks.encoders import cnn
+from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.types import Variables
 
 Z1, Z2 = np.random.default_rng(0).normal(size=(2, 6, 4))

@@ -1,7 +1,10 @@
-"""Base methods: how labels that may be wrong become a loss. Add one by writing a factory and naming it in `METHODS`.
+"""Base methods: how labels that may be wrong become a loss.
 
-A factory is `f(num_examples, num_classes, *, hyper-parameters) -> Method`; its keyword defaults are the configuration.
+A factory is `f(num_examples, num_classes, *, hyper-parameters) -> Method`; its keyword defaults are
+the configuration. Add a method by `METHODS["name"] = factory`.
 """
+
+from collections.abc import Callable
 
 from rmdnet_jax.methods.dividemix import dividemix
 from rmdnet_jax.methods.elr import elr
@@ -12,7 +15,7 @@ from rmdnet_jax.methods.robust import ce, gce, sce
 
 __all__ = ["METHODS", "Method", "from_criterion", "mixup"]
 
-METHODS = {
+METHODS: dict[str, Callable[..., Method]] = {
     "ce": ce,
     "gce": gce,
     "sce": sce,

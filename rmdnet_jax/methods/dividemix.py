@@ -1,4 +1,4 @@
-"""DivideMix: two networks part the examples for each other into likely right and likely wrong, and learn both parts by MixMatch."""
+"""DivideMix: two networks part the examples for each other, and learn both parts by MixMatch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, losses
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import within
 from rmdnet_jax.methods.method import Method
 from rmdnet_jax.methods.mixup import mixed
-from rmdnet_jax.types import Array
+from rmdnet_jax.types import Array, Outputs
 
 RAMP = 16.0  # epochs in which the unlabelled weight grows to its full size
 
@@ -33,59 +33,59 @@ def _targets(
     threshold: float,
     temperature: float,
 ) -> tuple[Array, Array]:
-    """What a peer is to learn, [batch, class], and which examples count as labelled, [batch]; logits [view, batch, class] of each peer.
+    """What a peer is to learn, [batch, class], and which examples count as labelled, [batch].
 
-    Labelled: the given label and the peer's own prediction, weighed by how likely the label is right (co-refinement).
-    Unlabelled: the mean prediction of both peers (co-guessing). Predictions are means over the views; targets are sharpened.
+    Labelled: the given label and the peer's own prediction, weighed by how likely the label is
+    right (co-refinement). Unlabelled: the mean prediction of both peers (co-guessing). Predictions
+    are means over the views of `logits`, [view, batch, class] of each peer; targets are sharpened.
     """
     p = [jnp.mean(jax.nn.softmax(z), axis=0) for z in logits]
     labelled = clean > threshold
     refined = clean[:, None] * target + (1 - clean[:, None]) * p[peer]
     guessed = (p[0] + p[1]) / 2
-    return _sharpen(jnp.where(labelled[:, None], refined, guessed), temperature), labelled.astype(
-        jnp.float32
-    )
+    target = _sharpen(jnp.where(labelled[:, None], refined, guessed), temperature)
+    return target, labelled.astype(jnp.float32)
 
 
 def _semi_supervised(
     logits: Array, target: Array, labelled: Array, weight: Array
 ) -> tuple[Array, Array]:
-    """`L_x + weight L_u + L_reg` and L_u: cross entropy, squared error, and the divergence of the mean prediction from uniform."""
+    """`L_x + weight L_u + L_reg`, and L_u.
+
+    L_x is cross entropy, L_u squared error, L_reg the divergence of the mean prediction from the
+    uniform one.
+    """
     log_p = jax.nn.log_softmax(logits)
     right = _mean(-jnp.sum(target * log_p, axis=-1), labelled)
     guessed = _mean(jnp.mean((jnp.exp(log_p) - target) ** 2, axis=-1), 1 - labelled)
-    classes = logits.shape[-1]
-    spread = -jnp.mean(jnp.log(jnp.maximum(jnp.mean(jnp.exp(log_p), axis=0), 1e-12))) - jnp.log(
-        classes
-    )
+    mean = jnp.maximum(jnp.mean(jnp.exp(log_p), axis=0), 1e-12)
+    spread = -jnp.mean(jnp.log(mean)) - jnp.log(logits.shape[-1])
     return right + weight * guessed + spread, guessed
 
 
 def _mixmatch(
     outputs, batch, clean, forward, key, alpha: float, weight: Array, settings: dict
 ) -> tuple[Array, dict[str, Array]]:
-    """Both peers' loss on mixed images, and its metrics; clean [peer, batch]: how likely each given label is right."""
+    """Both peers' loss on mixed images, and its metrics.
+
+    `clean` [peer, batch] says how likely each given label is right.
+    """
     views, num_classes = outputs[0].logits.shape[0], outputs[0].logits.shape[-1]
     target = losses.distribution(batch.label, num_classes)
     logits = [jax.lax.stop_gradient(o.logits) for o in outputs]
     parts = [_targets(logits, target, clean[peer], peer, **settings) for peer in range(2)]
-    images, targets = zip(
-        *(
-            mixed(jax.random.fold_in(key, peer), alpha, batch.image, q)
-            for peer, (q, _) in enumerate(parts)
-        )
-    )
-    values, guessed = zip(
-        *(
-            _semi_supervised(
-                o.logits.reshape(-1, num_classes),
-                q.reshape(-1, num_classes),
-                jnp.tile(labelled, views),
-                weight,
-            )
-            for o, q, (_, labelled) in zip(forward(images), targets, parts)
-        )
-    )
+    mixes = [
+        mixed(jax.random.fold_in(key, peer), alpha, batch.image, q)
+        for peer, (q, _) in enumerate(parts)
+    ]
+    images, targets = zip(*mixes)
+
+    def learn(o: Outputs, q: Array, labelled: Array) -> tuple[Array, Array]:
+        flat, q = o.logits.reshape(-1, num_classes), q.reshape(-1, num_classes)
+        return _semi_supervised(flat, q, jnp.tile(labelled, views), weight)
+
+    peers = zip(forward(images), targets, parts)
+    values, guessed = zip(*(learn(o, q, labelled) for o, q, (_, labelled) in peers))
     return values[0] + values[1], {
         "labelled": jnp.mean(jnp.stack([part for _, part in parts])),
         "unlabelled_loss": (guessed[0] + guessed[1]) / 2,
@@ -96,27 +96,8 @@ def _warm(logits: Array, label: Array, confidence_penalty: float) -> Array:
     """Mean cross entropy, and the penalty times the negative entropy of the predictions."""
     p = jax.nn.softmax(logits)
     confidence = jnp.mean(jnp.sum(p * jnp.log(p + 1e-8), axis=-1))
-    return (
-        losses.expected(losses.cross_entropy, logits, label).mean()
-        + confidence_penalty * confidence
-    )
-
-
-def _check(**fields: float) -> None:
-    if fields["warmup_epochs"] < 2:
-        raise UserError(
-            f"relation_guided.method.warmup_epochs must be >= 2: losses tell nothing before, got {fields['warmup_epochs']}"
-        )
-    if not 0 <= fields["threshold"] <= 1:
-        raise UserError(
-            f"relation_guided.method.threshold must be in [0, 1], got {fields['threshold']}"
-        )
-    for name in ("alpha", "temperature"):
-        if fields[name] <= 0:
-            raise UserError(f"relation_guided.method.{name} must be > 0, got {fields[name]}")
-    for name in ("unlabelled_weight", "confidence_penalty"):
-        if fields[name] < 0:
-            raise UserError(f"relation_guided.method.{name} must be >= 0, got {fields[name]}")
+    fit = losses.expected(losses.cross_entropy, logits, label).mean()
+    return fit + confidence_penalty * confidence
 
 
 def dividemix(
@@ -130,25 +111,34 @@ def dividemix(
     unlabelled_weight: float = 25.0,
     confidence_penalty: float = 0.0,
 ) -> Method:
-    """DivideMix: after a warm-up by cross entropy, each peer's losses part the examples into likely right and wrong for the other.
+    """DivideMix: each peer's losses part the examples into likely right and wrong for the other.
+
+    A warm-up by cross entropy comes first.
 
     Args:
-      num_examples: columns of the memory [peer, example]: how likely each given label is right, for this peer to learn by.
+      num_examples: columns of the memory [peer, example]: how likely each given label is right,
+        for this peer to learn by.
       num_classes: not read.
-      warmup_epochs: of cross entropy, at least 2; the authors take 10 for CIFAR-10, 30 for CIFAR-100.
+      warmup_epochs: of cross entropy, at least 2, as losses tell nothing before; the authors take
+        10 for CIFAR-10, 30 for CIFAR-100.
       alpha: mixed images are `l x_i + (1 - l) x_j`, `l ~ Beta(alpha, alpha)`, at least a half.
-      temperature: of sharpening.
+      temperature: of sharpening, > 0.
       threshold: examples above this probability of a right label count as labelled.
-      unlabelled_weight: of the squared error on guessed labels; theirs is 0, 25, 50 or 150, the more the noisier.
-      confidence_penalty: of the warm-up, times the negative entropy of predictions; theirs is 1 for asymmetric noise, else 0.
+      unlabelled_weight: of the squared error on guessed labels; theirs is 0, 25, 50 or 150, the
+        more the noisier.
+      confidence_penalty: of the warm-up, times the negative entropy of predictions; theirs is 1
+        for asymmetric noise, else 0.
 
-    Source: Li et al., ICLR 2020, Algorithm 1. Theirs takes as many labelled as unlabelled images into each step and trains the peers
-    in turn; here a batch is a draw from all examples, with whatever share of them is labelled, and both peers learn in each step.
+    Source: Li et al., ICLR 2020, Algorithm 1. Their steps take as many labelled as unlabelled
+    images, and train the peers in turn. Here a batch is a draw from all examples, and both peers
+    learn in each step.
     """
-    _check(
-        warmup_epochs=warmup_epochs, alpha=alpha, temperature=temperature, threshold=threshold,
-        unlabelled_weight=unlabelled_weight, confidence_penalty=confidence_penalty,
-    )  # fmt: skip
+    within("warmup_epochs", warmup_epochs, "[2, inf)", whole=True)
+    within("threshold", threshold, "[0, 1]")
+    for name, value in (("alpha", alpha), ("temperature", temperature)):
+        within(name, value, "(0, inf)")
+    within("unlabelled_weight", unlabelled_weight, "[0, inf)")
+    within("confidence_penalty", confidence_penalty, "[0, inf)")
     settings = {"temperature": temperature, "threshold": threshold}
 
     def loss(outputs, batch, memory, forward, key, epoch):

@@ -3,9 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rmdnet_jax import losses
+from rmdnet_jax.types import Array, Batch, Outputs, PyTree
+
+Peers = tuple[Outputs, ...]  # of each network: feature and logits [view, batch, ...]
+
+
+class Forward(Protocol):
+    """The peers' outputs for images that a method makes, [view, batch, ...] for each peer."""
+
+    def __call__(self, images: Any, /) -> Peers: ...
+
+
+class Loss(Protocol):
+    """One step's `(scalar, memory, metrics)`; `epoch` is a fraction, `key` serves random draws."""
+
+    def __call__(
+        self,
+        outputs: Peers,
+        batch: Batch,
+        memory: PyTree,
+        forward: Forward,
+        key: Array,
+        epoch: Array,
+        /,
+    ) -> tuple[Array, PyTree, dict[str, Any]]: ...
+
+
+class Refresh(Protocol):
+    """The memory after so many epochs, made outside the step.
+
+    `outputs()` gives `Outputs` [peer, example, ...] of the examples trained on, computed at the
+    first call. `given` [example] are their labels, `index` their rows in the training set.
+    """
+
+    def __call__(
+        self,
+        outputs: Callable[[], Outputs],
+        given: Any,
+        index: Any,
+        memory: PyTree,
+        epoch: int,
+        /,
+    ) -> PyTree: ...
+
+
+class Criterion(Protocol):
+    """A per-example loss: (logits [batch, class], label [batch]) -> [batch]."""
+
+    def __call__(self, logits: Array, label: Array, /) -> Array: ...
 
 
 class Method(NamedTuple):
@@ -13,17 +61,28 @@ class Method(NamedTuple):
 
     peers: int  # networks trained side by side
     views: int  # augmented views of each image
-    init: Callable  # () -> memory
-    # (outputs: one Outputs [view, batch, ...] a peer, batch, memory, forward, key, epoch) -> (scalar, memory, metrics);
-    # forward(images: [view, batch, ...] for each peer) -> outputs of images that the method makes
-    loss: Callable
-    # After each epoch, outside the step: (outputs: () -> Outputs [peer, example, ...] of the examples trained on, given [example], index
-    # [example], memory, epochs done) -> memory; `given` are their labels, `index` their positions in the training set.
-    refresh: Callable | None = None
+    init: Callable[[], PyTree]  # the first memory
+    loss: Loss
+    refresh: Refresh | None = None  # after each epoch but the last
 
 
-def from_criterion(criterion: Callable) -> Method:
-    """The method that minimises the batch mean of a per-example `criterion(logits [batch, class], label [batch]) -> [batch]`."""
+def from_criterion(criterion: Criterion) -> Method:
+    """The method that minimises the batch mean of a per-example loss.
+
+    Example:
+      Absolute error, as a method of its own:
+
+      >>> import jax
+      >>> import rmdnet_jax as rmd
+      >>> from rmdnet_jax.methods import from_criterion
+      >>> def mae(num_examples, num_classes):
+      ...     def error(logits, label):
+      ...         return 2 - 2 * jax.nn.softmax(logits)[range(len(label)), label]
+      ...     return from_criterion(error)
+      >>> rmd.METHODS["mae"] = mae
+      >>> rmd.METHODS.pop("mae")(100, 10).peers
+      1
+    """
 
     def loss(outputs, batch, memory, forward, key, epoch):
         return losses.expected(criterion, outputs[0].logits[0], batch.label).mean(), memory, {}

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax import losses
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import within, wrong
 from rmdnet_jax.methods.method import Method
 from rmdnet_jax.types import Array
 
 
 def mixed(key: Array, alpha: float, image: Array, target: Array) -> tuple[Array, Array]:
-    """`l x_i + (1 - l) x_j` of images [view, batch, ...] and targets [batch, class], both [view, batch, ...]; j is of any view.
+    """`l x_i + (1 - l) x_j` of images [view, batch, ...] and targets [batch, class].
 
-    One `l ~ Beta(alpha, alpha)` a batch, at least a half: a mixed image is nearer to the one whose place it takes.
+    Both come back as [view, batch, ...]; j is of any view. One `l ~ Beta(alpha, alpha)` a batch,
+    at least a half: a mixed image is nearer to the one whose place it takes.
     """
     part, order = jax.random.split(key)
     share = jax.random.beta(part, alpha, alpha)
@@ -32,22 +33,21 @@ def mixed(key: Array, alpha: float, image: Array, target: Array) -> tuple[Array,
 def mixup(method: Method, alpha: float, num_classes: int) -> Method:
     """The method on mixed images with mixed targets; alpha 0 is the method itself.
 
-    For methods that are one per-example loss; those that remember examples or choose among them need images of one label.
+    For methods that are one per-example loss. Methods that remember or select examples need
+    images of one label.
+
     Source: Zhang et al., ICLR 2018, eq. 2.
     """
+    within("alpha", alpha, "[0, 1000]")
     if alpha == 0:
         return method
-    if not 0 < alpha <= 1e3:
-        raise UserError(f"relation_guided.mixup must be in [0, 1000], got {alpha}")
     if method.peers > 1 or jax.tree.leaves(method.init()):
-        raise UserError(
-            f"relation_guided.mixup must be 0 but for methods that are one per-example loss (ce, gce, sce), got {alpha}"
-        )
+        plain = "methods that are one per-example loss (ce, gce, sce)"
+        raise wrong("alpha", f"be 0 but for {plain}, got {alpha}")
 
     def loss(outputs, batch, memory, forward, key, epoch):
-        image, target = mixed(
-            key, alpha, batch.image, losses.distribution(batch.label, num_classes)
-        )
+        target = losses.distribution(batch.label, num_classes)
+        image, target = mixed(key, alpha, batch.image, target)
         mixture = batch._replace(image=image, label=target[0])
         return method.loss(forward((image,)), mixture, memory, forward, key, epoch)
 

@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, losses
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import within, wrong
 from rmdnet_jax.methods.method import Method
 from rmdnet_jax.types import Array
 
 
 def _small(loss: Array, share: Array) -> Array:
-    """Weights [batch] that take the mean over the `share` of smallest losses, one example at least."""
-    kept = jnp.maximum(
-        jnp.floor(share * len(loss) + 1e-4), 1.0
-    )  # 1e-4: a share of 0.75 of 64 is 48 in float32, too
+    """Weights [batch]: the mean over the `share` of smallest losses, one example at least."""
+    # 1e-4: a share of 0.75 of 64 is 48 in float32, too.
+    kept = jnp.maximum(jnp.floor(share * len(loss) + 1e-4), 1.0)
     rank = jnp.argsort(jnp.argsort(jax.lax.stop_gradient(loss)))
     return (rank < kept) / kept
 
 
-def _checked(rate: str, ramp_epochs: float) -> float | None:
+def _known(rate: str | float) -> float | None:
     """The noise rate as a number, or None where it is to be estimated."""
-    if not ramp_epochs > 0:
-        raise UserError(f"relation_guided.method.ramp_epochs must be > 0, got {ramp_epochs}")
     if rate == "estimate":
         return None
     try:
         value = float(rate)
-    except ValueError:
+    except (TypeError, ValueError):
         value = -1.0
     if not 0 <= value < 1:
-        raise UserError(
-            f"relation_guided.method.rate must be 'estimate' or a number in [0, 1), got {rate!r}"
-        )
+        raise wrong("rate", f"be 'estimate' or a number in [0, 1), got {rate!r}")
     return value
 
 
-def _selecting(choose, rate: str, ramp_epochs: float) -> Method:
-    """A method of two peers by `choose(logits of both, label, share) -> scalar`, which learns a falling share of each batch.
+class _Choose(Protocol):
+    """(logits [batch, class] of both peers, label, share to learn) -> scalar."""
 
-    The share is `1 - min(epoch / ramp_epochs, 1) r`; r is the memory, the given rate or the newest estimate of it.
+    def __call__(self, logits: list[Array], label: Array, share: Array, /) -> Array: ...
+
+
+def _selecting(choose: _Choose, rate: str | float, ramp_epochs: float) -> Method:
+    """A method of two peers that learns a falling share of each batch.
+
+    The share is `1 - min(epoch / ramp_epochs, 1) r`. The memory is r: the given rate, or the
+    newest estimate of it.
     """
-    known = _checked(rate, ramp_epochs)
+    known = _known(rate)
+    within("ramp_epochs", ramp_epochs, "(0, inf)")
 
     def loss(outputs, batch, memory, forward, key, epoch):
         share = 1.0 - jnp.minimum(epoch / ramp_epochs, 1.0) * memory
@@ -62,14 +67,19 @@ def _selecting(choose, rate: str, ramp_epochs: float) -> Method:
 
 
 def co_teaching(
-    num_examples: int, num_classes: int, *, rate: str = "estimate", ramp_epochs: float = 10.0
+    num_examples: int,
+    num_classes: int,
+    *,
+    rate: str | float = "estimate",
+    ramp_epochs: float = 10.0,
 ) -> Method:
     """Co-teaching: each network learns the examples that have a small loss in the other.
 
     Args:
       num_examples: not read.
       num_classes: not read.
-      rate: the noise rate, a number in [0, 1) or `estimate`: after each epoch of the ramp, from a mixture on the losses.
+      rate: the noise rate, a number in [0, 1). "estimate": a mixture on the losses tells it
+        after each epoch of the ramp.
       ramp_epochs: until the kept share has fallen to 1 - rate; T_k.
 
     Source: Han et al., NeurIPS 2018, Algorithm 1.
@@ -87,10 +97,12 @@ def jocor(
     num_classes: int,
     *,
     agreement: float = 0.9,
-    rate: str = "estimate",
+    rate: str | float = "estimate",
     ramp_epochs: float = 10.0,
 ) -> Method:
-    """JoCoR: both networks learn the examples of small joint loss `(1 - a) (CE1 + CE2) + a (KL(p1 || p2) + KL(p2 || p1))`.
+    """JoCoR: both networks learn the examples of small joint loss.
+
+    The joint loss is `(1 - a) (CE1 + CE2) + a (KL(p1 || p2) + KL(p2 || p1))`.
 
     Args:
       num_examples: not read.
@@ -101,15 +113,13 @@ def jocor(
 
     Source: Wei et al., CVPR 2020, eq. 1 to 5.
     """
-    if not 0 <= agreement <= 1:
-        raise UserError(f"relation_guided.method.agreement must be in [0, 1], got {agreement}")
+    within("agreement", agreement, "[0, 1]")
 
     def choose(logits, label, share):
         one, two = (jax.nn.log_softmax(z) for z in logits)
         apart = jnp.sum((jnp.exp(one) - jnp.exp(two)) * (one - two), axis=-1)  # both divergences
-        joint = (1 - agreement) * sum(
-            losses.expected(losses.cross_entropy, z, label) for z in logits
-        ) + agreement * apart
+        fit = sum(losses.expected(losses.cross_entropy, z, label) for z in logits)
+        joint = (1 - agreement) * fit + agreement * apart
         return jnp.sum(_small(joint, share) * joint)
 
     return _selecting(choose, rate, ramp_epochs)

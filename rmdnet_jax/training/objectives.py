@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax.methods import Method
-from rmdnet_jax.networks.encoders import Network, linear
+from rmdnet_jax.networks.heads import linear
+from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
