@@ -1,0 +1,139 @@
+"""Labels of any kind as class numbers; and how the classes of CIFAR belong together.
+
+Labels may be integers of any range, whole floats, bools, text or objects that can be sorted, in a
+list, a NumPy or JAX array, a PyTorch tensor or a pandas Series.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rmdnet_jax.errors import first_line, wrong
+
+# truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
+# Source: Patrini et al., CVPR 2017.
+CIFAR10_MAP = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
+
+# The 20 superclasses of CIFAR-100's five classes each, by label number (alphabetical).
+# Source: Krizhevsky 2009.
+CIFAR100_SUPERCLASSES = (
+    (4, 30, 55, 72, 95), (1, 32, 67, 73, 91), (54, 62, 70, 82, 92), (9, 10, 16, 28, 61),
+    (0, 51, 53, 57, 83), (22, 39, 40, 86, 87), (5, 20, 25, 84, 94), (6, 7, 14, 18, 24),
+    (3, 42, 43, 88, 97), (12, 17, 37, 68, 76), (23, 33, 49, 60, 71), (15, 19, 21, 31, 38),
+    (34, 63, 64, 66, 75), (26, 45, 77, 79, 99), (2, 11, 35, 46, 98), (27, 29, 44, 78, 93),
+    (36, 50, 65, 74, 80), (47, 52, 56, 59, 96), (8, 13, 48, 58, 90), (41, 69, 81, 85, 89),
+)  # fmt: skip
+
+
+def array(values: Any, argument: str) -> np.ndarray:
+    """A list, NumPy or JAX array, PyTorch tensor or pandas object as a NumPy array.
+
+    Raises:
+      UserError: where that is not possible: ragged lists, masked entries.
+    """
+    if np.ma.is_masked(values):
+        raise wrong(argument, "not hold masked entries")
+    try:
+        if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps on a GPU
+            values = values.detach().cpu().numpy()
+        found = np.asarray(values)
+        if found.dtype.kind in "US" and isinstance(values, list | tuple):
+            # NumPy makes text of [1, "a"] and of ["a", nan]: these stay what they are.
+            objects = np.asarray(values, object)
+            if {type(value) for value in objects.ravel()} - {str, bytes, np.str_, np.bytes_}:
+                return objects
+    except Exception as error:  # each library has errors of its own
+        text = f"be an array or a list, got {type(values).__name__}: {first_line(error)}"
+        raise wrong(argument, text) from None
+    return found
+
+
+def numbered(
+    labels: Any, argument: str = "labels", classes: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class number of each label, and the classes: `classes[numbers] == labels`.
+
+    Args:
+      labels: [n], of any kind.
+      argument: how errors call the labels.
+      classes: all classes [C], in the order of their numbers; None: the distinct labels, sorted.
+
+    Returns:
+      Numbers int32 [n] in [0, C), and classes [C] in the dtype of the labels where it can hold
+      them.
+
+    Raises:
+      UserError: labels that are none, missing (None, NaN), fractions, or outside `classes`.
+
+    Example:
+      >>> from rmdnet_jax.labels.classes import numbered
+      >>> numbered(["cat", "ant", "cat"])
+      (array([1, 0, 1], dtype=int32), array(['ant', 'cat'], dtype='<U3'))
+      >>> numbered([7, 3], classes=[3, 5, 7])
+      (array([2, 0], dtype=int32), array([3, 5, 7]))
+    """
+    values = _vector(labels, argument)
+    try:
+        found, numbers = np.unique(values, return_inverse=True)
+    except TypeError:
+        kinds = " and ".join(sorted({type(value).__name__ for value in values}))
+        raise wrong(argument, f"be of one kind that can be sorted, got {kinds}") from None
+    if classes is None:
+        return numbers.astype(np.int32), found
+    named = _vector(classes, "classes")
+    places = {value: place for place, value in reversed([*enumerate(named.tolist())])}
+    if len(places) < len(named):
+        twice = next(v for place, v in enumerate(named.tolist()) if places[v] != place)
+        raise wrong("classes", f"be distinct, got {twice!r} twice")
+    if absent := [value for value in found.tolist() if value not in places]:
+        raise wrong(argument, f"be among the {len(named)} classes, got {absent[0]!r}")
+    order = np.array([places[value] for value in found.tolist()], np.int32)
+    return order[numbers], _cast(named, values.dtype)
+
+
+def _vector(values: Any, argument: str) -> np.ndarray:
+    """The labels as an array [n], n > 0, none missing; raises `UserError` on anything else."""
+    found = array(values, argument)
+    if found.ndim != 1:
+        got = f"shape {found.shape}" if found.ndim else f"a {type(values).__name__}"
+        raise wrong(argument, f"be a list or an array [n], one label an entry, got {got}")
+    if found.size == 0:
+        raise wrong(argument, "hold at least one label, got none")
+    if found.dtype.kind not in "biufUSTO":
+        raise wrong(argument, f"be whole numbers, text or bools, got {found.dtype}")
+    if found.dtype.kind in "fO" and (lost := np.flatnonzero(_missing(found))).size:
+        row = int(lost[0])
+        raise wrong(argument, f"not hold missing values, got {found[row]} at position {row}")
+    if found.dtype.kind == "f" and (part := np.flatnonzero(_fraction(found))).size:
+        row = int(part[0])
+        raise wrong(argument, f"be whole numbers or text, got {found[row]} at position {row}")
+    return found
+
+
+def _missing(values: np.ndarray) -> np.ndarray | list[bool]:
+    """Which values are None, NaN, NaT or pandas' NA."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+
+    def missing(value: Any) -> bool:
+        try:
+            return value is None or bool(value != value)
+        except (TypeError, ValueError):  # NA is neither true nor false
+            return True
+
+    return [missing(value) for value in values]
+
+
+def _fraction(values: np.ndarray) -> np.ndarray:
+    """Which floats are not whole numbers: infinity is none."""
+    return (values != np.trunc(values)) | np.isinf(values)
+
+
+def _cast(classes: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The classes in the labels' dtype, if it holds them all."""
+    if dtype.kind == "O" or {classes.dtype.kind, dtype.kind} <= set("biuf"):
+        found = classes.astype(dtype)
+        return found if np.array_equal(found, classes) else classes
+    return classes
