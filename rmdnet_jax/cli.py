@@ -20,7 +20,7 @@ COMMANDS = {  # name: (module, what it does)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns its status: 2 after a line on what the user can mend, 130 on Ctrl-C.
+    """Runs one command; returns its status: 2 after an error that the user can mend, 130 on Ctrl-C.
 
     Args:
       argv: the arguments behind `rmdnet`; those of this process unless given.

@@ -16,7 +16,7 @@ import numpy as np
 from rmdnet_jax.data import tfds
 from rmdnet_jax.data.store import MODES, Allocate, Source, cached, checked, decode
 from rmdnet_jax.errors import UserError, first_line, within, wrong
-from rmdnet_jax.labels.classes import numbered
+from rmdnet_jax.labels.classes import array, numbered
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -90,7 +90,7 @@ def arrays(
     found["names"] = _names(classes if names is None else names, len(classes))
     if test_images is not None:
         found["test_images"] = _pixels("test_images", test_images)
-        found["test_labels"] = _among(classes, test_labels)
+        found["test_labels"], _ = numbered(test_labels, "test_labels", classes)
     return checked(name, found)
 
 
@@ -112,22 +112,9 @@ def _names(names: Sequence, count: int) -> np.ndarray:
     return np.array(values, str)
 
 
-def _among(classes: Sequence, test_labels: Any) -> np.ndarray:
-    """The number of each test label's class; refuses a class that no training label names."""
-    numbers, found = numbered(test_labels, "test_labels")
-    position = {label: i for i, label in enumerate(classes)}
-    if unseen := [label for label in found if label not in position]:
-        known = ", ".join(map(str, list(classes)[:20])) + (", ..." if len(classes) > 20 else "")
-        raise wrong("test_labels", f"be among the training classes {known}, got {unseen[0]!r}")
-    return np.array([position[label] for label in found], np.int32)[numbers]
-
-
 def _pixels(argument: str, images: Any) -> np.ndarray:
     """Images as uint8: floats only where they really lie in [0, 1]."""
-    try:
-        images = np.asarray(images)
-    except Exception as error:  # rows of different lengths, a tensor on another device
-        raise wrong(argument, f"be an array, got {first_line(error)}") from None
+    images = array(images, argument)
     if images.ndim == 4 and images.shape[-1] not in MODES and images.shape[1] in MODES:
         move = f"move them by np.moveaxis({argument}, 1, -1)"
         raise wrong(argument, f"have their channels last, got {[*images.shape]}: {move}")
@@ -137,10 +124,10 @@ def _pixels(argument: str, images: Any) -> np.ndarray:
         raise wrong(argument, f"be uint8 or floats in [0, 1], got {images.dtype}")
     low, high = float(images.min()), float(images.max())
     floats = images.dtype.kind not in "iu"
-    if floats and 0 <= low and high <= 1:  # NaN fails
+    if floats and low >= 0 and high <= 1:  # NaN fails
         return _rounded(images)
     got = f"{images.dtype} from {low:g} to {high:g}"
-    if 0 <= low and high <= 255:
+    if low >= 0 and high <= 255:
         advice = f"give {argument}.astype(np.uint8) if they are pixels in [0, 255]"
     elif np.isfinite([low, high]).all():
         advice = "undo the normalisation first"
@@ -162,7 +149,8 @@ def _digits(name: str, dir: str, image_size: int) -> Source:
     """Scikit-learn's 1,797 digits of 8x8 pixels; in file order, every fifth of a class is test."""
     from sklearn.datasets import load_digits
 
-    pixels, labels = load_digits(return_X_y=True)
+    data: Any = load_digits(return_X_y=True)
+    pixels, labels = data
     images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int32)
     rows = [np.flatnonzero(labels == digit)[4::5] for digit in range(10)]

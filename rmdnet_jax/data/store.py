@@ -75,8 +75,14 @@ def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source
       where: what an error begins with, such as "dir: in 'x.npz', ".
     """
     images, labels = _channels(arrays["images"]), arrays["labels"]
-    test_images = _channels(arrays.get("test_images", np.zeros((0, *images.shape[1:]), np.uint8)))
-    test_labels = arrays.get("test_labels", np.zeros(0, np.int32))
+    absent = {
+        "test_images": np.zeros((0, *images.shape[1:]), np.uint8),
+        "test_labels": np.zeros(0, np.int32),
+        "files": np.zeros(0, str),
+    }
+    arrays = absent | arrays
+    test_images, test_labels = _channels(arrays["test_images"]), arrays["test_labels"]
+    files = arrays["files"]
     _check_images(f"{where}images", images, images.shape[1:])
     _check_images(f"{where}test_images", test_images, images.shape[1:])
     if not images.size:
@@ -84,11 +90,10 @@ def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source
     _check_labels(f"{where}labels", labels, len(images))
     _check_labels(f"{where}test_labels", test_labels, len(test_images))
     classes = 1 + max(labels.max(), test_labels.max(initial=0))
-    names = arrays.get("names", np.arange(classes).astype(str))
+    names = arrays["names"] if "names" in arrays else np.arange(classes).astype(str)
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) < classes:
         got = f"{names.dtype} {[*names.shape]}"
         raise wrong(f"{where}names", f"be a string for each of {classes} classes, got {got}")
-    files = arrays.get("files", np.zeros(0, str))
     if files.dtype.kind != "U" or files.shape not in ((0,), labels.shape):
         got = f"{files.dtype} {[*files.shape]}"
         raise wrong(f"{where}files", f"be a string for each of {len(images)} images, got {got}")
