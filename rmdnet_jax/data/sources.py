@@ -82,10 +82,11 @@ def arrays(
     if (test_images is None) != (test_labels is None):
         missing = "test_images" if test_images is None else "test_labels"
         raise wrong(missing, "be given, too: test images and test labels go together")
-    numbers, classes = numbered(labels, "labels")
+    numbers, distinct = numbered(labels, "labels")
+    classes = distinct.tolist()
     if names is not None and len(names) > len(classes):  # labels are positions in names
         _check_positions(classes, names)
-        numbers, classes = np.asarray(classes)[numbers], range(len(names))
+        numbers, classes = distinct[numbers], list(range(len(names)))
     found = {"images": _pixels("images", images), "labels": numbers}
     found["names"] = _names(classes if names is None else names, len(classes))
     if test_images is not None:
@@ -94,10 +95,10 @@ def arrays(
     return checked(name, found)
 
 
-def _check_positions(classes: Sequence, names: Sequence[str]) -> None:
+def _check_positions(classes: list, names: Sequence[str]) -> None:
     """Refuses more names than classes unless each label tells its name's position."""
     for label in classes:
-        if not isinstance(label, (int, np.integer)) or not 0 <= label < len(names):
+        if type(label) is not int or not 0 <= label < len(names):
             text = f"{len(names)} for {len(classes)} classes, such as {label!r}"
             raise wrong("names", f"be one for each class of labels, got {text}")
 

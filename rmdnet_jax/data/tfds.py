@@ -150,11 +150,8 @@ def _ask_network(builder: Any) -> None:
 def _import_tensorflow() -> None:
     """Imports TensorFlow where TFDS needs it, and hides the GPUs from it: those are JAX's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        import tensorflow as tf
-    except ImportError:
-        must = "preparing a TFDS data set, or reading one in tfrecord format, needs TensorFlow"
-        raise UserError(f"dir: {must}: {INSTALL}", argument=True) from None
+    import tensorflow as tf
+
     with contextlib.suppress(RuntimeError):  # already in use by the caller
         tf.config.set_visible_devices([], "GPU")
 
@@ -171,7 +168,12 @@ def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
     try:
         data = builder.as_data_source(split=split, decoders=encoded)
     except NotImplementedError:  # prepared as tfrecord
-        _import_tensorflow()
+        try:
+            _import_tensorflow()
+        except ImportError as error:
+            what = f"{str(builder.data_path)!r} holds tfrecord files, which need TensorFlow"
+            text = f"dir: {what} ({first_line(error)}): {INSTALL}"
+            raise UserError(text, argument=True) from None
         order = tfds.ReadConfig(interleave_cycle_length=1)
         data = builder.as_dataset(
             split=split, decoders=encoded, shuffle_files=False, read_config=order
