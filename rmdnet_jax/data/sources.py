@@ -1,128 +1,220 @@
-"""Where examples come from: embedded digits, a .npz file, a folder of images, or any TFDS image-classification data set.
+"""Where examples come from: arrays, digits, a .npz file, a folder of images, any images of TFDS.
 
-Images are uint8 in [0, 255], NHWC; labels are int32 in [0, class). The row of an example is its index: the position in the original
-training set, whatever the order on disk. A mistake of the user's is a `UserError` that names `data.name`, `data.dir`, ...
+Images are uint8 in [0, 255], NHWC; labels are int32 in [0, class). The row of an example is its
+index: the position in the original training set, whatever the order on disk.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from rmdnet_jax.data import tfds
-from rmdnet_jax.data.store import Allocate, Source, cached, checked, decode
-from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.data.store import MODES, Allocate, Source, cached, checked, decode
+from rmdnet_jax.errors import UserError, first_line, within, wrong
+from rmdnet_jax.labels.classes import array, numbered
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
+class Load(Protocol):
+    """Reads a data set; `image_size` counts only where images have no size of their own."""
+
+    def __call__(self, name: str, dir: str, image_size: int, /) -> Source: ...
+
+
 def load(name: str, *, dir: str = "", image_size: int = 32, limit: int = 0) -> Source:
-    """Reads the data set `name`, cut to its first `limit` training examples by index (0: all; the test set stays whole)."""
-    for field, value, least in (("data.limit", limit, 0), ("data.image_size", image_size, 1)):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-            raise UserError(f"{field} must be an integer of at least {least}, got {value!r}")
-    source = KINDS.get(name, tfds.load)(name, dir, int(image_size))
-    return (
-        source._replace(images=source.images[:limit], labels=source.labels[:limit])
-        if limit
-        else source
-    )
+    """Reads a data set by its name.
+
+    Args:
+      name: one of `KINDS`, or an image data set of TensorFlow Datasets.
+      dir: the folder or file; for TFDS the folder of all data sets, "" for its own choice.
+      image_size: side of the squares that images of free size become, pixels.
+      limit: how many training examples to keep, the first ones by index; 0 keeps all.
+
+    Raises:
+      UserError: for an unknown name, or for data that cannot be read.
+
+    Example:
+      >>> from rmdnet_jax.data import sources
+      >>> digits = sources.load("digits", limit=100)
+      >>> digits.images.shape, digits.test_images.shape
+      ((100, 8, 8, 1), (356, 8, 8, 1))
+    """
+    within("limit", limit, "[0, inf)", whole=True)
+    within("image_size", image_size, "[1, inf)", whole=True)
+    return KINDS.get(name, tfds.load)(name, dir, int(image_size)).cut(limit)
+
+
+def arrays(
+    images: Any,
+    labels: Any,
+    test_images: Any = None,
+    test_labels: Any = None,
+    names: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Source:
+    """A data set of arrays in memory: lists, or arrays of NumPy, JAX or PyTorch.
+
+    Args:
+      images: uint8 [n, h, w] or [n, h, w, 1, 3 or 4]; or floats in [0, 1], which become uint8.
+      labels: [n], integers of any range or strings; possibly wrong.
+      test_images: like `images`, of the same size; None for no test set.
+      test_labels: [m], of the classes of `labels`.
+      names: of the classes, in their sorted order. With more names than there are classes, a label
+        is the position of its name. None takes the labels themselves.
+      name: the data set's.
+
+    Raises:
+      UserError: for a wrong shape, type, value or class; it names the argument.
+
+    Example:
+      >>> import numpy as np
+      >>> from rmdnet_jax.data import sources
+      >>> source = sources.arrays(np.zeros((3, 8, 8), np.uint8), ["dog", "cat", "dog"])
+      >>> source.names, source.labels.tolist()
+      (('cat', 'dog'), [1, 0, 1])
+    """
+    if (test_images is None) != (test_labels is None):
+        missing = "test_images" if test_images is None else "test_labels"
+        raise wrong(missing, "be given, too: test images and test labels go together")
+    numbers, distinct = numbered(labels, "labels")
+    classes = distinct.tolist()
+    if names is not None and len(names) > len(classes):  # labels are positions in names
+        _check_positions(classes, names)
+        numbers, classes = distinct[numbers], list(range(len(names)))
+    found = {"images": _pixels("images", images), "labels": numbers}
+    found["names"] = _names(classes if names is None else names, len(classes))
+    if test_images is not None:
+        found["test_images"] = _pixels("test_images", test_images)
+        found["test_labels"], _ = numbered(test_labels, "test_labels", classes)
+    return checked(name, found)
+
+
+def _check_positions(classes: list, names: Sequence[str]) -> None:
+    """Refuses more names than classes unless each label tells its name's position."""
+    for label in classes:
+        if type(label) is not int or not 0 <= label < len(names):
+            text = f"{len(names)} for {len(classes)} classes, such as {label!r}"
+            raise wrong("names", f"be one for each class of labels, got {text}")
+
+
+def _names(names: Sequence, count: int) -> np.ndarray:
+    """The names as an array of strings, each of them once."""
+    if len(names) != count:
+        raise wrong("names", f"be one for each of {count} classes, got {len(names)}")
+    values = [str(value) for value in names]
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise wrong("names", f"differ from each other, got {twice[0]!r} twice")
+    return np.array(values, str)
+
+
+def _pixels(argument: str, images: Any) -> np.ndarray:
+    """Images as uint8: floats only where they really lie in [0, 1]."""
+    images = array(images, argument)
+    if images.ndim == 4 and images.shape[-1] not in MODES and images.shape[1] in MODES:
+        move = f"move them by np.moveaxis({argument}, 1, -1)"
+        raise wrong(argument, f"have their channels last, got {[*images.shape]}: {move}")
+    if images.dtype == np.uint8 or not images.size:
+        return images
+    if images.dtype.kind not in "fiu" and images.dtype.name != "bfloat16":
+        raise wrong(argument, f"be uint8 or floats in [0, 1], got {images.dtype}")
+    low, high = float(images.min()), float(images.max())
+    floats = images.dtype.kind not in "iu"
+    if floats and low >= 0 and high <= 1:  # NaN fails
+        return _rounded(images)
+    got = f"{images.dtype} from {low:g} to {high:g}"
+    if low >= 0 and high <= 255:
+        advice = f"give {argument}.astype(np.uint8) if they are pixels in [0, 255]"
+    elif np.isfinite([low, high]).all():
+        advice = "undo the normalisation first"
+    else:
+        advice = "they hold NaN or infinity"
+    raise wrong(argument, f"be uint8 or floats in [0, 1], got {got}: {advice}")
+
+
+def _rounded(images: np.ndarray) -> np.ndarray:
+    """[0, 1] -> {0, ..., 255}, some images at a time: no second copy of all as floats."""
+    pixels = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), 1024):
+        rows = slice(start, start + 1024)
+        pixels[rows] = np.round(images[rows].astype(np.float32) * 255)
+    return pixels
 
 
 def _digits(name: str, dir: str, image_size: int) -> Source:
-    """Scikit-learn's 1,797 embedded 8x8 digits; every fifth example of each class, in file order, is test."""
+    """Scikit-learn's 1,797 digits of 8x8 pixels; in file order, every fifth of a class is test."""
     from sklearn.datasets import load_digits
 
-    pixels, labels = load_digits(return_X_y=True)
-    images, labels = (
-        np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1),
-        labels.astype(np.int32),
-    )
-    test = np.isin(
-        np.arange(len(labels)),
-        np.concatenate([np.flatnonzero(labels == digit)[4::5] for digit in range(10)]),
-    )
-    return Source(
-        name, images[~test], labels[~test], images[test], labels[test], tuple("0123456789")
-    )
+    data: Any = load_digits(return_X_y=True)
+    pixels, labels = data
+    images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = labels.astype(np.int32)
+    rows = [np.flatnonzero(labels == digit)[4::5] for digit in range(10)]
+    test = np.isin(np.arange(len(labels)), np.concatenate(rows))
+    names = tuple("0123456789")
+    return Source(name, images[~test], labels[~test], images[test], labels[test], names)
 
 
 def _npz(name: str, dir: str, image_size: int) -> Source:
-    """Arrays of a .npz file: `images`, `labels` and, where there, `test_images` with `test_labels`, and `names`."""
+    """Arrays of a .npz file: `images`, `labels`; perhaps `test_images`, `test_labels`, `names`."""
     try:
-        with (
-            open(os.path.expanduser(dir), "rb") as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):
-            arrays = {field: archive[field] for field in Source._fields[1:] if field in archive}
-    except Exception as error:  # no such file, a bad zip, a bad header, a pickled object: each raises a type of its own
-        raise UserError(
-            f"data.dir must be a .npz file of plain arrays (no pickled objects), got {dir!r}: {first_line(error)}"
-        ) from error
-    if missing := sorted({"images", "labels"} - set(arrays)):
-        raise UserError(
-            f"data.dir: {dir!r} must hold the arrays images and labels, got no {missing[0]}"
-        )
-    return checked(name, arrays, f"data.dir: in {dir!r}, ")
+        path = os.path.expanduser(dir)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            fields = {field: archive[field] for field in Source._fields[1:] if field in archive}
+    except Exception as error:  # no such file, a bad zip or header, a pickle: types of their own
+        must = f"be a .npz file of plain arrays (no pickled objects), got {dir!r}"
+        raise wrong("dir", f"{must}: {first_line(error)}") from error
+    if missing := sorted({"images", "labels"} - set(fields)):
+        must = f"name a file that holds images and labels, got {dir!r} with no {missing[0]}"
+        raise wrong("dir", must)
+    return checked(name, fields, f"dir: in {dir!r}, ")
 
 
 def _folder(name: str, dir: str, image_size: int) -> Source:
-    """Images under `dir/train/<class>/` and perhaps `dir/test/<class>/`, in sorted order, as RGB squares of `image_size`."""
+    """Images in `dir`/train/<class>/ and perhaps test/<class>/, sorted, as RGB squares."""
     root = Path(dir).expanduser()
     train, test = _listing(root / "train"), _listing(root / "test")
     if not dir or not train:
-        raise UserError(
-            f"data.dir must be a folder that holds train/<class>/ for data.name=folder, got {dir!r}"
-        )
+        raise wrong("dir", f"be a folder that holds train/<class>/ for name=folder, got {dir!r}")
     if unseen := sorted(set(test) - set(train)):
-        raise UserError(
-            f"data.dir: {str(root / 'test' / unseen[0])!r} must be one of the classes of train, {', '.join(train)}"
-        )
-    sets = (("images", train), ("test_images", test))
-    pairs = {
+        must = f"be one of the classes of train, {', '.join(train)}"
+        raise UserError(f"dir: {str(root / 'test' / unseen[0])!r} must {must}", argument=True)
+    splits = {
         field: [(path, i) for i, label in enumerate(train) for path in split.get(label, [])]
-        for field, split in sets
+        for field, split in (("images", train), ("test_images", test))
     }
-    files = [
-        (str(path), (stat := path.stat()).st_size, stat.st_mtime_ns)
-        for split in pairs.values()
-        for path, _ in split
-    ]
+    stats = [(path, path.stat()) for split in splits.values() for path, _ in split]
+    files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
     def build(allocate: Allocate) -> Source:
-        arrays = {"names": np.array(list(train))}
-        for field, split in pairs.items():
-            arrays[field] = allocate(field, (len(split), image_size, image_size, 3))
-            arrays[f"{field[:-6]}labels"] = np.array([label for _, label in split], np.int32)
-            decode(
-                arrays[field],
-                ((row, path) for row, (path, _) in enumerate(split)),
-                f"{name} {field}",
-            )
-        return checked(name, arrays, "data.dir: ")
+        below = [path.relative_to(root).as_posix() for path, _ in splits["images"]]
+        found = {"names": np.array(list(train)), "files": np.array(below)}
+        for field, split in splits.items():
+            found[field] = allocate(field, (len(split), image_size, image_size, 3))
+            found[f"{field[:-6]}labels"] = np.array([label for _, label in split], np.int32)
+            decode(found[field], enumerate(path for path, _ in split), f"{name} {field}")
+        return checked(name, found, "dir: ")
 
     return cached(name, [str(root.resolve()), image_size, files], build)
 
 
 def _listing(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder, both sorted; raises UserError for a class without one."""
+    """The image files of each class folder, both sorted; refuses a class without one."""
     classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     listing = {
         path.name: sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
         for path in classes
     }
     if empty := [label for label, files in listing.items() if not files]:
-        raise UserError(
-            f"data.dir: class folder {str(folder / empty[0])!r} must hold at least one of *{', *'.join(SUFFIXES)}, got none"
-        )
+        must = f"hold at least one of *{', *'.join(SUFFIXES)}, got none"
+        text = f"dir: class folder {str(folder / empty[0])!r} must {must}"
+        raise UserError(text, argument=True)
     return listing
 
 
-KINDS: dict[str, Callable[[str, str, int], Source]] = {
-    "digits": _digits,
-    "npz": _npz,
-    "folder": _folder,
-}
+KINDS: dict[str, Load] = {"digits": _digits, "npz": _npz, "folder": _folder}

@@ -15,73 +15,84 @@ from typing import Any
 import numpy as np
 
 from rmdnet_jax.data.store import CHUNK, Allocate, Source, cached, checked, decode
-from rmdnet_jax.errors import UserError, first_line, unknown
+from rmdnet_jax.errors import UserError, first_line, unknown, wrong
 
-NAME = re.compile(
-    r"\w+(/[\w.+-]+)?(:\d[\w.*]*)?"
-)  # data set, config, version; no namespace: those ask the network
+# data set, config, version; no namespace: those ask the network
+NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d[\w.*]*)?")
+OTHERS = ["digits", "npz", "folder", "cifar10", "cifar100"]  # named in errors
+INSTALL = "pip install 'rmdnet_jax[tfds]'"
 
 
 def load(name: str, dir: str, image_size: int) -> Source:
-    """A data set of TensorFlow Datasets: the train split and the first of test and validation that has labels."""
+    """A data set of TFDS: its train split, and the first of test and validation with labels."""
     builder, shape = _open_tfds(name, dir, image_size)
-    if (
-        not builder.data_path.exists() or not builder.is_prepared()
-    ):  # is_prepared warns where nothing exists
+    # is_prepared warns where nothing exists
+    if not builder.data_path.exists() or not builder.is_prepared():
         _prepare(name, builder)
     if "train" not in builder.info.splits:
-        raise UserError(
-            f"data.name must be a data set with a train split, got {name!r} with {', '.join(builder.info.splits)}"
-        )
-    files = sorted(
-        (path.name, path.stat().length, path.stat().mtime) for path in builder.data_path.iterdir()
-    )
+        got = f"{name!r} with {', '.join(builder.info.splits)}"
+        raise wrong("name", f"be a data set with a train split, got {got}")
+    paths = [(path.name, path.stat()) for path in builder.data_path.iterdir()]
+    files = sorted((path, stat.length, stat.mtime) for path, stat in paths)
 
     def build(allocate: Allocate) -> Source:
         arrays = {"names": np.array(builder.info.features["label"].names)}
-        for field, choice in (("images", ["train"]), ("test_images", ["test", "validation"])):
-            for split in (split for split in choice if split in builder.info.splits):
-                rows, labels = _rows_and_labels(builder, split)
-                if (
-                    split == "test" and labels.min(initial=0) < 0
-                ):  # -1 stands for a label that was never published
-                    continue
-                arrays |= {
-                    f"{field[:-6]}labels": labels,
-                    field: allocate(field, (len(rows), *shape)),
-                }
-                decode(
-                    arrays[field],
-                    ((row, record["image"]) for row, record in zip(rows, _records(builder, split))),
-                    f"{name} {split}",
-                )
-                break
-        return checked(name, arrays, f"data.name: in {name!r}, ")
+        arrays |= _split(builder, name, "images", ["train"], shape, allocate)
+        arrays |= _split(builder, name, "test_images", ["test", "validation"], shape, allocate)
+        return checked(name, arrays, f"name: in {name!r}, ")
 
     return cached(name, [builder.info.full_name, str(builder.data_path), files, shape], build)
 
 
+def _split(
+    builder: Any,
+    name: str,
+    field: str,
+    choice: list[str],
+    shape: tuple[int, int, int],
+    allocate: Allocate,
+) -> dict[str, np.ndarray]:
+    """Images and labels of the first split of `choice` that is there and has labels."""
+    for split in (split for split in choice if split in builder.info.splits):
+        rows, labels = _rows_and_labels(builder, split)
+        if split == "test" and labels.min(initial=0) < 0:  # -1: a label that was never published
+            continue
+        images = allocate(field, (len(rows), *shape))
+        encoded = (record["image"] for record in _records(builder, split))
+        decode(images, zip(rows, encoded), f"{name} {split}")
+        return {field: images, f"{field[:-6]}labels": labels}
+    return {}
+
+
 def labels(name: str, dir: str, field: str) -> np.ndarray:
-    """Another class label of a prepared data set's training examples, int32 [n] in their original order: human labels of `cifar10_n`."""
+    """Another class label of the training examples, such as the human labels of `cifar10_n`.
+
+    Args:
+      name: a prepared data set.
+      dir: where it lies, as for `load`.
+      field: the label's name in the data set.
+
+    Returns:
+      int32 [n], in the examples' original order.
+    """
     import tensorflow_datasets as tfds
 
     builder, _ = _open_tfds(name, dir, 1)
     features: dict[str, Any] = dict(builder.info.features or {})
+    classes = features.pop("label").num_classes
     kinds = [
         key
         for key, value in features.items()
-        if isinstance(value, tfds.features.ClassLabel) and key != "label"
+        if isinstance(value, tfds.features.ClassLabel) and value.num_classes == classes
     ]
-    kinds = [key for key in kinds if features[key].num_classes == features["label"].num_classes]
     if field not in kinds:
-        raise unknown(
-            "noise.field", field, kinds or [f"({name} has no label of its classes but its own)"]
-        )
+        none = f"({name} has no label of its classes but its own)"
+        raise unknown("field", field, kinds or [none])
     return _rows_and_labels(builder, "train", field)[1]
 
 
 def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, int, int]]:
-    """TFDS's builder of that name and the shape of its images, squares of `image_size` where it isn't fixed."""
+    """TFDS's builder of that name, and its images' shape: squares where it is not fixed."""
     import tensorflow_datasets as tfds
 
     try:
@@ -89,72 +100,58 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
             raise tfds.core.DatasetNotFoundError
         builder: Any = tfds.builder(name, data_dir=os.path.expanduser(dir) or None)
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(
-            name, tfds.list_builders(with_community_datasets=False), cutoff=0.5
-        )
-        known = dict.fromkeys(
-            [
-                "digits",
-                "npz",
-                "folder",
-                "cifar10",
-                "cifar100",
-                *near,
-                "other image data sets of TFDS",
-            ]
-        )
-        raise unknown("data.name", name, known) from None
+        names = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name, names, cutoff=0.5)
+        known = dict.fromkeys([*OTHERS, *near, "other image data sets of TFDS"])
+        raise unknown("name", name, known) from None
     except Exception as error:  # an unknown config or version, a package that the builder needs
-        raise UserError(f"data.name: TFDS cannot open {name!r}: {first_line(error)}") from error
+        text = f"name: TFDS cannot open {name!r}: {first_line(error)}"
+        raise UserError(text, argument=True) from error
     features: dict[str, Any] = dict(builder.info.features or {})
     image, label = features.get("image"), features.get("label")
-    if (
-        not isinstance(image, tfds.features.Image)
-        or not isinstance(label, tfds.features.ClassLabel)
-        or image.np_dtype != np.uint8
-    ):
-        raise UserError(
-            f"data.name must be a data set with an 8-bit `image` and a class `label`, got {name!r} with {', '.join(features)}"
-        )
+    pictures = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
+    if not pictures or not isinstance(label, tfds.features.ClassLabel):
+        must = "be a data set with an 8-bit `image` and a class `label`"
+        raise wrong("name", f"{must}, got {name!r} with {', '.join(features)}")
     height, width, channels = features["image"].shape
-    return builder, (height, width, channels) if height and width and channels else (
-        image_size,
-        image_size,
-        channels or 3,
-    )
+    if height and width and channels:
+        return builder, (height, width, channels)
+    return builder, (image_size, image_size, channels or 3)
 
 
 def _prepare(name: str, builder: Any) -> None:
-    """Downloads and writes a TFDS data set as ArrayRecord; raises UserError that says how to do it elsewhere."""
+    """Downloads a data set and writes it as ArrayRecord; or says how to do it elsewhere."""
+    try:
+        _ask_network(builder)
+        _import_tensorflow()
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # no network, TensorFlow or space, or data to be fetched by hand
+        what = f"{name} is not prepared in {str(builder.data_dir_root)!r}"
+        call = f"t.builder('{name}', data_dir='DIR').download_and_prepare"
+        code = f"import tensorflow_datasets as t; {call}(file_format='array_record')"
+        text = (
+            f"dir: {what} and cannot be prepared here ({first_line(error)}): "
+            f'where there is a network, run {INSTALL} and python -c "{code}", then give DIR'
+        )
+        raise UserError(text, argument=True) from error
+
+
+def _ask_network(builder: Any) -> None:
+    """Raises an error where there is no network: TFDS itself would try for minutes."""
     import requests
 
     try:
         for url in [url for url in builder.url_infos or () if url.startswith("http")][:1]:
-            requests.head(
-                url, timeout=(5, 60)
-            )  # without a network TFDS itself would try for minutes
-        _import_tensorflow()
-        builder.download_and_prepare(file_format="array_record")
-    except (
-        Exception
-    ) as error:  # no network, no TensorFlow, no space, data that must be fetched by hand
-        reason = "no network" if isinstance(error, requests.ConnectionError) else first_line(error)
-        what = f"{name} is not prepared in {str(builder.data_dir_root)!r} and cannot be prepared here ({reason})"
-        run = f"import tensorflow_datasets as t; t.builder('{name}', data_dir='DIR').download_and_prepare(file_format='array_record')"
-        raise UserError(
-            f'data.dir: {what}: where there is a network, run python -c "{run}", then let data.dir be DIR'
-        ) from error
+            requests.head(url, timeout=(5, 60))
+    except requests.ConnectionError:
+        raise ConnectionError("no network") from None
 
 
 def _import_tensorflow() -> None:
-    """Imports TensorFlow, for what TFDS can't do without it, and hides the GPUs from it, which are JAX's."""
+    """Imports TensorFlow where TFDS needs it, and hides the GPUs from it: those are JAX's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise UserError(
-            f"data.dir: preparing a TFDS data set and reading one in tfrecord format need TensorFlow: {error}"
-        ) from None
+    import tensorflow as tf
+
     with contextlib.suppress(RuntimeError):  # already in use by the caller
         tf.config.set_visible_devices([], "GPU")
 
@@ -171,13 +168,17 @@ def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
     try:
         data = builder.as_data_source(split=split, decoders=encoded)
     except NotImplementedError:  # prepared as tfrecord
-        _import_tensorflow()
+        try:
+            _import_tensorflow()
+        except ImportError as error:
+            what = f"{str(builder.data_path)!r} holds tfrecord files, which need TensorFlow"
+            text = f"dir: {what} ({first_line(error)}): {INSTALL}"
+            raise UserError(text, argument=True) from None
         order = tfds.ReadConfig(interleave_cycle_length=1)
-        yield from tfds.as_numpy(
-            builder.as_dataset(
-                split=split, decoders=encoded, shuffle_files=False, read_config=order
-            )
+        data = builder.as_dataset(
+            split=split, decoders=encoded, shuffle_files=False, read_config=order
         )
+        yield from tfds.as_numpy(data)
         return
     for start in range(0, len(data), CHUNK):
         yield from data.__getitems__(list(range(start, min(start + CHUNK, len(data)))))
@@ -186,14 +187,15 @@ def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
 def _rows_and_labels(
     builder: Any, split: str, field: str = "label"
 ) -> tuple[list[int], np.ndarray]:
-    """The row of each example on disk, from ids such as `train_00042` where they number all examples, and the label of each row."""
-    found = [
-        (re.search(r"(\d+)'?$", str(record.get("id", ""))), int(record[field]))
-        for record in _records(builder, split)
-    ]
-    rows = [int(number[1]) if number else -1 for number, _ in found]  # the quote: str() of bytes
+    """The example index of each row on disk, and the label int32 [n] of each example.
+
+    Ids such as `train_00042` tell the index, where they number all examples.
+    """
+    found = [(str(record.get("id", "")), record[field]) for record in _records(builder, split)]
+    numbers = [re.search(r"(\d+)'?$", text) for text, _ in found]  # the quote: str() of bytes
+    rows = [int(number[1]) if number else -1 for number in numbers]
     if sorted(rows) != list(range(len(rows))):
         rows = list(range(len(rows)))
     labels = np.empty(len(rows), np.int32)
-    labels[rows] = [label for _, label in found]
+    labels[rows] = [int(label) for _, label in found]
     return rows, labels

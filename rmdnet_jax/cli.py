@@ -1,0 +1,68 @@
+"""The command `rmdnet`: each of its commands is imported only when it is called for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import rmdnet_jax
+from rmdnet_jax.errors import UserError, unknown
+
+COMMANDS = {  # name: (module, what it does)
+    "train": ("rmdnet_jax.main", "run an experiment, or continue it"),
+    "audit": ("rmdnet_jax.app.audit", "find wrong labels, given the features of any model"),
+    "report": ("rmdnet_jax.app.report", "compare several runs in one table"),
+    "noise": ("rmdnet_jax.app.noise_tool", "make, show and compare files of noisy labels"),
+    "sweep": ("rmdnet_jax.app.sweep", "run the grid of a config, or print its commands"),
+    "doctor": ("rmdnet_jax.app.doctor", "say what is installed, prepared and missing"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its status: 2 after an error that the user can mend, 130 on Ctrl-C.
+
+    Args:
+      argv: the arguments behind `rmdnet`; those of this process unless given.
+    """
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(screen())
+        return 0
+    if command == "--version":
+        print(f"rmdnet {rmdnet_jax.__version__}")
+        return 0
+    try:
+        status = run(command, rest)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"rmdnet: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rmdnet: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def run(command: str, rest: list[str]) -> int:
+    """Calls the main function of a command; raises `UserError` for an unknown one."""
+    if command not in COMMANDS:
+        raise unknown("the command", command, COMMANDS)
+    module = importlib.import_module(COMMANDS[command][0])
+    # absl, which reads the flags of train, takes the first argument for the program's name
+    return module.main(["rmdnet train", *rest] if command == "train" else rest) or 0
+
+
+def screen() -> str:
+    """What `rmdnet --help` shows."""
+    title = f"rmdnet {rmdnet_jax.__version__}: train when labels are wrong, and find the wrong ones"
+    rows = [f"  rmdnet {name:8}{what}" for name, (_, what) in COMMANDS.items()]
+    first = "Try first:  rmdnet train --config digits_asym --workdir runs/demo"
+    return "\n".join([title, "", *rows, "", "More on each:  rmdnet train --help", first])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
