@@ -54,6 +54,7 @@ def within(argument: str, value: object, interval: str, *, whole: bool = False) 
         else f"in {interval}"
     )
     what = "an integer " if whole and not isinstance(value, numbers.Integral) else ""
+    what = "finite and " if value == float("inf") else what
     raise UserError(f"{argument} must be {what}{allowed}, got {value!r}", argument=True)
 
 

@@ -50,24 +50,27 @@ def devices(request):
             yield
 
 
-def tiny(**fields):
-    """Both stages in a few seconds: dotted names override, e.g. tiny(**{"noise.rate": 0.2})."""
-    from rmdnet_jax.app.config import default, quick
+def tiny(**values):
+    """Both stages in a few seconds; dotted or short names set values, `tiny(method="elr")`.
 
-    config = quick(default())
-    config.data.limit = 256
-    for stage in (config.relation_modeling, config.relation_guided):
-        stage.batch_size = 64
-    config.encoder.widths = (4, 8)
-    config.checkpoint_steps = 3
-    with config.unlocked():
-        for name, value in fields.items():
-            *path, last = name.split(".")
-            node = config
-            for part in path:
-                node = node[part]
-            node[last] = value
-    return config
+    Unresolved: `resolve` fills in what nobody set.
+    """
+    from rmdnet_jax.app.load import get_config
+    from rmdnet_jax.app.overrides import override
+
+    config = override(
+        get_config("digits:quick"),
+        {
+            "data.limit": 256,
+            "relation_modeling.batch_size": 64,
+            "relation_guided.batch_size": 64,
+            "encoder.widths": (4, 8),
+            "relation_guided.epochs": 2,
+            "checkpoint_steps": 3,
+            "controls": (),
+        },
+    )
+    return override(config, values)
 
 
 def assert_same(one, two):

@@ -1,6 +1,7 @@
 """The loop: K = 0 is the base method, averages, epochs' means, what stops a run, devices, pipelines."""
 
 import json
+import re
 import signal
 
 import jax
@@ -8,22 +9,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_same, tiny
-from ml_collections import ConfigDict
 
 from rmdnet_jax import sharding
 from rmdnet_jax.app import experiment
-from rmdnet_jax.app.config import choose
+from rmdnet_jax.app import teacher as teachers
+from rmdnet_jax.app.arms import Arm
+from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.setup import make_stage, setup
-from rmdnet_jax.data import resident as pipeline
+from rmdnet_jax.app.teacher import Teacher
+from rmdnet_jax.data import resident
 from rmdnet_jax.data.augment import AUGMENTATIONS
+from rmdnet_jax.data.resident import Examples
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.labels.noise import KINDS, make
+from rmdnet_jax.labels.noise import KINDS
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.networks.encoders import ENCODERS
-from rmdnet_jax.ssl import SSL
+from rmdnet_jax.relations.losses import cosine, softmax_kl
 from rmdnet_jax.training import fit as training
-from rmdnet_jax.training.objectives import Objective, Teacher, classifier, relation_guided
+from rmdnet_jax.training.objectives import Objective, classifier, relation_guided
+from rmdnet_jax.training.predict import predictor
 from rmdnet_jax.types import Batch, Outputs, Variables
+
+BASE = Arm("base", stage="x")
+
+
+def made_of(workdir, **values):
+    """What an experiment's arms share."""
+    return setup(resolve(tiny(**values)), workdir)
+
+
+def stage_of(made, arm=BASE, teacher=None):
+    return experiment.stages(made)(arm, teacher, None)
+
+
+def teacher_of(made, variables):
+    """A teacher of these arrays, with its features."""
+    return Teacher(made.features(variables, made.source.images), None, variables, {}, {})
 
 
 def begin(stage):
@@ -66,17 +87,13 @@ def base_only(student, method):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_weight_zero_is_the_base_method_bit_for_bit(name, tmp_path):
-    fields = {"warmup_epochs": 2} if name == "dividemix" else {}
-    config = tiny(
-        **{"relation_guided.weight": 0.0, "relation_guided.method": choose(METHODS, name, **fields)}
-    )
-    config.relation_guided.epochs = 3  # the third is after the warm-up
-    made = setup(config, tmp_path)
+    values = {"weight": 0.0, "method": name, "epochs": 3}  # the third is after DivideMix's warm-up
+    made = made_of(tmp_path, **values)
+    chosen = made.config.relation_guided.method.to_dict()
+    fields = {key: value for key, value in chosen.items() if key != "name"}
     student, method = classifier(made.encoder, 10), METHODS[name](256, 10, **fields)
     plain = make_stage(made, "plain", 1, base_only(student, method), lambda *_: {})
-    ours = experiment.guided_stages(made)("ours", None, 0.0, "random")._replace(
-        evaluate=lambda *_: {}, refresh=None
-    )
+    ours = stage_of(made)._replace(evaluate=lambda *_: {}, refresh=None)
     one = training.fit(plain, made.mesh, tmp_path / "plain", 100, made.writer)
     two = training.fit(ours, made.mesh, tmp_path / "ours", 100, made.writer)
     assert_same(one.variables, two.variables)
@@ -105,20 +122,21 @@ def test_one_and_eight_devices_agree(ssl, method, tmp_path, monkeypatch):
     SimCLR's negatives and Barlow Twins' statistics are of the whole batch: of a device's part their losses would be others.
     """
     config = tiny(
+        ssl=ssl,
+        method=method,
         **{
             "relation_guided.optimizer.learning_rate": 0.01,
             "relation_modeling.optimizer.learning_rate": 0.01,
-        }
+            "relation_modeling.ssl.projection": 16,
+            "relation_modeling.ssl.hidden": 8,
+        },
     )
-    with config.unlocked():
-        config.relation_modeling.ssl = choose(SSL, ssl, projection=16, hidden=8)
-        config.relation_guided.method = choose(METHODS, method)
-    eight = experiment.run(config, tmp_path / "8")
+    eight = experiment.run(config, tmp_path / "8").summary
     one_device = jax.make_mesh(
         (1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,)
     )
     monkeypatch.setattr(sharding, "mesh", lambda: one_device)
-    one = experiment.run(config, tmp_path / "1")
+    one = experiment.run(config, tmp_path / "1").summary
     assert (one["environment"]["devices"], eight["environment"]["devices"]) == (1, 8)
     assert one["noise"] == eight["noise"]
     for stage in ("relation_modeling", "relation_guided"):
@@ -130,44 +148,32 @@ def test_one_and_eight_devices_agree(ssl, method, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("features", ["online", "stored"])
 def test_the_relation_terms_are_those_of_the_teachers_features(features, tmp_path):
-    """Without augmentation both choices see the same image, so both must equal the terms written out."""
-    config = tiny(**{"relation_guided.teacher_features": features})
-    with config.unlocked():
-        config.relation_guided.augmentation = choose(AUGMENTATIONS, "none")
-    made = setup(config, tmp_path)
-    teacher = made.encoder.init(jax.random.key(5), jnp.zeros((2, 8, 8, 1)))
-    stage = experiment.guided_stages(made)("relation_guided", teacher, 2.0, "random")
-    variables, memory = stage.objective.init(jax.random.key(1), jnp.zeros((2, 8, 8, 1)))
+    """Without augmentation both choices see one image, so both equal the terms written out."""
+    values = {"relation_guided.teacher_features": features}
+    made = made_of(tmp_path, **values, **{"relation_guided.augmentation.name": "none"})
+    variables = made.encoder.init(jax.random.key(5), jnp.zeros((2, 8, 8, 1)))
+    arm = Arm("rmdnet", weight=2.0, stage="x")
+    stage = stage_of(made, arm, teacher_of(made, variables))
+    student, memory = stage.objective.init(jax.random.key(1), jnp.zeros((2, 8, 8, 1)))
     batch = stage.prepare(stage.pipeline.batch(0), jax.random.key(2))
+    key, frozen = jax.random.key(3), stage.objective.frozen
     value, (_, _, metrics, _) = stage.objective.loss(
-        variables.params,
-        variables.stats,
-        memory,
-        stage.objective.frozen,
-        batch,
-        jax.random.key(3),
-        jnp.float32(0),
+        student.params, student.stats, memory, frozen, batch, key, jnp.float32(0)
     )
-    outputs, _ = classifier(made.encoder, 10).apply(
-        Variables(variables.params[0], variables.stats[0]), batch.image[0], True
-    )
-    target, _ = made.encoder.apply(teacher, batch.image[0], False)
-    from rmdnet_jax.relations import losses as relation
-
-    edge, node = (
-        relation.softmax_kl(outputs.feature, target),
-        relation.cosine(outputs.feature, target),
-    )
+    first = Variables(student.params[0], student.stats[0])
+    outputs, _ = classifier(made.encoder, 10).apply(first, batch.image[0], True)
+    target, _ = made.encoder.apply(variables, batch.image[0], False)
+    edge, node = softmax_kl(outputs.feature, target), cosine(outputs.feature, target)
     plain = -np.mean(np.asarray(jax.nn.log_softmax(outputs.logits))[np.arange(64), batch.label])
     np.testing.assert_allclose([metrics["edge"], metrics["node"]], [edge, node], rtol=1e-4)
     np.testing.assert_allclose(value, plain + 2.0 * (edge + node), rtol=1e-4)
-    assert (stage.objective.frozen.features is None) == (features == "online")
+    assert (frozen is None) == (features == "stored")
 
 
 def test_the_weight_warms_up_linearly():
     encoder = ENCODERS["cnn"](widths=(4,))
     student, image = classifier(encoder, 3), jax.random.normal(jax.random.key(0), (1, 6, 8, 8, 1))
-    teacher = Teacher(encoder.init(jax.random.key(1), image[0]))
+    teacher = encoder.init(jax.random.key(1), image[0])
     objective = relation_guided(
         student,
         METHODS["ce"](6, 3),
@@ -195,37 +201,32 @@ def test_the_weight_warms_up_linearly():
 def test_no_gradient_reaches_the_teacher():
     encoder = ENCODERS["cnn"](widths=(4,))
     student, image = classifier(encoder, 3), jax.random.normal(jax.random.key(0), (1, 6, 8, 8, 1))
-    teacher = Teacher(encoder.init(jax.random.key(1), image[0]))
-    from rmdnet_jax.relations import losses as relation
-
+    teacher = encoder.init(jax.random.key(1), image[0])
     objective = relation_guided(
         student,
         METHODS["ce"](6, 3),
         encoder,
         teacher,
         weight=2.0,
-        edge=relation.softmax_kl,
-        node=relation.cosine,
+        edge=softmax_kl,
+        node=cosine,
     )
     variables, memory = objective.init(jax.random.key(2), image[0])
     batch = Batch(image, jnp.zeros(6, jnp.int32), jnp.arange(6))
 
     def value(params):
-        frozen = Teacher(Variables(params, teacher.variables.stats))
-        return objective.loss(*variables, memory, frozen, batch, jax.random.key(0), jnp.float32(0))[
-            0
-        ]
+        key, frozen = jax.random.key(0), Variables(params, teacher.stats)
+        return objective.loss(*variables, memory, frozen, batch, key, jnp.float32(0))[0]
 
-    assert all(not np.any(g) for g in jax.tree.leaves(jax.grad(value)(teacher.variables.params)))
+    assert all(not np.any(g) for g in jax.tree.leaves(jax.grad(value)(teacher.params)))
 
 
 def test_students_of_the_control_start_from_the_teacher(tmp_path):
-    made = setup(tiny(), tmp_path)
+    made = made_of(tmp_path)
     teacher = made.encoder.init(jax.random.key(5), jnp.zeros((2, 8, 8, 1)))
-    state, fresh = (
-        begin(experiment.guided_stages(made)("x", teacher, 0.0, init))
-        for init in ("teacher", "random")
-    )
+    known = teacher_of(made, teacher)
+    arms = [Arm("base", init=init, stage="x") for init in ("teacher", "random")]
+    state, fresh = (begin(stage_of(made, arm, known)) for arm in arms)
     assert_same(state.variables.params[0]["encoder"], teacher.params)
     assert_same(state.variables.stats[0]["encoder"], teacher.stats)
     assert_same(state.variables.params[0]["head"], fresh.variables.params[0]["head"])
@@ -236,8 +237,8 @@ def test_students_of_the_control_start_from_the_teacher(tmp_path):
 
 
 def test_the_average_of_parameters_follows_its_recursion(tmp_path):
-    made = setup(tiny(**{"relation_guided.weight": 0.0, "relation_guided.average": 0.9}), tmp_path)
-    stage = experiment.guided_stages(made)("x", None, 0.0, "random")
+    made = made_of(tmp_path, **{"relation_guided.weight": 0.0, "relation_guided.average": 0.9})
+    stage = stage_of(made)
     state = begin(stage)
     slow = jax.device_get(state.variables.params)
     for number in range(3):
@@ -253,8 +254,8 @@ def test_the_average_of_parameters_follows_its_recursion(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    made = setup(tiny(**{"relation_guided.weight": 0.0, "checkpoint_steps": 2}), tmp_path)
-    stage = experiment.guided_stages(made)("x", None, 0.0, "random")
+    made = made_of(tmp_path, **{"relation_guided.weight": 0.0, "checkpoint_steps": 2})
+    stage = stage_of(made)
 
     def loss(*args):
         value, rest = stage.objective.loss(*args)
@@ -270,8 +271,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
 
 
 def test_a_network_that_is_not_finite_is_not_saved_though_its_loss_is(tmp_path):
-    made = setup(tiny(**{"relation_guided.weight": 0.0}), tmp_path)
-    stage = experiment.guided_stages(made)("x", None, 0.0, "random")
+    made = made_of(tmp_path, **{"relation_guided.weight": 0.0})
+    stage = stage_of(made)
 
     def loss(params, *args):
         value, rest = stage.objective.loss(params, *args)
@@ -290,8 +291,8 @@ def test_a_network_that_is_not_finite_is_not_saved_though_its_loss_is(tmp_path):
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_signal_in_an_evaluation_stops_the_run_be_it_the_last(at, tmp_path):
-    made = setup(tiny(**{"relation_guided.weight": 0.0}), tmp_path)
-    stage = experiment.guided_stages(made)("x", None, 0.0, "random")
+    made = made_of(tmp_path, **{"relation_guided.weight": 0.0})
+    stage = stage_of(made)
 
     def evaluate(variables, epoch, values):
         if epoch == at:
@@ -308,7 +309,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_written(tmp_pa
     own = {
         "data.name": "npz",
         "data.dir": str(tmp_path / "own.npz"),
-        "relation_guided.augmentation": choose(AUGMENTATIONS, "simsiam"),
+        "relation_guided.augmentation.name": "simsiam",
     }
     np.savez(
         tmp_path / "own.npz", images=np.zeros((256, 8, 8, 4), np.uint8), labels=np.arange(256) % 10
@@ -320,7 +321,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_written(tmp_pa
         ),
         (
             {"relation_modeling.optimizer.fixed": "predictr"},
-            r"optimizer\.fixed must name one of .*predictor, got 'predictr'",
+            r"optimizer\.fixed must name one of .*predictor.*, got 'predictr'",
         ),
         (own, "channels"),
     ):
@@ -330,16 +331,16 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_written(tmp_pa
 
 
 def test_a_collapsed_teacher_stops_the_run(tmp_path):
-    made = setup(tiny(), tmp_path)
+    made = made_of(tmp_path)
     with pytest.raises(
         UserError, match=r"collapsed: z_std \* sqrt\(dim\) is 0\.050 in epoch 1.*learning rate"
     ):
-        experiment.watch(made, None, 1, {"z_std": 0.05})
+        teachers.watch(made, None, 1, {"z_std": 0.05})
 
 
 def test_a_teacher_serves_another_run_and_only_of_its_architecture(tmp_path):
-    first = experiment.run(tiny(), tmp_path / "first")
-    again = experiment.run(tiny(teacher=str(tmp_path / "first")), tmp_path / "again")
+    first = experiment.run(tiny(), tmp_path / "first").summary
+    again = experiment.run(tiny(teacher=str(tmp_path / "first")), tmp_path / "again").summary
     assert records(tmp_path / "first", "relation_guided") == records(
         tmp_path / "again", "relation_guided"
     )
@@ -355,16 +356,13 @@ def test_a_teacher_serves_another_run_and_only_of_its_architecture(tmp_path):
 
 
 def test_noisy_validation_is_held_out_and_chosen_by(tmp_path):
-    config = tiny(**{"data.validation": 0.25, "relation_guided.weight": 0.0})
-    made = setup(config, tmp_path / "a")
+    values = {"validation": 0.25, "weight": 0.0}
+    made = made_of(tmp_path / "a", **values)
     assert len(made.held) == 64
     assert sorted([*made.held, *made.train]) == list(range(256))
-    seen = [
-        np.asarray(experiment.guided_stages(made)("x", None, 0.0, "random").pipeline.batch(i).index)
-        for i in range(30)
-    ]
+    seen = [np.asarray(stage_of(made).pipeline.batch(i).index) for i in range(30)]
     assert set(np.concatenate(seen)) == set(made.train)
-    summary = experiment.run(config, tmp_path / "b")
+    summary = experiment.run(tiny(**values), tmp_path / "b").summary
     rows = records(tmp_path / "b", "relation_guided")
     best = max(rows, key=lambda r: r["validation_accuracy"])
     assert summary["relation_guided"]["test_accuracy"]["noisy_validation"] == best["test_accuracy"]
@@ -375,9 +373,14 @@ def test_an_epoch_visits_each_row_once_in_another_order():
         sharding.mesh(),
         np.array([5, 1, 9, 12, 3, 7, 20, 31, 2, 4, 6, 8, 10, 11, 13, 14, 15, 16, 17]),
     )
-    images = sharding.replicate(mesh, np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1))
-    labels = sharding.replicate(mesh, np.arange(40, dtype=np.int32) % 3)
-    made = pipeline.resident(images, labels, rows, 8, jax.random.key(0), mesh)
+    index = np.arange(40, dtype=np.int32)
+    image, clean, targets = (
+        index.astype(np.uint8).reshape(40, 1, 1, 1),
+        index % 5,
+        np.eye(40)[index],
+    )
+    columns = sharding.replicate(mesh, Examples(image, index % 3, index, clean, targets))
+    made = resident.resident(columns, rows, 8, jax.random.key(0), mesh)
     assert made.steps_per_epoch == 2
     epochs = [
         np.concatenate([np.asarray(made.batch(2 * e + i).index) for i in range(2)])
@@ -388,36 +391,51 @@ def test_an_epoch_visits_each_row_once_in_another_order():
         assert set(order) <= set(rows)
     assert len({tuple(order) for order in epochs}) == 20
     assert set(np.concatenate(epochs)) == set(rows), "the rows dropped differ from epoch to epoch"
-    raw = made.batch(7)
-    np.testing.assert_array_equal(np.asarray(raw.image).ravel(), raw.index)
-    np.testing.assert_array_equal(raw.label, np.asarray(raw.index) % 3)
-    assert len(raw.index.sharding.device_set) == 8
+    found = made.batch(7)
+    order = np.asarray(found.index)
+    np.testing.assert_array_equal(np.asarray(found.image).ravel(), order)
+    np.testing.assert_array_equal(found.given, order % 3)
+    np.testing.assert_array_equal(found.clean, order % 5)
+    np.testing.assert_array_equal(np.argmax(found.targets, axis=1), order)
+    assert found.teacher is None
+    assert len(found.index.sharding.device_set) == 8
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(1, "in [2, 19]"), (20, "in [2, 19]"), (9, "8 devices")]
+)
+def test_a_batch_size_that_cannot_be_is_refused(size, said):
+    index = np.arange(19, dtype=np.int32)
+    columns = Examples(np.zeros((19, 1, 1, 1), np.uint8), index, index)
+    with pytest.raises(UserError, match="batch_size must be .*" + re.escape(said)):
+        resident.resident(columns, index, size, jax.random.key(0), sharding.mesh())
+
+
+@pytest.mark.parametrize("targets", [False, True])
+def test_targets_are_learnt_in_the_labels_place(targets):
+    """What a step learns are the rows of the corrected targets, where there are any."""
+    index = jnp.arange(6)
+    table = jax.nn.softmax(jax.random.normal(jax.random.key(0), (6, 4))) if targets else None
+    rows = Examples(jnp.zeros((6, 8, 8, 1), jnp.uint8), index % 4, index, targets=table)
+    run = resident.prepare(AUGMENTATIONS["none"](), 1, np.zeros(1), np.ones(1))
+    batch = run(rows, jax.random.key(0))
+    np.testing.assert_array_equal(batch.label, table if targets else rows.given)
 
 
 def test_views_depend_on_step_view_and_example_only():
     image = jax.random.randint(jax.random.key(0), (6, 8, 8, 1), 0, 255).astype(jnp.uint8)
-    raw = pipeline.Raw(image, jnp.arange(6), jnp.arange(6))
-    run = jax.jit(
-        pipeline.prepare(
-            make("none", num_classes=6, seed=0),
-            AUGMENTATIONS["digits"](),
-            2,
-            np.zeros(1),
-            np.ones(1),
-        )
-    )
-    whole, part = (
-        run(raw, jax.random.key(1)),
-        run(jax.tree.map(lambda x: x[3:5], raw), jax.random.key(1)),
-    )
+    rows = Examples(image, jnp.arange(6), jnp.arange(6))
+    run = jax.jit(resident.prepare(AUGMENTATIONS["digits"](), 2, np.zeros(1), np.ones(1)))
+    some = jax.tree.map(lambda x: x[3:5], rows)
+    whole, part = run(rows, jax.random.key(1)), run(some, jax.random.key(1))
     np.testing.assert_allclose(whole.image[:, 3:5], part.image, atol=1e-6)
     assert np.any(whole.image[0] != whole.image[1])
-    assert np.any(np.asarray(run(raw, jax.random.key(2)).image) != np.asarray(whole.image))
+    assert np.any(np.asarray(run(rows, jax.random.key(2)).image) != np.asarray(whole.image))
 
 
 def test_channel_statistics_are_numpys():
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 5, 3)).astype(np.uint8)
-    mean, std = pipeline.channel_statistics(images)
+    mean, std = resident.channel_statistics(images)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-5)
 
@@ -425,7 +443,7 @@ def test_channel_statistics_are_numpys():
 def test_prediction_counts_each_example_once_whatever_the_batch():
     mesh = sharding.mesh()
     images = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1)).astype(np.uint8)
-    predict = training.predictor(
+    predict = predictor(
         lambda scale, x: x.sum((1, 2, 3)) * scale, mesh, 10, np.array([0.5]), np.array([2.0])
     )
     np.testing.assert_allclose(
@@ -440,17 +458,15 @@ def test_labels_in_the_step_are_those_that_the_run_reports(tmp_path):
         "matrix": {"rows": tuple(map(tuple, np.full((10, 10), 0.1).tolist()))},
     }
     for kind in KINDS:
-        made = setup(
-            tiny(noise=ConfigDict({**choose(KINDS, kind, **own.get(kind, {})), "seed": 0})),
-            tmp_path / kind,
-        )
-        stage = experiment.guided_stages(made)("x", None, 0.0, "random")
+        fields = {f"noise.{name}": value for name, value in own.get(kind, {}).items()}
+        made = made_of(tmp_path / kind, noise=kind, **fields)
+        stage = stage_of(made)
         batch = jax.jit(stage.prepare)(stage.pipeline.batch(3), jax.random.key(9))
         np.testing.assert_array_equal(batch.label, made.given[np.asarray(batch.index)])
 
 
 def test_no_epochs_of_relation_modeling_leave_a_random_teacher(tmp_path):
-    summary = experiment.run(tiny(**{"relation_modeling.epochs": 0}), tmp_path)
+    summary = experiment.run(tiny(modeling=0), tmp_path).summary
     assert summary["relation_modeling"]["epochs"] == 0
     assert not records(tmp_path, "relation_modeling")
     assert len(records(tmp_path, "relation_guided")) == 2
@@ -459,17 +475,11 @@ def test_no_epochs_of_relation_modeling_leave_a_random_teacher(tmp_path):
 def test_data_without_a_test_set_are_trained_on_and_say_so(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (128, 8, 8, 1)).astype(np.uint8)
     np.savez(tmp_path / "own.npz", images=images, labels=np.arange(128) % 3)
-    config = tiny(
-        **{
-            "data.name": "npz",
-            "data.dir": str(tmp_path / "own.npz"),
-            "controls": ("base", "teacher_knn"),
-        }
-    )
-    config.data.validation = 0.25
-    summary = experiment.run(config, tmp_path / "run")
+    controls = ("base", "teacher_knn")
+    config = tiny(data=str(tmp_path / "own.npz"), validation=0.25, controls=controls)
+    summary = experiment.run(config, tmp_path / "run").summary
     assert summary["relation_guided"]["test_accuracy"] == dict.fromkeys(
         ("last", "last10", "best", "noisy_validation")
     )
     assert "validation_accuracy" in records(tmp_path / "run", "relation_guided")[-1]
-    assert set(summary["controls"]) == {"base"}
+    assert summary["controls"]["teacher_knn"]["test_accuracy"] == {"last": None}

@@ -105,6 +105,7 @@ def split(text: str) -> dict[str, str]:
 def typed(argument: str, value: Any, default: Any) -> Any:
     """`value`, text or of Python, as the type of `default`; raises `UserError` naming `argument`."""
     kind = type(default)
+    value = str(value) if isinstance(value, pathlib.PurePath) else value
     try:
         found = _read(value, default) if isinstance(value, str) else _convert(value, default)
     except (ValueError, SyntaxError, TypeError):

@@ -6,12 +6,14 @@ is set of its keyword arguments. A field that is not set is filled in by `resolv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rmdnet_jax.data.augment import AUGMENTATIONS
+from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.noise import KINDS
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.networks.encoders import ENCODERS
@@ -21,9 +23,16 @@ from rmdnet_jax.ssl import SSL
 from rmdnet_jax.training.optimizer import OPTIMIZERS
 from rmdnet_jax.types import hyper
 
-TABLES: dict[str, dict[str, Callable]] = {
+
+
+def custom(*, network: str = "") -> Any:
+    """A network that is given from Python, in place of an entry of `ENCODERS`."""
+    raise UserError(f"the network {network!r} is given from Python: train(..., encoder=...)")
+
+
+TABLES: dict[str, Mapping[str, Callable]] = {
     "noise": KINDS,
-    "encoder": ENCODERS,
+    "encoder": ChainMap(ENCODERS, {"custom": custom}),
     "relation_modeling.ssl": SSL,
     "relation_modeling.augmentation": AUGMENTATIONS,
     "relation_modeling.optimizer": OPTIMIZERS,

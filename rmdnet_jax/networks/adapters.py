@@ -1,0 +1,1 @@
+def adapt(encoder): return encoder
