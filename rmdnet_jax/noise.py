@@ -201,7 +201,9 @@ def _drawn(
     """The labels that a kind of noise gives, in the terms of those given."""
     numbers, known = numbered(labels, "labels", classes)
     if len(known) < 2 and kind != "matrix":
-        text = f"hold two classes or more, got {known[0]!r} alone; name all by classes=[...]"
+        text = (
+            f"hold two classes or more, got {known.tolist()[0]!r} alone; name all by classes=[...]"
+        )
         raise wrong("labels" if classes is None else "classes", text)
     if images is not None and len(images) != len(numbers):
         raise wrong("images", f"be one for each of the {len(numbers)} labels, got {len(images)}")

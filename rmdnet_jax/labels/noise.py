@@ -179,8 +179,9 @@ def matrix(num_classes: int, seed: int, *, rows: Sequence = (), path: str = "") 
     T comes from `rows` or from a file (`.npy`, `.csv`) at `path`.
     """
     size = f"{num_classes} x {num_classes}"
+    content = read_array(path) if path else rows
     try:
-        table = np.asarray(read_array(path) if path else rows, np.float64)
+        table = np.asarray(content, np.float64)
     except (TypeError, ValueError):
         raise wrong("rows", f"be a {size} matrix of numbers") from None
     if table.shape != (num_classes, num_classes):
