@@ -186,6 +186,8 @@ def matrix(labels: Any, rows: Any, *, classes: Any = None, seed: int = 0) -> np.
     Raises:
       UserError: a wrong argument, named in one line.
 
+    Source: Patrini et al., CVPR 2017 (the noise transition matrix).
+
     Example:
       >>> import rmdnet_jax as rmd
       >>> rows = [[0, 1, 0], [0, 1, 0], [0, 0, 1]]  # every cat becomes a dog

@@ -246,8 +246,21 @@ KINDS: dict[str, NoiseKind] = {
 def make(name: str, *, num_classes: int, seed: int, **fields: Any) -> Noise:
     """The noise kind `name` with its parameters fixed.
 
+    Args:
+      name: of `KINDS`.
+      num_classes: C; labels lie in [0, C).
+      seed: an integer in [0, 2^31).
+      **fields: keyword arguments of the kind; what is left out has the kind's default.
+
     Raises:
       UserError: an unknown kind or field, a value out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from rmdnet_jax.labels import noise
+      >>> kind = noise.make("pair", num_classes=3, seed=0, rate=1.0)
+      >>> kind.labels(np.arange(4), np.array([0, 1, 2, 2])).tolist()
+      [1, 2, 0, 0]
     """
     one_of("name", name, KINDS)
     within("num_classes", num_classes, "[1, inf)", whole=True)
