@@ -1,6 +1,8 @@
-"""Indexes for approximate neighbours beside one another, on the made-up features of benchmarks/propagation.py: seconds and recall.
+"""Seconds and recall of indexes for approximate neighbours, on made-up features.
 
-python -m benchmarks.indexes --examples 200000 --dim 256      # pip install faiss-cpu hnswlib pynndescent; those not there are passed over
+python -m benchmarks.indexes --examples 200000 --dim 256
+
+Needs faiss-cpu, hnswlib, pynndescent; those not there are passed over.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ def main() -> None:
                 [(len(np.intersect1d(a, found[i])) - 1) / K for a, i in zip(true, sample)]
             )  # but for the row itself
             print(
-                f"{name:32s} {built - began:7.1f} s to build {time.perf_counter() - built:7.1f} s to search  recall {recall:.3f}",
+                f"{name:32s} {built - began:7.1f} s to build "
+                f"{time.perf_counter() - built:7.1f} s to search  recall {recall:.3f}",
                 flush=True,
             )
             began += time.perf_counter() - built  # the next search is of the same index

@@ -1,9 +1,11 @@
-"""Time and memory of label propagation on made-up features: clouds of 16 dimensions, bent by a layer of ReLU, half of the labels wrong.
+"""Time and memory of label propagation on made-up features, half of the labels wrong.
+
+The features are clouds of 16 dimensions, bent by a layer of ReLU.
 
     python -m benchmarks.propagation --examples 50000 --dim 512 --classes 10
 
-Prints the seconds of each part, compilation included, and the highest memory of the process after it. Without `--auto` the settings are
-given, and the target is made once; with it they are chosen among `propagation.AUTO`.
+Prints the seconds of each part, compilation included, and the highest memory of the process after
+it. Without `--auto` the settings are given; with it they are chosen among `propagation.AUTO`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from rmdnet_jax.relations.graph import connect, spread
 
 
 def made_up(examples: int, dim: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [examples, dim] >= 0 with 16 degrees of freedom, as an encoder's have few, and their classes int32 [examples]."""
+    """Features float32 [examples, dim] >= 0, and their classes int32 [examples].
+
+    They have 16 degrees of freedom: an encoder's have few.
+    """
     generator = np.random.default_rng(0)
     clean = generator.integers(0, classes, examples).astype(np.int32)
     latent = generator.normal(size=(classes, 16))[clean] + 0.5 * generator.normal(
@@ -62,11 +67,12 @@ def main() -> None:
         graph = connect(found.index, found.cosine, 0.05)
         jax.block_until_ready(spread(graph, 0.99, jax.nn.one_hot(given, args.classes)))
         tell("one spread of the labels, alpha 0.99")
-        settings = {} if args.auto else {"neighbours": "10", "temperature": "0.05", "alpha": "0.9"}
+        settings = {} if args.auto else {"neighbours": 10, "temperature": 0.05, "alpha": 0.9}
         result = propagation.propagate(features, given, args.classes, **settings)
         tell("targets, settings " + ("chosen" if args.auto else "given (10, 0.05, 0.9)"))
     print(
-        f"labels right: {np.mean(clean == given):.3f} before, {np.mean(clean == result.target.argmax(1)):.3f} after"
+        f"labels right: {np.mean(clean == given):.3f} before, "
+        f"{np.mean(clean == result.targets.argmax(1)):.3f} after"
     )
 
 

@@ -1,4 +1,6 @@
-"""How far the settings that propagation chooses without clean labels, and its `mix` of 1, are from the best in hindsight: a table.
+"""A table: how far what propagation chooses is from the best in hindsight.
+
+It chooses settings without clean labels, and leaves `mix` at 1.
 
 python -m benchmarks.propagation_choice runs/propagation/teacher/{0,1,2}
 """
@@ -30,7 +32,7 @@ def right(features: np.ndarray, given: np.ndarray, clean: np.ndarray, **settings
     """The share in % of labels that are right after propagation."""
     return 100 * float(
         np.mean(
-            propagation.propagate(features, given, CLASSES, **settings).target.argmax(1) == clean
+            propagation.propagate(features, given, CLASSES, **settings).targets.argmax(1) == clean
         )
     )
 
@@ -54,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     teachers = [teacher_of(path) for path in args.teachers]
     grid = [
-        dict(zip(propagation.AUTO, map(str, point)))
+        dict(zip(propagation.AUTO, point))
         for point in propagation.settings("auto", "auto", "auto", 1000)
     ]
     cases: dict[str, list[dict[str, float]]] = {}

@@ -1,4 +1,4 @@
-"""The figures of docs/propagation.md, from a digits teacher: what propagation does, what it costs, when it fails.
+"""The figures of docs/propagation.md, from a digits teacher: what it does, costs, and when it fails.
 
 python -m benchmarks.propagation_figures --teacher runs/propagation/teacher/0 --out docs
 """
@@ -28,7 +28,8 @@ NOISES = {
     "none": ("pair", 0.0),
 }
 CLASSES = 10
-MISTAKEN = "0 7 2 9 4 9 6 7 3 9"  # for asymmetric noise: 1 as 7, 3 and 5 as 9, 8 as 3, so that some classes gain labels and some lose them
+# for asymmetric noise: 1 as 7, 3 and 5 as 9, 8 as 3, so that some classes gain labels and some lose
+MISTAKEN = "0 7 2 9 4 9 6 7 3 9"
 
 
 def given_labels(
@@ -60,11 +61,11 @@ def teacher_of(workdir: str) -> tuple[run.Run, np.ndarray, np.ndarray]:
 
 
 def idea(features: np.ndarray, clean: np.ndarray, path: pathlib.Path) -> None:
-    """Features in their first two principal directions, coloured by given, corrected and clean labels."""
+    """Features in their first two principal directions, coloured by labels before and after."""
     centred = features - features.mean(0)
     plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
     given = given_labels("pair", 0.4, clean)
-    target = propagation.propagate(features, given, CLASSES).target.argmax(1)
+    target = propagation.propagate(features, given, CLASSES).targets.argmax(1)
     drawing = Figure(figsize=(11, 3.8), layout="constrained")
     for axes, (name, labels) in zip(
         drawing.subplots(1, 3),
@@ -78,7 +79,7 @@ def idea(features: np.ndarray, clean: np.ndarray, path: pathlib.Path) -> None:
 
 
 def cost(path: pathlib.Path) -> None:
-    """Seconds against the number of examples, 512 dimensions: neighbours, and all else at given settings."""
+    """Seconds against examples, 512 dimensions: neighbours, and all else at given settings."""
     sizes, times = (6250, 12_500, 25_000, 50_000), []
     for size in sizes:
         clean = np.arange(size, dtype=np.int32) % CLASSES
@@ -88,9 +89,7 @@ def cost(path: pathlib.Path) -> None:
         began = time.perf_counter()
         jax.block_until_ready(neighbours.exact(jnp.asarray(features), 10))
         middle = time.perf_counter()
-        propagation.propagate(
-            features, given, CLASSES, neighbours="10", temperature="0.05", alpha="0.9"
-        )
+        propagation.propagate(features, given, CLASSES, neighbours=10, temperature=0.05, alpha=0.9)
         times.append((middle - began, time.perf_counter() - middle))
         print(size, times[-1], flush=True)
     drawing = Figure(figsize=(5, 3.6), layout="constrained")
@@ -107,7 +106,7 @@ def cost(path: pathlib.Path) -> None:
 def fails(
     features: np.ndarray, query: np.ndarray, clean: np.ndarray, test: np.ndarray, path: pathlib.Path
 ) -> None:
-    """Right labels after propagation against the teacher's own accuracy, as its features drown in noise."""
+    """Right labels after propagation against the teacher's accuracy, as its features drown."""
     drawing = Figure(figsize=(6, 4), layout="constrained")
     axes, size = drawing.subplots(), features.std()
     draw = np.random.default_rng(0).normal
@@ -122,7 +121,7 @@ def fails(
     for i, (name, (kind, rate)) in enumerate(NOISES.items()):
         given = given_labels(kind, rate, clean)
         right = [
-            100 * np.mean(propagation.propagate(bank, given, CLASSES).target.argmax(1) == clean)
+            100 * np.mean(propagation.propagate(bank, given, CLASSES).targets.argmax(1) == clean)
             for bank, _ in drowned
         ]
         print(

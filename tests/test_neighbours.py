@@ -1,4 +1,4 @@
-"""Nearest neighbours: exact against a full sort, approximate against exact, the choice between them."""
+"""Nearest neighbours: exact against a full sort, approximate against exact, the choice of them."""
 
 import sys
 
@@ -29,7 +29,7 @@ def test_more_rows_than_a_block(monkeypatch):
 
 
 def curved(size, dim=32, seed=0):
-    """Features with four degrees of freedom, as an encoder's have few, around eight classes; and the classes."""
+    """Features with four degrees of freedom, as an encoder's have few; and their eight classes."""
     generator = np.random.default_rng(seed)
     clean = np.arange(size) % 8
     latent = generator.normal(size=(8, 4))[clean] + 0.3 * generator.normal(size=(size, 4))
@@ -80,9 +80,11 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(
         UserError,
-        match=r"relation_guided\.propagation\.search=approximate .* pip install faiss-cpu",
+        match=r"^search must be exact where faiss is missing, got .* pip install faiss-cpu",
     ):
         neighbours.chosen("approximate", 10)
+    with pytest.raises(UserError, match=r"^search must be one of .* did you mean exact"):
+        neighbours.chosen("exac", 10)
 
 
 def test_propagation_by_the_index_mends_labels_as_by_exact_neighbours():
@@ -92,6 +94,6 @@ def test_propagation_by_the_index_mends_labels_as_by_exact_neighbours():
         propagation.propagate(features, given, 8, search=search)
         for search in ("exact", "approximate")
     )
-    right = [np.mean(found.target.argmax(1) == clean) for found in (one, two)]
+    right = [np.mean(found.targets.argmax(1) == clean) for found in (one, two)]
     assert right[1] > right[0] - 0.01
     assert two.summary["recall"] > 0.9

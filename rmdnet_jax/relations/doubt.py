@@ -13,6 +13,7 @@ Why: neighbours disagree because labels are noisy, or because the graph joins di
 Noise is the same for any number of steps along the graph, a graph's own mistakes add up: `lasts`.
 Noise is the same for votes that are sure and for those that are not, mistakes are not: `even`. But
 people err more on what is hard. So agreement that lasts makes up for agreement that is uneven.
+Transitivity above 1 is luck: it counts as 1.
 
 Votes are rows of sum 1, float [n, C]; labels and folds int [n].
 """
@@ -127,7 +128,7 @@ def evidence(along: Hops, even: tuple[float, float], knows: float) -> dict[str, 
 def tests(seen: dict) -> dict[str, Test]:
     """The three tests by name, of what `evidence` has seen."""
     knows = seen["above_chance"]
-    lasts = seen["transitivity"], seen["transitivity_error"]
+    lasts = min(seen["transitivity"], 1.0), seen["transitivity_error"]
     even = max((seen["evenness"], seen["evenness_error"]), lasts, key=lambda x: x[0] - x[1])
     return {
         "knows": Test(
