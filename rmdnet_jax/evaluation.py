@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax.relations.losses import unit
+from rmdnet_jax.errors import within, wrong
+from rmdnet_jax.relations.rows import unit
 from rmdnet_jax.types import Array
+
+BLOCK = 1000  # queries whose similarities to the whole bank are in memory at a time
 
 
 def accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
@@ -33,9 +36,12 @@ def negative_log_likelihood(logits: np.ndarray, label: np.ndarray) -> float:
 
 
 def small_loss_probability(loss: np.ndarray) -> np.ndarray:
-    """The probability [n] that each loss is of the component with the smaller mean, by a mixture of two Gaussians.
+    """The probability [n] that each loss is a small one, by a mixture of two Gaussians.
 
-    Losses are scaled to [0, 1] first. Where all are equal there is one component: 1. Source: Li et al., ICLR 2020 (DivideMix), section 3.1.
+    Small is the component with the smaller mean. Losses are scaled to [0, 1] first. Where all are
+    equal there is one component: 1.
+
+    Source: Li et al., ICLR 2020 (DivideMix), section 3.1.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -48,7 +54,11 @@ def small_loss_probability(loss: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(logits: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
-    """`sum_b n_b / n |accuracy_b - confidence_b|` over `bins` equal bins of confidence. Source: Guo et al., ICML 2017."""
+    """`sum_b n_b / n |accuracy_b - confidence_b|` over `bins` equal bins of confidence.
+
+    Source: Guo et al., ICML 2017.
+    """
+    within("bins", bins, "[1, inf)", whole=True)
     probability = np.exp(_log_softmax(logits))
     confidence, right = probability.max(-1), probability.argmax(-1) == label
     place = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -64,9 +74,8 @@ def _vote(
         jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST), k
     )
     weight = jnp.exp((similarity - 1.0) / temperature)
-    return jnp.argmax(
-        jnp.sum(jax.nn.one_hot(label[near], num_classes) * weight[..., None], axis=1), axis=-1
-    )
+    votes = jax.nn.one_hot(label[near], num_classes) * weight[..., None]
+    return jnp.argmax(jnp.sum(votes, axis=1), axis=-1)
 
 
 def knn(
@@ -77,43 +86,52 @@ def knn(
     k: int = 200,
     temperature: float = 0.1,
 ) -> np.ndarray:
-    """Weighted k-nearest-neighbour prediction: each neighbour votes `exp(cos / temperature)` for its label.
+    """Weighted k-nearest-neighbour prediction: neighbours vote `exp(cos / temperature)` each.
 
     Args:
       bank: float [n, dim] features with labels.
       label: int [n].
       query: float [m, dim] features to classify.
       num_classes: C.
-      k: neighbours, at most n.
-      temperature: of the votes.
+      k: neighbours >= 1; all n where it is more.
+      temperature: of the votes, > 0.
 
     Returns:
-      int [m]. Source: Wu et al., CVPR 2018, the protocol of SimSiam's kNN monitor.
+      int [m].
+
+    Raises:
+      UserError: for wrong lengths, dimensions or values.
+
+    Source: Wu et al., CVPR 2018, the protocol of SimSiam's kNN monitor.
     """
-    rows, block, k = unit(jnp.asarray(bank)), 1000, min(k, len(bank))
-    parts = [_vote(rows, jnp.asarray(label), unit(jnp.asarray(query[i : i + block])), num_classes, k, temperature)
-             for i in range(0, len(query), block)]  # fmt: skip
-    return np.concatenate([np.asarray(part) for part in parts])
+    within("k", k, "[1, inf)", whole=True)
+    within("temperature", temperature, "(0, inf)")
+    if len(label) != len(bank):
+        raise wrong("label", f"have the bank's length {len(bank)}, got {len(label)}")
+    if query.shape[-1] != bank.shape[-1]:
+        raise wrong("query", f"have the bank's dimension {bank.shape[-1]}, got {query.shape[-1]}")
+    rows, labels, k = unit(jnp.asarray(bank)), jnp.asarray(label), min(k, len(bank))
+    parts = (unit(jnp.asarray(query[i : i + BLOCK])) for i in range(0, len(query), BLOCK))
+    votes = [_vote(rows, labels, part, num_classes, k, temperature) for part in parts]
+    return np.concatenate([np.asarray(vote) for vote in votes])
 
 
 def linear_probe(bank: np.ndarray, label: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Prediction [m] of a logistic regression fitted to standardised features (bank [n, dim], label [n])."""
+    """Prediction [m] of a logistic regression on standardised features; bank [n, dim]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return (
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        .fit(bank, label)
-        .predict(query)
-    )
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return probe.fit(bank, label).predict(query)
 
 
 def columns(records: list[dict]) -> dict[str, float | None]:
-    """The four test accuracies of a stage's epochs, never to be compared across columns; None where there is no such number.
+    """The four test accuracies of a stage's epochs, never to be compared across columns.
 
-    `last`: of the last epoch. `last10`: mean of the last ten. `best`: highest of all, which peeks at the test set.
-    `noisy_validation`: at the epoch of the highest accuracy on held-out noisy labels.
+    `last`: of the last epoch. `last10`: mean of the last ten. `best`: highest of all, which peeks
+    at the test set. `noisy_validation`: at the epoch of the highest accuracy on held-out noisy
+    labels. None where there is no such number.
     """
     test = [r["test_accuracy"] for r in records if "test_accuracy" in r]
     if not test:

@@ -1,9 +1,12 @@
-"""Per-example criteria: (logits [batch, class], label [batch]) -> loss [batch], in float32. `expected` takes soft targets as well."""
+"""Per-example criteria in float32: logits [batch, class] and labels [batch] in, losses [batch] out.
+
+`expected` takes soft targets [batch, class] as well.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +15,19 @@ import optax
 from rmdnet_jax.types import Array
 
 
+class Criterion(Protocol):
+    """Per-example losses [batch] of logits [batch, class] and int labels [batch]."""
+
+    def __call__(self, logits: Array, label: Array, /) -> Array: ...
+
+
 def distribution(label: Array, num_classes: int) -> Array:
     """Targets [batch, class]: the one-hot rows of int labels [batch]; targets stay as they are."""
     return label if label.ndim == 2 else jax.nn.one_hot(label, num_classes)
 
 
-def expected(criterion: Callable, logits: Array, label: Array) -> Array:
-    """The criterion [batch] with int labels [batch], or its mean over labels drawn from targets [batch, class]."""
+def expected(criterion: Criterion, logits: Array, label: Array) -> Array:
+    """The criterion [batch] with int labels, or its mean over labels drawn from soft targets."""
     if label.ndim == 1:
         return criterion(logits, label)
     classes = jnp.arange(logits.shape[-1])
@@ -32,16 +41,19 @@ def cross_entropy(logits: Array, label: Array) -> Array:
 
 
 def generalized_cross_entropy(logits: Array, label: Array, q: float) -> Array:
-    """`(1 - p_label^q) / q`, between cross entropy (q -> 0) and absolute error (q = 1). Source: Zhang & Sabuncu, NeurIPS 2018, eq. 6."""
-    return (
-        -jnp.expm1(-q * cross_entropy(logits, label)) / q
-    )  # by the logarithm: p^q has no finite slope at p = 0
+    """`(1 - p_label^q) / q`, between cross entropy (q -> 0) and absolute error (q = 1).
+
+    Source: Zhang & Sabuncu, NeurIPS 2018, eq. 6.
+    """
+    # By the logarithm: p^q has no finite slope at p = 0.
+    return -jnp.expm1(-q * cross_entropy(logits, label)) / q
 
 
 def symmetric_cross_entropy(logits: Array, label: Array, alpha: float, beta: float) -> Array:
-    """`alpha CE + beta RCE`, RCE the cross entropy with label and prediction exchanged and log 0 taken as log 1e-4.
+    """`alpha CE + beta RCE`, RCE the cross entropy with label and prediction exchanged.
 
-    RCE is `-log(1e-4) (1 - p_label)`. Source: Wang et al., ICCV 2019, eq. 6 and 7, with the clipping of its code.
+    With log 0 taken as log 1e-4, RCE is `-log(1e-4) (1 - p_label)`.
+    Source: Wang et al., ICCV 2019, eq. 6 and 7, with the clipping of its code.
     """
     right = jnp.take_along_axis(jax.nn.softmax(logits), label[:, None], axis=-1)[:, 0]
     return alpha * cross_entropy(logits, label) - beta * math.log(1e-4) * (1.0 - right)

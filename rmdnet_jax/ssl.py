@@ -1,39 +1,74 @@
 """Self-supervised objectives for relation modeling: images in, no labels.
 
-A factory is `f(encoder, dtype, *, hyper-parameters) -> SelfSupervised`; its keyword defaults are the configuration. Every objective trains
-`params["encoder"]`, which becomes the teacher, below heads of its own, and logs `z_std` (see `spread`), by which collapse is seen. Widths:
-`hidden` and `projection` are of the projector, and of a predictor where there is one. `dtype` is what heads compute in, the encoder's own.
-Statistics and negatives are of the whole batch, over all devices.
+A factory is `f(encoder, dtype, *, hyper-parameters) -> SelfSupervised`. Every objective trains
+`params["encoder"]`, which becomes the teacher, below heads of its own. It logs `z_std` (see
+`spread`), by which collapse is seen. `hidden` and `projection` are widths of the projector, and of
+a predictor where there is one. `dtype` is what heads compute in, the encoder's own. Statistics and
+negatives are of the whole batch, over all devices. A wrong value raises `UserError`.
+
+Example:
+  >>> import jax
+  >>> import rmdnet_jax as rmd
+  >>> encoder = rmd.ENCODERS["cnn"](widths=(4,))
+  >>> ssl = rmd.SSL["simclr"](encoder, "float32", projection=8, hidden=8)
+  >>> views = jax.random.uniform(jax.random.key(0), (ssl.views, 16, 8, 8, 1))
+  >>> (params, stats), memory = ssl.init(jax.random.key(1), views[0])
+  >>> loss, stats, memory, metrics = ssl.loss(params, stats, memory, views, 0.0)
+  >>> sorted(params), sorted(metrics)
+  (['encoder', 'projector'], ['z_std'])
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import within
 from rmdnet_jax.networks.heads import mlp
 from rmdnet_jax.networks.layers import Network
-from rmdnet_jax.relations.losses import cosine, log_matrix, unit
+from rmdnet_jax.relations.losses import cosine, log_matrix
+from rmdnet_jax.relations.rows import Rows, unit
 from rmdnet_jax.types import Array, PyTree, Variables
+
+
+class Loss(Protocol):
+    """The loss of views [view, batch, ...] at `progress` in [0, 1]; new stats, memory, metrics."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        stats: PyTree,
+        memory: PyTree,
+        image: Array,
+        progress: float | Array,
+        /,
+    ) -> tuple[Array, PyTree, PyTree, dict[str, Array]]: ...
 
 
 class SelfSupervised(NamedTuple):
     """A self-supervised objective as pure functions."""
 
     views: int
-    init: Callable  # (key, image [batch, height, width, channel]) -> (Variables, memory)
-    loss: Callable  # (params, stats, memory, image [view, batch, ...], progress in [0, 1]) -> (scalar, stats, memory, metrics)
+    init: Callable[
+        [Array, Array], tuple[Variables, PyTree]
+    ]  # key, image [batch, ...] -> memory too
+    loss: Loss
+
+
+class Factory(Protocol):
+    """An entry of `SSL`; its hyper-parameters are keyword-only, with defaults."""
+
+    def __call__(self, encoder: Network, dtype: str) -> SelfSupervised: ...
 
 
 class Chain(NamedTuple):
     """Networks one above the other, by name."""
 
-    init: Callable  # (key, image) -> Variables
-    forward: Callable  # (params, stats, image) -> (the output of each network, stats)
+    init: Callable[[Array, Array], Variables]  # key, image
+    forward: Callable[[PyTree, PyTree, Array], tuple[list[Array], PyTree]]  # params, stats, image
 
 
 def chain(**parts: Network) -> Chain:
@@ -60,11 +95,11 @@ def chain(**parts: Network) -> Chain:
     return Chain(init, forward)
 
 
-def joint(networks: Chain, loss: Callable) -> SelfSupervised:
-    """An objective without memory: `loss(outputs of view 1, outputs of view 2) -> scalar`, outputs of the encoder, the projector, ..."""
+def joint(networks: Chain, loss: Callable[[list[Array], list[Array]], Array]) -> SelfSupervised:
+    """An objective without memory: `loss` of what the networks give for view 1, and for view 2."""
 
     def run(params, stats, memory, image, progress):
-        # Each view has batch statistics of its own; the running ones take in both, one after the other.
+        # Each view has its own batch statistics; the running ones take in both, one by one.
         one, stats = networks.forward(params, stats, image[0])
         two, stats = networks.forward(params, stats, image[1])
         return loss(one, two), stats, memory, {"z_std": spread(jax.lax.stop_gradient(one[1]))}
@@ -72,14 +107,19 @@ def joint(networks: Chain, loss: Callable) -> SelfSupervised:
     return SelfSupervised(2, lambda key, image: (networks.init(key, image), ()), run)
 
 
-def negative_cosine(prediction: Array, projection: Array) -> Array:
-    """SimSiam's `D(p, z) = -mean_i cos(p_i, z_i)` in [-1, 1], without its stop-gradient; [batch, dim] each."""
+def negative_cosine(prediction: Rows, projection: Rows) -> Array:
+    """SimSiam's `D(p, z) = -mean_i cos(p_i, z_i)` in [-1, 1]; [batch, dim] each, z a constant."""
     return cosine(prediction, projection) - 1.0
 
 
 def spread(projection: Array) -> Array:
-    """`std(z / ||z||) sqrt(dim)`, mean over dimensions: 1 for isotropic projections, 0 after collapse. [batch, dim] -> scalar."""
+    """`std(z / ||z||) sqrt(dim)`, mean over dimensions: 1 if isotropic, 0 after collapse."""
     return jnp.mean(jnp.std(unit(projection), axis=0)) * projection.shape[-1] ** 0.5
+
+
+def _widths(**widths: int) -> None:
+    for argument, value in widths.items():
+        within(argument, value, "[1, inf)", whole=True)
 
 
 def simsiam(
@@ -90,18 +130,19 @@ def simsiam(
     Args:
       encoder: the network whose features are projected.
       dtype: what the heads compute in.
-      projection: width of every projector layer; batch norm after each, the last without scale and offset.
+      projection: width of every projector layer; batch norm follows each, the last is not affine.
       hidden: width of the predictor's bottleneck.
       layers: projector layers: 2 in the authors' CIFAR recipe, 3 on ImageNet.
 
     Source: Chen & He, CVPR 2021, Algorithm 1 and appendix D.
     """
+    _widths(projection=projection, hidden=hidden, layers=layers)
     projector = mlp((projection,) * layers, dtype=dtype)
     predictor = mlp((hidden, projection), norm_last=False, dtype=dtype)
 
     def loss(one, two):
         (_, z1, p1), (_, z2, p2) = one, two
-        # The stop-gradient makes the projection a fixed target: without it the constant solution is reached at once.
+        # The projection is a fixed target: with its gradient all outputs become one constant.
         t1, t2 = jax.lax.stop_gradient((z1, z2))
         return 0.5 * negative_cosine(p1, t2) + 0.5 * negative_cosine(p2, t1)
 
@@ -116,17 +157,17 @@ def byol(
     hidden: int = 4096,
     momentum: float = 0.99,
 ) -> SelfSupervised:
-    """BYOL: `L = 2 - 2 cos(h(z1), z2') + 2 - 2 cos(h(z2), z1')`, z' by the target network, a moving average of encoder and projector.
+    """BYOL: `L = 2 - 2 cos(h(z1), z2') + 2 - 2 cos(h(z2), z1')`, z' by the target network.
 
-    The average's momentum rises from `momentum` to 1 as a cosine over the stage. The target is the memory; it uses batch statistics.
+    The target is a moving average of encoder and projector. Its momentum rises from `momentum` to 1
+    as a cosine over the stage. It is the memory, and uses batch statistics.
+
     Source: Grill et al., NeurIPS 2020, eq. 1 and 2.
     """
-    if not 0 <= momentum <= 1:
-        raise UserError(f"relation_modeling.ssl.momentum must be in [0, 1], got {momentum}")
-    projector, predictor = (
-        mlp((hidden, projection), norm_last=False, dtype=dtype) for _ in range(2)
-    )
-    whole = chain(encoder=encoder, projector=projector, predictor=predictor)
+    _widths(projection=projection, hidden=hidden)
+    within("momentum", momentum, "[0, 1]")
+    head = mlp((hidden, projection), norm_last=False, dtype=dtype)
+    whole = chain(encoder=encoder, projector=head, predictor=head)
 
     def init(key, image):
         variables = whole.init(key, image)
@@ -139,7 +180,7 @@ def byol(
             memory,
             {n: params[n] for n in memory},
         )
-        # The target network's projections are constants, its own statistics of the batch are not kept.
+        # The target's projections are constants; its statistics of the batch are not kept.
         t1, t2 = (jax.lax.stop_gradient(whole.forward(memory, stats, view)[0][1]) for view in image)
         (_, z1, p1), stats = whole.forward(params, stats, image[0])
         (_, _, p2), stats = whole.forward(params, stats, image[1])
@@ -147,6 +188,13 @@ def byol(
         return value, stats, memory, {"z_std": spread(jax.lax.stop_gradient(z1))}
 
     return SelfSupervised(2, init, loss)
+
+
+def _projected(encoder: Network, dtype: str, hidden: int, projection: int) -> Chain:
+    """The encoder below a projector of two layers."""
+    _widths(projection=projection, hidden=hidden)
+    projector = mlp((hidden, projection), norm_last=False, dtype=dtype)
+    return chain(encoder=encoder, projector=projector)
 
 
 def simclr(
@@ -157,26 +205,21 @@ def simclr(
     hidden: int = 2048,
     temperature: float = 0.5,
 ) -> SelfSupervised:
-    """SimCLR: each view is to find the other view of its image among all other views of the batch, cosines over a temperature.
+    """SimCLR: each view is to find its image's other view among all others of the batch.
+
+    The loss is a cross entropy over cosines divided by the temperature.
 
     Source: Chen et al., ICML 2020, eq. 1 (NT-Xent).
     """
-    if not temperature > 0:
-        raise UserError(f"relation_modeling.ssl.temperature must be > 0, got {temperature}")
+    within("temperature", temperature, "(0, inf)")
 
     def loss(one, two):
         batch = len(one[1])
         other = (jnp.arange(2 * batch) + batch) % (2 * batch)
-        return -jnp.mean(
-            jnp.take_along_axis(
-                log_matrix(jnp.concatenate([one[1], two[1]]), temperature), other[:, None], axis=-1
-            )
-        )
+        scores = log_matrix(jnp.concatenate([one[1], two[1]]), temperature)
+        return -jnp.mean(jnp.take_along_axis(scores, other[:, None], axis=-1))
 
-    return joint(
-        chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)),
-        loss,
-    )
+    return joint(_projected(encoder, dtype, hidden, projection), loss)
 
 
 def _off_diagonal(square: Array) -> Array:
@@ -192,12 +235,13 @@ def barlow_twins(
     hidden: int = 2048,
     redundancy: float = 5e-3,
 ) -> SelfSupervised:
-    """Barlow Twins: `sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2`, C the correlation of both views' dimensions over the batch.
+    """Barlow Twins: `sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2`.
+
+    C is the correlation of both views' dimensions over the batch.
 
     Source: Zbontar et al., ICML 2021, eq. 1 and 2.
     """
-    if redundancy < 0:
-        raise UserError(f"relation_modeling.ssl.redundancy must be >= 0, got {redundancy}")
+    within("redundancy", redundancy, "[0, inf)")
 
     def standardised(z):
         return (z - jnp.mean(z, axis=0)) * jax.lax.rsqrt(jnp.var(z, axis=0) + 1e-5)
@@ -205,40 +249,39 @@ def barlow_twins(
     def loss(one, two):
         a, b = standardised(one[1]), standardised(two[1])
         correlation = a.T @ b / len(a)
-        return jnp.sum((1 - jnp.diagonal(correlation)) ** 2) + redundancy * _off_diagonal(
-            correlation
-        )
+        alike = jnp.sum((1 - jnp.diagonal(correlation)) ** 2)
+        return alike + redundancy * _off_diagonal(correlation)
 
-    return joint(
-        chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)),
-        loss,
-    )
+    return joint(_projected(encoder, dtype, hidden, projection), loss)
 
 
 def vicreg(
-    encoder: Network, dtype: str, *, projection: int = 2048, hidden: int = 2048, invariance: float = 25.0, variance: float = 25.0,
+    encoder: Network,
+    dtype: str,
+    *,
+    projection: int = 2048,
+    hidden: int = 2048,
+    invariance: float = 25.0,
+    variance: float = 25.0,
     covariance: float = 1.0,
-) -> SelfSupervised:  # fmt: skip
-    """VICReg: `invariance mean |z1 - z2|^2 + variance (v(z1) + v(z2)) / 2 + covariance (c(z1) + c(z2))`.
+) -> SelfSupervised:
+    """VICReg: `invariance mean |z1 - z2|^2 + variance (v1 + v2) / 2 + covariance (c1 + c2)`.
 
-    v is the mean of `max(0, 1 - std)` over dimensions, c the sum of squared covariances beside the diagonal over the dimension.
+    For each view, v is the mean of `max(0, 1 - std)` over dimensions. c is the sum of squared
+    covariances beside the diagonal, over the dimension.
+
     Source: Bardes et al., ICLR 2022, eq. 1 to 6; v is halved as in its code.
     """
-    for name, value in (
-        ("invariance", invariance),
-        ("variance", variance),
-        ("covariance", covariance),
-    ):
-        if value < 0:
-            raise UserError(f"relation_modeling.ssl.{name} must be >= 0, got {value}")
+    within("invariance", invariance, "[0, inf)")
+    within("variance", variance, "[0, inf)")
+    within("covariance", covariance, "[0, inf)")
 
     def terms(z):
         centred = z - jnp.mean(z, axis=0)
         batch, dim = z.shape
         deviation = jnp.sqrt(jnp.sum(centred**2, axis=0) / (batch - 1) + 1e-4)
-        return jnp.mean(jnp.maximum(0.0, 1.0 - deviation)), _off_diagonal(
-            centred.T @ centred / (batch - 1)
-        ) / dim
+        spill = _off_diagonal(centred.T @ centred / (batch - 1)) / dim
+        return jnp.mean(jnp.maximum(0.0, 1.0 - deviation)), spill
 
     def loss(one, two):
         (v1, c1), (v2, c2) = terms(one[1]), terms(two[1])
@@ -248,13 +291,10 @@ def vicreg(
             + covariance * (c1 + c2)
         )
 
-    return joint(
-        chain(encoder=encoder, projector=mlp((hidden, projection), norm_last=False, dtype=dtype)),
-        loss,
-    )
+    return joint(_projected(encoder, dtype, hidden, projection), loss)
 
 
-SSL = {
+SSL: dict[str, Factory] = {
     "simsiam": simsiam,
     "byol": byol,
     "simclr": simclr,

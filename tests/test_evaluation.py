@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rmdnet_jax import evaluation
+from rmdnet_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(200, 5)) * 3, RNG.integers(0, 5, 200)
@@ -40,6 +41,27 @@ def test_knn_votes_with_weighted_cosines():
     np.testing.assert_array_equal(evaluation.knn(bank, label, query, 3, k=7, temperature=0.1), slow)
     np.testing.assert_array_equal(evaluation.knn(bank, label, bank, 3, k=1), label)
     assert len(evaluation.knn(bank, label, query, 3, k=1000)) == 25  # k is at most the bank
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"k": 0}, "k must be >= 1, got 0"),
+        ({"k": 2.5}, "k must be an integer >= 1, got 2.5"),
+        ({"temperature": 0.0}, "temperature must be > 0, got 0.0"),
+        ({"label": np.zeros(5, int)}, "label must have the bank's length 6, got 5"),
+        ({"query": np.ones((3, 5))}, r"query must have the bank's dimension 4, got 5"),
+    ],
+)
+def test_knn_refuses_what_does_not_fit(wrong, message):
+    good = {"bank": np.ones((6, 4)), "label": np.zeros(6, int), "query": np.ones((3, 4))}
+    with pytest.raises(UserError, match=f"^{message}$"):
+        evaluation.knn(**{**good, "num_classes": 2, **wrong})
+
+
+def test_calibration_refuses_a_number_of_bins_below_one():
+    with pytest.raises(UserError, match=r"^bins must be >= 1, got 0$"):
+        evaluation.expected_calibration_error(LOGITS, LABELS, bins=0)
 
 
 def test_linear_probe_separates_what_is_separable():

@@ -1,4 +1,4 @@
-"""Self-supervised objectives against slow NumPy in float64, by a chain of heads that hands its input through."""
+"""Self-supervised objectives against slow NumPy in float64, with heads that give their input."""
 
 import jax
 import jax.numpy as jnp
@@ -97,14 +97,23 @@ def test_no_gradient_reaches_byols_target():
 
 
 @pytest.mark.parametrize(
-    ("factory", "field"),
+    ("factory", "argument", "value"),
     [
-        (ssl.byol, "momentum"),
-        (ssl.simclr, "temperature"),
-        (ssl.barlow_twins, "redundancy"),
-        (ssl.vicreg, "variance"),
+        *((ssl.byol, "momentum", value) for value in (-1.0, 1.1, float("nan"), "0.9")),
+        *((ssl.simclr, "temperature", value) for value in (-1.0, 0.0, float("nan"), None)),
+        (ssl.barlow_twins, "redundancy", -1.0),
+        *((ssl.vicreg, name, -1.0) for name in ("invariance", "variance", "covariance")),
+        (ssl.simsiam, "layers", 0),
+        *((factory, "projection", 0) for factory in ssl.SSL.values()),
+        *((factory, "hidden", 1.5) for factory in ssl.SSL.values()),
     ],
 )
-def test_bad_values_are_refused(factory, field):
-    with pytest.raises(UserError, match=f"relation_modeling.ssl.{field} must be"):
-        factory(cnn(), "float32", **{field: -1.0})
+def test_bad_values_are_refused_by_their_own_name(factory, argument, value):
+    with pytest.raises(UserError, match=rf"^{argument} must be .*, got {value!r}$") as caught:
+        factory(cnn(), "float32", **{argument: value})
+    assert caught.value.argument
+
+
+def test_no_gradient_reaches_simsiams_projection():
+    gradient = jax.grad(ssl.negative_cosine, argnums=(0, 1))(jnp.asarray(Z1), jnp.asarray(Z2))
+    assert [bool(np.any(g)) for g in gradient] == [True, False]
