@@ -1,1 +1,0 @@
-def adapt(encoder): return encoder
