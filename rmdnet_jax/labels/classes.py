@@ -1,4 +1,4 @@
-"""Labels of any kind as class numbers; and how the classes of CIFAR belong together.
+"""Labels of any kind as class numbers.
 
 Labels may be integers of any range, whole floats, bools, text or objects that can be sorted, in a
 list, a NumPy or JAX array, a PyTorch tensor or a pandas Series.
@@ -11,20 +11,6 @@ from typing import Any
 import numpy as np
 
 from rmdnet_jax.errors import first_line, wrong
-
-# truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
-# Source: Patrini et al., CVPR 2017.
-CIFAR10_MAP = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
-
-# The 20 superclasses of CIFAR-100's five classes each, by label number (alphabetical).
-# Source: Krizhevsky 2009.
-CIFAR100_SUPERCLASSES = (
-    (4, 30, 55, 72, 95), (1, 32, 67, 73, 91), (54, 62, 70, 82, 92), (9, 10, 16, 28, 61),
-    (0, 51, 53, 57, 83), (22, 39, 40, 86, 87), (5, 20, 25, 84, 94), (6, 7, 14, 18, 24),
-    (3, 42, 43, 88, 97), (12, 17, 37, 68, 76), (23, 33, 49, 60, 71), (15, 19, 21, 31, 38),
-    (34, 63, 64, 66, 75), (26, 45, 77, 79, 99), (2, 11, 35, 46, 98), (27, 29, 44, 78, 93),
-    (36, 50, 65, 74, 80), (47, 52, 56, 59, 96), (8, 13, 48, 58, 90), (41, 69, 81, 85, 89),
-)  # fmt: skip
 
 
 def array(values: Any, argument: str) -> np.ndarray:

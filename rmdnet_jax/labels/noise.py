@@ -1,57 +1,63 @@
-"""Label noise as a pure function of (noise seed, example index): the same in every epoch, order, batch size and device count.
+"""Label noise as a pure function of (noise seed, example index).
 
-`make(name, num_classes=, seed=, **hyper)` gives a `Noise`; `labels(index [n], clean [n]) -> given [n]`. Rates are fractions in [0, 1].
-Add a kind by writing a factory `f(num_classes, seed, *, hyper-parameters) -> Noise` and naming it in `KINDS`.
+An example's label is the same in every epoch, order, batch size and device count. `make(name,
+num_classes=, seed=, **fields)` gives a `Noise`; `labels(index [n], clean [n]) -> given [n]`. Rates
+are fractions in [0, 1]. Add a kind by writing a factory `f(num_classes, seed, *, fields) -> Noise`
+and naming it in `KINDS`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, Concatenate, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from rmdnet_jax.errors import UserError, first_line, unknown
-from rmdnet_jax.types import Array, entry
+from rmdnet_jax.errors import one_of, unknown, within, wrong
+from rmdnet_jax.labels.files import read, read_array
+from rmdnet_jax.labels.mappings import targets
+from rmdnet_jax.types import Array, hyper
 
-# truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog. Source: Patrini et al., CVPR 2017.
-CIFAR10_MAP = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
 
-# The 20 superclasses of CIFAR-100's five classes each, by label number (alphabetical). Source: Krizhevsky 2009.
-CIFAR100_SUPERCLASSES = (
-    (4, 30, 55, 72, 95), (1, 32, 67, 73, 91), (54, 62, 70, 82, 92), (9, 10, 16, 28, 61), (0, 51, 53, 57, 83),
-    (22, 39, 40, 86, 87), (5, 20, 25, 84, 94), (6, 7, 14, 18, 24), (3, 42, 43, 88, 97), (12, 17, 37, 68, 76),
-    (23, 33, 49, 60, 71), (15, 19, 21, 31, 38), (34, 63, 64, 66, 75), (26, 45, 77, 79, 99), (2, 11, 35, 46, 98),
-    (27, 29, 44, 78, 93), (36, 50, 65, 74, 80), (47, 52, 56, 59, 96), (8, 13, 48, 58, 90), (41, 69, 81, 85, 89),
-)  # fmt: skip
+class Labels(Protocol):
+    """Gives each example the label that it is trained with."""
+
+    def __call__(self, index: Any, clean: Any, image: Any = None) -> Any:
+        """Given labels int32 [n] of examples `index` [n] whose labels are `clean` [n].
+
+        `image` is uint8 [n, height, width, channel], read by kinds with `Noise.images` alone.
+        """
+        ...
 
 
 class Noise(NamedTuple):
     """A noise kind with its parameters fixed."""
 
-    labels: Callable  # (index [n], clean [n], image=None) -> given int32 [n]
+    labels: Labels
     size: int | None = None  # number of examples it has labels for; None: any
-    known: bool = (
-        True  # False where the stored labels may be wrong already, so that no rate can be stated
-    )
-    images: bool = False  # whether `labels` reads images, uint8 [n, height, width, channel], on the host: drawn once, then `frozen`
+    known: bool = True  # False: stored labels may be wrong already, so no rate can be stated
+    images: bool = False  # whether `labels` reads images, on the host: drawn once, then `frozen`
 
 
-def draw(seed: int, index: Array, stream: int) -> Array:
-    """Uniform float32 [n] in [0, 1), one for each example; `stream` tells the draws of one example apart."""
+NoiseKind = Callable[Concatenate[int, int, ...], Noise]  # (num_classes, seed, *, fields)
+
+
+def draw(seed: int, index: ArrayLike, stream: int) -> Array:
+    """Uniform float32 [n] in [0, 1), one an example; `stream` tells an example's draws apart."""
     key = jax.random.fold_in(jax.random.key(seed), stream)
     return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), dtype=jnp.float32))(
-        index
+        jnp.asarray(index)
     )
 
 
-def _check_rate(rate: float) -> None:
-    if not 0.0 <= rate <= 1.0:
-        raise UserError(f"noise.rate must be in [0, 1], got {rate}")
+def _check(num_classes: int, rate: float) -> None:
+    """What every kind that moves labels to other classes asks."""
+    within("num_classes", num_classes, "[2, inf)", whole=True)
+    within("rate", rate, "[0, 1]")
 
 
 def none(num_classes: int, seed: int) -> Noise:
@@ -60,14 +66,15 @@ def none(num_classes: int, seed: int) -> Noise:
 
 
 def symmetric(num_classes: int, seed: int, *, rate: float = 0.5, inclusive: bool = False) -> Noise:
-    """Each label moves with probability `rate` to another class, or with `inclusive` is redrawn from all classes.
+    """Each label moves with probability `rate` to another class, all equally likely.
 
-    The effective rate is `rate`, or `rate (C - 1) / C` with `inclusive` (DivideMix and most papers that build on it).
+    With `inclusive` it is redrawn from all classes, so that the effective rate is
+    `rate (C - 1) / C` (DivideMix and most papers that build on it).
     """
-    _check_rate(rate)
+    _check(num_classes, rate)
 
     def labels(index, clean, image=None):
-        index, clean = jnp.asarray(index), jnp.asarray(clean, jnp.int32)
+        clean = jnp.asarray(clean, jnp.int32)
         flip = draw(seed, index, 0) < rate
         choices = num_classes if inclusive else num_classes - 1
         pick = jnp.minimum((draw(seed, index, 1) * choices).astype(jnp.int32), choices - 1)
@@ -77,127 +84,65 @@ def symmetric(num_classes: int, seed: int, *, rate: float = 0.5, inclusive: bool
     return Noise(labels)
 
 
-def _mapped(target: Sequence[int], seed: int, rate: float) -> Noise:
-    """Each label y moves with probability `rate` to `target[y]`."""
-    _check_rate(rate)
-    table = np.asarray(target, np.int32)
+def _mapped(table: np.ndarray, seed: int, rate: float) -> Noise:
+    """Each label y moves with probability `rate` to one of `table[y]` [C, choices]."""
+    choices = table.shape[1]
 
     def labels(index, clean, image=None):
         clean = jnp.asarray(clean, jnp.int32)
-        return jnp.where(draw(seed, jnp.asarray(index), 0) < rate, jnp.asarray(table)[clean], clean)
+        pick = jnp.minimum((draw(seed, index, 1) * choices).astype(jnp.int32), choices - 1)
+        return jnp.where(draw(seed, index, 0) < rate, jnp.asarray(table)[clean, pick], clean)
 
     return Noise(labels)
 
 
 def pair(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
     """`y -> (y + 1) mod C` with probability `rate`."""
-    return _mapped([(y + 1) % num_classes for y in range(num_classes)], seed, rate)
+    return asymmetric(num_classes, seed, rate=rate, mapping="pair")
 
 
-NAMED = "auto, cifar10, cifar100, superclass_uniform, blocks_of_five, next, pair"
-
-
-def _class_map(mapping: str | Sequence[int], num_classes: int) -> list[int]:
-    """The target class of each class, from a name or a sequence."""
-    if mapping == "cifar10":
-        target = [*map(int, CIFAR10_MAP)]
-    elif mapping == "cifar100":
-        following = {
-            group[k]: group[(k + 1) % 5] for group in CIFAR100_SUPERCLASSES for k in range(5)
-        }
-        target = [following[y] for y in range(100)]
-    elif mapping == "blocks_of_five":
-        target = [y // 5 * 5 + (y + 1) % 5 for y in range(num_classes)]
-    elif mapping in ("pair", "next"):
-        target = [(y + 1) % num_classes for y in range(num_classes)]
-    else:
-        try:
-            target = [int(y) for y in (mapping.split() if isinstance(mapping, str) else mapping)]
-        except ValueError:
-            raise UserError(
-                f"noise.mapping must be {NAMED} or one class number a class, got {mapping!r}"
-            ) from None
-    if len(target) != num_classes or not all(0 <= y < num_classes for y in target):
-        raise UserError(
-            f"noise.mapping must give one class in [0, {num_classes}) for each of the {num_classes} classes, got {mapping!r}"
-        )
-    return target
-
-
-def _within_superclass(num_classes: int, seed: int, rate: float) -> Noise:
-    """CIFAR-100: with probability `rate` to one of the four other classes of the true superclass."""
-    if num_classes != 100:
-        raise UserError(
-            f"noise.mapping superclass_uniform is for the 100 classes of CIFAR-100, got {num_classes} classes"
-        )
-    _check_rate(rate)
-    others = {
-        y: [other for other in group if other != y]
-        for group in CIFAR100_SUPERCLASSES
-        for y in group
-    }
-    table = np.asarray([others[y] for y in range(100)], np.int32)
-
-    def labels(index, clean, image=None):
-        index, clean = jnp.asarray(index), jnp.asarray(clean, jnp.int32)
-        pick = jnp.minimum((draw(seed, index, 1) * 4).astype(jnp.int32), 3)
-        return jnp.where(draw(seed, index, 0) < rate, jnp.asarray(table)[clean, pick], clean)
-
-    return Noise(labels)
-
-
-def asymmetric(num_classes: int, seed: int, *, rate: float = 0.4, mapping: str = "auto") -> Noise:
-    """Each label y moves with probability `rate` to the class that `mapping` gives it, a class that it is easily mistaken for.
+def asymmetric(
+    num_classes: int, seed: int, *, rate: float = 0.4, mapping: str | Sequence[int] = "auto"
+) -> Noise:
+    """Each label y moves with probability `rate` to the class that it is easily mistaken for.
 
     Args:
       num_classes: C.
       seed: the noise seed.
-      rate: probability for a class that has another target; CIFAR-10's map moves five of ten classes, so about `rate / 2` of all labels.
-      mapping: `cifar10` (Patrini et al. 2017), `cifar100` (the circularly next class inside the true superclass), `superclass_uniform` (any
-        other class inside it), `blocks_of_five` (the next of classes 0 to 4, 5 to 9, ...: Patrini's, JoCoR's, UNICON's and ELR's code),
-        `next` or `pair` (y + 1 mod C), or a map of one's own, one target for each class: "1 0 2". `auto`: an experiment on `cifar10`
-        or `cifar100` takes the map of that name; else `pair`.
+      rate: probability for a class that has another target. CIFAR-10's map moves five of ten
+        classes, so about `rate / 2` of all labels.
+      mapping: `cifar10` (Patrini et al. 2017), `cifar100` (the circularly next class inside the
+        true superclass), `superclass_uniform` (any other class inside it), `blocks_of_five` (the
+        next of classes 0 to 4, 5 to 9, ...: Patrini's, JoCoR's, UNICON's and ELR's code), `next` or
+        `pair` (y + 1 mod C), or one target for each class: "1 0 2". `auto` is `pair`; an experiment
+        on `cifar10` or `cifar100` takes the map of that name.
     """
-    if mapping == "superclass_uniform":
-        return _within_superclass(num_classes, seed, rate)
-    return _mapped(_class_map("pair" if mapping == "auto" else mapping, num_classes), seed, rate)
+    _check(num_classes, rate)
+    return _mapped(targets(mapping, num_classes), seed, rate)
 
 
 def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
-    """Labels move by what is in the image: `p = q softmax(x W_y without class y)`, `p_y = 1 - q`, the given label drawn from p.
+    """Labels move by what is in the image: `p = q softmax(x W_y without class y)`, `p_y = 1 - q`.
 
-    q is normal around `rate` with deviation 0.1, within [0, 1], for each example; W_y ~ N(0, 1) of shape [pixels, C] for each class;
-    x are the pixels in [0, 1]. W is rounded to a grid, so that the products with uint8 pixels are exact and no label depends on
-    the order of an addition. Source: Xia et al., NeurIPS 2020, Algorithm 2, whose x is normalised per channel.
+    The given label is drawn from p. q is normal around `rate` with deviation 0.1, within [0, 1],
+    for each example; `W_y ~ N(0, 1)` of shape [pixels, C] for each class; x are the pixels in
+    [0, 1]. W is rounded to a grid: products with uint8 pixels are exact, so that no label depends
+    on the order of an addition. Source: Xia et al., NeurIPS 2020, Algorithm 2, whose x is
+    normalised per channel.
     """
-    _check_rate(rate)
+    _check(num_classes, rate)
 
     def labels(index, clean, image=None):
         if image is None:
-            raise UserError("noise instance needs the images: labels(index, clean, image)")
+            raise wrong("image", "be given: noise of kind instance reads images")
         clean, pixels = np.asarray(clean), np.asarray(image).reshape(len(image), -1)
-        low, high = (0.0 - rate) / 0.1, (1.0 - rate) / 0.1
-        keys = jax.vmap(
-            lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), i)
-        )(jnp.asarray(index))
-        flip = rate + 0.1 * np.asarray(
-            jax.vmap(lambda k: jax.random.truncated_normal(k, low, high, dtype=jnp.float32))(keys),
-            np.float64,
-        )
-        given, number = (
-            np.array(clean, np.int32),
-            np.asarray(draw(seed, jnp.asarray(index), 1), np.float64),
-        )
+        flip = _flip_rates(seed, index, rate)
+        number = np.asarray(draw(seed, index, 1), np.float64)
+        given = np.array(clean, np.int32)
         for y in np.unique(clean):
             rows = np.flatnonzero(clean == y)
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), int(y))
-            grid = np.round(
-                np.asarray(
-                    jax.random.normal(key, (pixels.shape[1], num_classes), jnp.float32), np.float64
-                )
-                * 2**16
-            )
-            logits = pixels[rows].astype(np.float64) @ grid / (255 * 2**16)
+            logits = pixels[rows].astype(np.float64) @ _grid(seed, y, pixels.shape[1], num_classes)
+            logits /= 255 * 2**16
             logits[:, y] = -np.inf
             p = np.exp(logits - logits.max(axis=1, keepdims=True))
             p *= flip[rows, None] / p.sum(axis=1, keepdims=True)
@@ -209,131 +154,127 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
     return Noise(labels, images=True)
 
 
-def matrix(num_classes: int, seed: int, *, rows: tuple = (), path: str = "") -> Noise:
-    """`P(given = j | clean = i) = T_ij` for any row-stochastic T [C, C], from `rows` or a file (`.npy`, `.csv`) at `path`."""
-    content = _read(path, "") if path else rows
+def _flip_rates(seed: int, index: ArrayLike, rate: float) -> np.ndarray:
+    """q float64 [n]: normal around `rate` with deviation 0.1, within [0, 1]."""
+    low, high = (0.0 - rate) / 0.1, (1.0 - rate) / 0.1
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    normal = jax.vmap(
+        lambda i: jax.random.truncated_normal(
+            jax.random.fold_in(key, i), low, high, dtype=jnp.float32
+        )
+    )
+    return rate + 0.1 * np.asarray(normal(jnp.asarray(index)), np.float64)
+
+
+def _grid(seed: int, y: int, pixels: int, num_classes: int) -> np.ndarray:
+    """`2^16 W_y` [pixels, C], rounded to integers."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), int(y))
+    weights = jax.random.normal(key, (pixels, num_classes), jnp.float32)
+    return np.round(np.asarray(weights, np.float64) * 2**16)
+
+
+def matrix(num_classes: int, seed: int, *, rows: Sequence = (), path: str = "") -> Noise:
+    """`P(given = j | clean = i) = T_ij` for any row-stochastic T [C, C].
+
+    T comes from `rows` or from a file (`.npy`, `.csv`) at `path`.
+    """
+    size = f"{num_classes} x {num_classes}"
     try:
-        table = np.asarray(content, np.float64)
-    except ValueError:
-        raise UserError(
-            f"noise.rows must be a {num_classes} x {num_classes} matrix of numbers"
-        ) from None
+        table = np.asarray(read_array(path) if path else rows, np.float64)
+    except (TypeError, ValueError):
+        raise wrong("rows", f"be a {size} matrix of numbers") from None
     if table.shape != (num_classes, num_classes):
-        raise UserError(
-            f"noise.rows must be a {num_classes} x {num_classes} matrix, got shape {table.shape}"
-        )
-    if not ((table >= 0).all() and np.abs(table.sum(1) - 1).max() <= 1e-6):
-        worst = int(np.abs(table.sum(1) - 1).argmax())
-        raise UserError(
-            f"noise.rows must be >= 0 and each row must sum to 1, got row {worst} with sum {table[worst].sum():g}"
-        )
+        raise wrong("rows", f"be a {size} matrix, got shape {table.shape}")
+    sums = table.sum(axis=1)
+    if not ((table >= 0).all() and np.abs(sums - 1).max() <= 1e-6):
+        worst = int(np.argmax((table < 0).any(axis=1) | ~(np.abs(sums - 1) <= 1e-6)))
+        row = f"row {worst} with sum {sums[worst]:g} and least entry {table[worst].min():g}"
+        raise wrong("rows", f"be >= 0 and each row must sum to 1, got {row}")
     cumulative = np.cumsum(table, axis=1)
-    cumulative = (cumulative / cumulative[:, -1:]).astype(
-        np.float32
-    )  # the last positive class ends at exactly 1
+    # The last positive class ends at exactly 1.
+    cumulative = (cumulative / cumulative[:, -1:]).astype(np.float32)
 
     def labels(index, clean, image=None):
         bounds = jnp.asarray(cumulative)[jnp.asarray(clean)]
-        return jnp.sum(
-            draw(seed, jnp.asarray(index), 0)[:, None] >= bounds, axis=1, dtype=jnp.int32
-        )
+        return jnp.sum(draw(seed, index, 0)[:, None] >= bounds, axis=1, dtype=jnp.int32)
 
     return Noise(labels)
 
 
-def _read(path: str, field: str) -> np.ndarray:
-    """The array in a `.npy`, `.npz` (by field) or `.csv` file, never unpickling."""
-    place = pathlib.Path(path).expanduser()
-    try:
-        if path.endswith(".csv"):
-            return np.loadtxt(place, delimiter=",", comments="#", ndmin=1)
-        if not path.endswith((".npy", ".npz")):
-            raise UserError(f"noise.path must end in .npy, .npz or .csv, got {path!r}")
-        data = np.load(place, allow_pickle=False)
-        if isinstance(data, np.ndarray):
-            return data
-        with data:
-            if field not in data.files:
-                raise unknown("noise.field", field, data.files)
-            return data[field]
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file raises anything
-        raise UserError(f"noise.path {path!r} cannot be read: {first_line(error)}") from None
-
-
 def file(num_classes: int, seed: int, *, path: str = "", field: str = "labels") -> Noise:
-    """Labels from a file, one for each example of the training set in its original order (human labels, or a frozen draw).
+    """Labels from a file, one for each example of the training set in its original order.
+
+    They are human labels, or a draw that was frozen.
 
     Args:
       num_classes: C; every label in the file must lie in [0, C).
       seed: unused, labels are given.
-      path: `.npy`, `.npz` or `.csv` (one label a line); an experiment on a TFDS data set may leave it empty.
-      field: the array's name inside an `.npz`, or without a path the data set's own feature, such as `worse_label` of `cifar10_n`.
+      path: `.npy`, `.npz` or `.csv` (one label a line); an experiment on a TFDS data set may leave
+        it empty.
+      field: the array's name inside an `.npz`; without a path the data set's own feature, such as
+        `worse_label` of `cifar10_n`.
     """
     table = read(path, field)
     if table.max() >= num_classes:
-        raise UserError(
-            f"noise.path {path!r} must hold labels in [0, {num_classes}), got [{table.min()}, {table.max()}]"
-        )
+        text = f"hold labels in [0, {num_classes}), got [{table.min()}, {table.max()}]"
+        raise wrong(f"path {path!r}", text)
     return frozen(table)
 
 
-def read(path: str, field: str) -> np.ndarray:
-    """The labels in a file, int32 [n], see `file`; raises `UserError` unless they are whole numbers from 0."""
-    if not path:
-        raise UserError("noise.path must name a .npy, .npz or .csv file of labels, got ''")
-    table = _read(path, field)
-    if (
-        table.ndim != 1
-        or not np.issubdtype(table.dtype, np.number)
-        or not np.array_equal(table, np.trunc(table))
-    ):
-        raise UserError(
-            f"noise.path {path!r} must hold one whole number an example, got shape {table.shape} of {table.dtype}"
-        )
-    if table.size == 0 or not 0 <= table.min() <= table.max() < 2**31:
-        raise UserError(
-            f"noise.path {path!r} must hold labels from 0, got {table.size}, between {table.min(initial=0)} and {table.max(initial=0)}"
-        )
-    return table.astype(np.int32)
-
-
-def frozen(given: np.ndarray, known: bool = True) -> Noise:
+def frozen(given: ArrayLike, known: bool = True) -> Noise:
     """These labels, one for each example of the training set."""
     table = np.asarray(given, np.int32)
-    return Noise(
-        lambda index, clean, image=None: jnp.asarray(table)[jnp.asarray(index)],
-        size=len(table),
-        known=known,
-    )
+
+    def labels(index, clean, image=None):
+        return jnp.asarray(table)[jnp.asarray(index)]
+
+    return Noise(labels, size=len(table), known=known)
 
 
-KINDS = {
-    "none": none, "symmetric": symmetric, "asymmetric": asymmetric, "pair": pair, "instance": instance, "matrix": matrix, "file": file,
-}  # fmt: skip
+KINDS: dict[str, NoiseKind] = {
+    "none": none,
+    "symmetric": symmetric,
+    "asymmetric": asymmetric,
+    "pair": pair,
+    "instance": instance,
+    "matrix": matrix,
+    "file": file,
+}
 
 
-def make(name: str, *, num_classes: int, seed: int, **hyper) -> Noise:
-    """The noise kind `name` with its parameters fixed; raises `UserError` on an unknown kind, field or value."""
-    return entry(KINDS, "noise", name, hyper)(num_classes, seed, **hyper)
+def make(name: str, *, num_classes: int, seed: int, **fields: Any) -> Noise:
+    """The noise kind `name` with its parameters fixed.
+
+    Raises:
+      UserError: an unknown kind or field, a value out of range.
+    """
+    one_of("name", name, KINDS)
+    within("num_classes", num_classes, "[1, inf)", whole=True)
+    within("seed", seed, "[0, 2147483648)", whole=True)
+    allowed = hyper(KINDS[name])
+    for field in fields.keys() - allowed.keys():
+        raise unknown(f"{name}'s field", field, allowed or ["(it has none)"])
+    return KINDS[name](num_classes, seed, **fields)
 
 
-def digest(labels: np.ndarray) -> str:
+def digest(labels: ArrayLike) -> str:
     """The sha256 of labels as little-endian int32."""
     return hashlib.sha256(np.ascontiguousarray(labels, "<i4").tobytes()).hexdigest()
 
 
-def describe(clean: np.ndarray, given: np.ndarray, num_classes: int, known: bool = True) -> dict:
-    """What a run records of its labels: realised `rate` (None if unknown), `transition` matrix [C, C] and `sha256` of the int32 labels.
-
-    `transition[i][j]` is the share of class i's examples given label j; the row of an empty class is 0.
-    """
+def transition(clean: np.ndarray, given: np.ndarray, num_classes: int) -> np.ndarray:
+    """`T_ij`, the share of class i's examples given label j, [C, C]; 0 where a class has none."""
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (clean, given), 1)
-    transition = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def describe(
+    clean: np.ndarray, given: np.ndarray, num_classes: int, known: bool = True
+) -> dict[str, Any]:
+    """What a run records of its labels: `rate` (None if unknown), `transition` and `sha256`."""
     return {
         "rate": float(np.mean(clean != given)) if known else None,
-        "transition": np.round(transition, 6).tolist(),
+        "transition": np.round(transition(clean, given, num_classes), 6).tolist(),
         "sha256": digest(given),
     }
