@@ -186,6 +186,8 @@ def matrix(labels: Any, rows: Any, *, classes: Any = None, seed: int = 0) -> np.
     Raises:
       UserError: a wrong argument, named in one line.
 
+    Source: Patrini et al., CVPR 2017 (the noise transition matrix).
+
     Example:
       >>> import rmdnet_jax as rmd
       >>> rows = [[0, 1, 0], [0, 1, 0], [0, 0, 1]]  # every cat becomes a dog
@@ -201,7 +203,9 @@ def _drawn(
     """The labels that a kind of noise gives, in the terms of those given."""
     numbers, known = numbered(labels, "labels", classes)
     if len(known) < 2 and kind != "matrix":
-        text = f"hold two classes or more, got {known[0]!r} alone; name all by classes=[...]"
+        text = (
+            f"hold two classes or more, got {known.tolist()[0]!r} alone; name all by classes=[...]"
+        )
         raise wrong("labels" if classes is None else "classes", text)
     if images is not None and len(images) != len(numbers):
         raise wrong("images", f"be one for each of the {len(numbers)} labels, got {len(images)}")

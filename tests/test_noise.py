@@ -1,7 +1,8 @@
-"""Label noise: rates, maps, independence of order and batch, files, the label tool, bad input."""
+"""Label noise: draws, rates, maps, independence of order and batch, files, tool, bad input."""
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import re
@@ -13,8 +14,9 @@ import pytest
 from conftest import SHARED
 
 from rmdnet_jax.data import sources
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import UserError, under
 from rmdnet_jax.labels import noise
+from rmdnet_jax.labels.mappings import CIFAR10_MAP, CIFAR100_SUPERCLASSES
 
 N, CLASSES = 20000, 10
 INDEX, CLEAN = np.arange(N), np.arange(N) * 7 % CLASSES
@@ -46,6 +48,83 @@ def transition(given, clean=CLEAN, classes=CLASSES):
     )
 
 
+def key(seed, stream, index):
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), index)
+
+
+def uniform(seed, stream, index):
+    return np.float32(jax.random.uniform(key(seed, stream, index), dtype=jnp.float32))
+
+
+def slow_pick(seed, i, choices):
+    """The second draw of example i, a whole number below `choices`."""
+    return min(int(uniform(seed, 1, i) * np.float32(choices)), choices - 1)
+
+
+def slow_symmetric(i, y, rate=0.5, inclusive=False):
+    if not uniform(0, 0, i) < np.float32(rate):
+        return y
+    others = [*range(CLASSES)] if inclusive else [(y + 1 + k) % CLASSES for k in range(CLASSES - 1)]
+    return others[slow_pick(0, i, len(others))]
+
+
+def slow_map(i, y, target):
+    return target if uniform(0, 0, i) < np.float32(0.4) else y
+
+
+def slow_matrix(i, y):
+    draw, total = uniform(0, 0, i), 0.0
+    for j, share in enumerate(ROWS[y]):
+        total += share
+        if draw < np.float32(total / sum(ROWS[y])):
+            return j
+    raise AssertionError
+
+
+def slow_instance(i, y):
+    low, high = (0 - 0.4) / 0.1, (1 - 0.4) / 0.1
+    flip = 0.4 + 0.1 * float(
+        jax.random.truncated_normal(key(0, 0, i), low, high, dtype=jnp.float32)
+    )
+    pixels = IMAGES[i].ravel() / 255
+    weights = np.float64(jax.random.normal(key(0, 2, y), (pixels.size, CLASSES), jnp.float32))
+    p = np.exp(pixels @ weights)
+    p[y] = 0.0
+    p *= flip / p.sum()
+    p[y] = 1 - flip
+    return int(np.flatnonzero(uniform(0, 1, i) < np.cumsum(p))[0])
+
+
+SLOW = {
+    "none": lambda i, y: y,
+    "symmetric": slow_symmetric,
+    "inclusive": lambda i, y: slow_symmetric(i, y, 0.8, inclusive=True),
+    "asymmetric": lambda i, y: slow_map(i, y, CIFAR10_MAP[y]),
+    "pair": lambda i, y: slow_map(i, y, (y + 1) % CLASSES),
+    "instance": slow_instance,
+    "matrix": slow_matrix,
+    "file": lambda i, y: (y + i % 3) % CLASSES,
+}
+
+
+@pytest.mark.parametrize("name", [*noise.KINDS, "inclusive"])
+def test_labels_of_a_seed_are_these_draws_one_example_at_a_time(name, tmp_path):
+    """What a published hash stands for: which draw of which key moves a label, and where to."""
+    rows = np.arange(100)
+    expected = [SLOW[name](int(i), int(CLEAN[i])) for i in rows]
+    if name == "inclusive":
+        kind = make("symmetric", tmp_path, rate=0.8, inclusive=True)
+    else:
+        kind = make(name, tmp_path)
+    found = np.asarray(kind.labels(rows, CLEAN[rows], IMAGES[rows]))
+    np.testing.assert_array_equal(found, expected)
+    as_bytes = b"".join(y.to_bytes(4, "little") for y in expected)
+    assert noise.digest(found) == hashlib.sha256(as_bytes).hexdigest()
+
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (N, 4, 4, 3)).astype(np.uint8)
+
+
 @pytest.mark.parametrize("name", [name for name in noise.KINDS if name != "instance"])
 def test_an_examples_label_depends_on_nothing_but_seed_and_index(name, tmp_path):
     kind = make(name, tmp_path)
@@ -64,9 +143,6 @@ def test_an_examples_label_depends_on_nothing_but_seed_and_index(name, tmp_path)
     assert whole.max() < CLASSES
 
 
-IMAGES = np.random.default_rng(1).integers(0, 256, (N, 4, 4, 3)).astype(np.uint8)
-
-
 def test_instance_labels_depend_on_seed_index_and_image_alone():
     kind = noise.make("instance", num_classes=CLASSES, seed=0, rate=0.3)
     whole = kind.labels(INDEX, CLEAN, IMAGES)
@@ -83,12 +159,12 @@ def test_instance_labels_depend_on_seed_index_and_image_alone():
     assert np.mean(whole != other) > 0.2
     given = noise.frozen(whole)
     np.testing.assert_array_equal(jax.jit(given.labels)(order, CLEAN[order]), whole[order])
-    with pytest.raises(UserError, match="needs the images"):
+    with pytest.raises(UserError, match=r"^image must be given"):
         kind.labels(INDEX, CLEAN)
 
 
 def test_instance_noise_follows_the_image():
-    """The same image moves to the same classes: far fewer than by chance; and the shares are those of the softmax."""
+    """The same image moves to the same few classes, with the shares of the softmax."""
     image = np.repeat(IMAGES[:1], N, axis=0)
     given = noise.make("instance", num_classes=CLASSES, seed=0, rate=0.3).labels(
         INDEX, np.zeros(N, int), image
@@ -106,7 +182,7 @@ def test_instance_noise_follows_the_image():
 
 def test_variants_for_cifar_100():
     clean = np.arange(N) % 100
-    group = {y: k for k, members in enumerate(noise.CIFAR100_SUPERCLASSES) for y in members}
+    group = {y: k for k, members in enumerate(CIFAR100_SUPERCLASSES) for y in members}
     given = {
         name: np.asarray(
             noise.make("asymmetric", num_classes=100, seed=0, rate=0.5, mapping=name).labels(
@@ -130,7 +206,7 @@ def test_variants_for_cifar_100():
     np.testing.assert_array_equal(
         given["blocks_of_five"][moved], (clean // 5 * 5 + (clean + 1) % 5)[moved]
     )
-    with pytest.raises(UserError, match="CIFAR-100"):
+    with pytest.raises(UserError, match=r"^mapping must give one class"):
         noise.make("asymmetric", num_classes=10, seed=0, mapping="superclass_uniform")
 
 
@@ -197,7 +273,7 @@ def test_cifar100_moves_inside_the_superclass_in_a_circle_of_five():
             clean, clean
         )
     )
-    group = {y: g for g, members in enumerate(noise.CIFAR100_SUPERCLASSES) for y in members}
+    group = {y: g for g, members in enumerate(CIFAR100_SUPERCLASSES) for y in members}
     assert sorted(group) == list(range(100))
     for y in range(100):
         members = sorted(k for k in range(100) if group[k] == group[y])
@@ -212,7 +288,7 @@ def test_cifar100_superclasses_are_the_data_sets_own():
         fine, coarse = data["clean_label"], data["clean_coarse_label"]
     assert (
         tuple(tuple(sorted(set(fine[coarse == g].tolist()))) for g in range(20))
-        == noise.CIFAR100_SUPERCLASSES
+        == CIFAR100_SUPERCLASSES
     )
 
 
@@ -267,19 +343,24 @@ def test_describe_states_rate_transition_and_hash():
     ("name", "fields", "message"),
     [
         ("symetric", {}, "did you mean symmetric"),
-        ("symmetric", {"rate": 1.4}, r"noise.rate must be in \[0, 1\], got 1.4"),
-        ("pair", {"rate": -0.1}, r"noise.rate must be in \[0, 1\]"),
-        ("pair", {"rate": float("nan")}, r"noise.rate must be in \[0, 1\]"),
+        ("symmetric", {"rate": 1.4}, r"^rate must be in \[0, 1\], got 1.4"),
+        ("pair", {"rate": -0.1}, r"^rate must be in \[0, 1\]"),
+        ("pair", {"rate": float("nan")}, r"^rate must be in \[0, 1\]"),
         ("pair", {"rat": 0.1}, "did you mean rate"),
-        ("asymmetric", {"mapping": "1 2"}, "noise.mapping must give one class"),
-        ("asymmetric", {"mapping": "cifar100"}, "noise.mapping must give one class"),
-        ("asymmetric", {"mapping": "cifar20"}, "noise.mapping must be auto"),
-        ("matrix", {"rows": ((0.5, 0.4), (0.0, 1.0))}, "noise.rows must be a 10 x 10 matrix"),
-        ("matrix", {"path": "/nowhere/matrix.npy"}, "noise.path .* cannot be read"),
+        ("pair", {"rate": "0.1"}, r"^rate must be in \[0, 1\], got '0.1'"),
+        ("none", {"rate": 0.1}, "^none's field must be"),
+        ("asymmetric", {"mapping": ()}, "^mapping must give one class"),
+        ("asymmetric", {"mapping": (0.5,) * 10}, "^mapping must be auto"),
+        ("asymmetric", {"mapping": 3}, "^mapping must be auto"),
+        ("asymmetric", {"mapping": "1 2"}, "^mapping must give one class"),
+        ("asymmetric", {"mapping": "cifar100"}, "^mapping must give one class"),
+        ("asymmetric", {"mapping": "cifar20"}, "^mapping must be auto"),
+        ("matrix", {"rows": ((0.5, 0.4), (0.0, 1.0))}, "^rows must be a 10 x 10 matrix"),
+        ("matrix", {"path": "/nowhere/matrix.npy"}, "^path .* cannot be read"),
         (
             "matrix",
             {"rows": (("a", "b"), (0.0, 1.0))},
-            "noise.rows must be a 10 x 10 matrix of numbers",
+            "^rows must be a 10 x 10 matrix of numbers",
         ),
         ("matrix", {"rows": ((float("nan"),) * 10,) * 10}, "each row must sum to 1"),
         (
@@ -287,7 +368,8 @@ def test_describe_states_rate_transition_and_hash():
             {"rows": tuple((0.2,) * 10 for _ in range(10))},
             "each row must sum to 1, got row 0 with sum 2",
         ),
-        ("file", {"path": ""}, "noise.path must name a"),
+        ("matrix", {"rows": (*ROWS[:-1], (-0.5, *[0.0] * 8, 1.5))}, "row 9 .* least entry -0.5"),
+        ("file", {"path": ""}, "^path must name a"),
         ("file", {"path": "/nowhere/labels.npy"}, "cannot be read"),
         ("file", {"path": "labels.txt"}, r"must end in .npy, .npz or .csv"),
     ],
@@ -296,6 +378,20 @@ def test_bad_input_is_refused_in_one_line(name, fields, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         noise.make(name, num_classes=CLASSES, seed=0, **fields)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"^noise\."), under("noise"):
+        noise.make(name, num_classes=CLASSES, seed=0, **fields)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, True, "0", 2**31])
+def test_a_seed_is_an_integer_from_0(seed):
+    with pytest.raises(UserError, match=r"^seed must be"):
+        noise.make("pair", num_classes=3, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["symmetric", "asymmetric", "pair", "instance"])
+def test_labels_cannot_move_within_one_class(name):
+    with pytest.raises(UserError, match=r"^num_classes must be >= 2, got 1"):
+        noise.make(name, num_classes=1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +433,7 @@ def test_bad_label_files_are_refused(content, message, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"], ids=["empty", "broken off"])
 def test_damaged_label_files_are_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"noise.path .*{name}' cannot be read"):
+    with pytest.raises(UserError, match=f"^path .*{name}' cannot be read"):
         noise.make("file", num_classes=10, seed=0, path=str(tmp_path / name))
 
 
@@ -350,16 +446,11 @@ def test_an_absent_field_lists_those_that_are_there(tmp_path):
 
 
 def command(*args):
-    """`python -m rmdnet_jax.data.noise ...`, in this process: (status, what it printed)."""
+    """`rmdnet noise ...`, in this process: (status, what it printed)."""
     from rmdnet_jax.app import noise_tool as tool
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(out),
-    ):
-        patch.setattr("sys.argv", ["noise", *map(str, args)])
-        return tool.main(), out.getvalue()
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        return tool.main([*map(str, args)]), out.getvalue()
 
 
 def test_a_label_file_is_what_the_experiment_draws(tmp_path):
@@ -387,6 +478,16 @@ def test_a_label_file_is_what_the_experiment_draws(tmp_path):
     assert f"{found['rate']:.4f} of the labels are wrong" in text
     assert command("show", tmp_path / "labels.npz", "--figure", tmp_path / "t.png") == (0, text)
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_file_says_which_map_its_labels_are_drawn_by(tmp_path):
+    assert command("make", tmp_path / "labels.npz", "--kind", "asymmetric")[0] == 0
+    with np.load(tmp_path / "labels.npz") as file:
+        assert json.loads(str(file["about"]))["mapping"] == "pair"
+        moved = file["labels"] != file["clean"]
+        np.testing.assert_array_equal(
+            file["labels"][moved], (file["clean"][moved] + 1) % len(file["names"])
+        )
 
 
 def test_instance_noise_is_frozen_into_a_file(tmp_path):
@@ -434,6 +535,9 @@ def test_label_files_are_compared(tmp_path):
         (("make", "labels.npz", "--seed", "-1"), "noise.seed must be"),
         (("make", "no/labels.npz"), "cannot be written"),
         (("show", "given.npy", "--data", "digits"), "holds 3 labels for 1442 clean ones"),
+        (("show", "many.npy", "--data", "digits"), "holds label 10 for 10 classes"),
+        (("make", "labels.npz", "--kind", "file", "--fields", "path=given.npy"), "must hold 1442"),
+        (("make", "labels.npz", "--kind", "file"), "noise.path must name a"),
         (("show", "given.npy", "--figure", "x.png"), "needs clean labels"),
         (("show", "three.npz", "--figure", "x.pdf"), "must end in .png"),
         (("show", "three.npz", "--figure", "given.npy/x.png"), "cannot be written"),
@@ -442,6 +546,7 @@ def test_label_files_are_compared(tmp_path):
 def test_the_label_tool_says_what_is_wrong(args, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("given.npy", np.array([0, 1, 2]))
+    np.save("many.npy", np.arange(1442) % 11)
     np.savez("three.npz", labels=np.array([0, 1, 2]), clean=np.array([0, 1, 1]))
     status, text = command(*args)
     assert status == 2

@@ -1,13 +1,14 @@
 """Label files: draw them once, look at them, compare two.
 
-python -m rmdnet_jax.data.noise make labels.npz --data cifar10 --kind symmetric --fields rate=0.5 --seed 0
-python -m rmdnet_jax.data.noise show labels.npz --figure transition.png
-python -m rmdnet_jax.data.noise show cifar10n.npz:worse_label --data cifar10
-python -m rmdnet_jax.data.noise diff labels.npz cifar10n.npz:worse_label
+rmdnet noise make labels.npz --data cifar10 --kind symmetric --fields rate=0.5 --seed 0
+rmdnet noise show labels.npz --figure transition.png
+rmdnet noise show cifar10n.npz:worse_label --data cifar10
+rmdnet noise diff labels.npz cifar10n.npz:worse_label
 
-FILE is .npy, .npz or .csv, one label for each training example in the original order; an array of an .npz follows a colon (`labels` unless
-said). `make` writes the labels, the clean ones and what was drawn; experiments read it by --config.noise.path. `show` holds a file against
-the clean labels in it or of --data. `diff` ends with status 0 where all labels agree, with 1 where some do not.
+FILE is .npy, .npz or .csv, one label for each training example in the original order. An array of
+an .npz follows a colon (`labels` unless said). `make` writes the labels, the clean ones and what
+was drawn; experiments read the file by noise.path. `show` holds a file against the clean labels in
+it or of --data. `diff` ends with status 0 where all labels agree, with 1 where some do not.
 """
 
 from __future__ import annotations
@@ -20,52 +21,47 @@ import sys
 import numpy as np
 
 from rmdnet_jax import files
-from rmdnet_jax.app import config as configuration
-from rmdnet_jax.app import report
-from rmdnet_jax.app import setup as run
-from rmdnet_jax.data import sources
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.app import overrides, report
+from rmdnet_jax.data import sources, tfds
+from rmdnet_jax.errors import UserError, one_of, under, unknown
+from rmdnet_jax.labels import files as label_files
 from rmdnet_jax.labels import noise
-from rmdnet_jax.types import entry, hyper
+from rmdnet_jax.types import hyper
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m rmdnet_jax.data.noise",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True)
-    for name, action, files in (
-        ("make", make, ["file"]),
-        ("show", show, ["file"]),
-        ("diff", diff, ["file", "other"]),
-    ):
-        command = commands.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
-        command.set_defaults(action=action)
-        for file in files:
-            command.add_argument(file, metavar=file.upper())
-        if name != "diff":
-            command.add_argument(
-                "--data",
-                default="" if name == "show" else "digits",
-                help="data set, as config.data.name",
-            )
-            command.add_argument("--dir", default="", help="where it lies, as config.data.dir")
-        if name == "make":
-            command.add_argument(
-                "--kind", default="symmetric", help=f"out of {', '.join(noise.KINDS)}"
-            )
-            command.add_argument("--fields", default="", help="of the kind: rate=0.5,inclusive")
-            command.add_argument("--seed", type=int, default=0)
-        if name == "show":
-            command.add_argument("--figure", default="", help="a .png of the transition matrix")
-    args = parser.parse_args()
+def main(argv: list[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    args = _parser().parse_args(argv)
     try:
         return args.action(args)
     except UserError as error:
-        print(f"rmdnet_jax: {error}", file=sys.stderr)
+        print(f"rmdnet noise: {error}", file=sys.stderr)
         return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rmdnet noise",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="make | show | diff")
+    for action, default in ((make, "digits"), (show, ""), (diff, None)):
+        command = commands.add_parser(action.__name__, help=action.__doc__)
+        command.set_defaults(action=action)
+        command.add_argument("file", metavar="FILE")
+        if default is not None:
+            command.add_argument("--data", default=default, help="data set, as data.name")
+            command.add_argument("--dir", default="", help="where it lies, as data.dir")
+        if action is make:
+            command.add_argument("--kind", default="symmetric", help=f"of {', '.join(noise.KINDS)}")
+            command.add_argument("--fields", default="", help="of the kind: rate=0.5,inclusive")
+            command.add_argument("--seed", type=int, default=0)
+        if action is show:
+            command.add_argument("--figure", default="", help="a .png of the transition matrix")
+        if action is diff:
+            command.add_argument("other", metavar="OTHER")
+    return parser
 
 
 def read(text: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -73,18 +69,13 @@ def read(text: str) -> tuple[np.ndarray, np.ndarray | None]:
     path, field = text, "labels"
     if not pathlib.Path(text).exists() and ":" in text:
         path, _, field = text.rpartition(":")
-    labels = noise.read(path, field)
-    if not path.endswith(".npz"):
-        return labels, None
-    with np.load(path, allow_pickle=False) as file:
-        return labels, next(
-            (
-                file[name].astype(np.int32)
-                for name in ("clean", "clean_label")
-                if name in file.files
-            ),
-            None,
-        )
+    labels = label_files.read(path, field)
+    if path.endswith(".npz"):
+        with np.load(path, allow_pickle=False) as file:
+            for name in ("clean", "clean_label"):
+                if name in file.files:
+                    return labels, file[name].astype(np.int32)
+    return labels, None
 
 
 def make(args: argparse.Namespace) -> int:
@@ -92,71 +83,88 @@ def make(args: argparse.Namespace) -> int:
     path = pathlib.Path(args.file)
     if path.suffix != ".npz":
         raise UserError(f"FILE must end in .npz, got {args.file!r}")
-    factory = entry(noise.KINDS, "--kind", args.kind, ())
-    config = configuration.default()
-    with config.unlocked():
-        config.data.name, config.data.dir = args.data, args.dir
-        config.noise = configuration.choose(
-            noise.KINDS, args.kind, **vars(configuration.parse(args.fields, **hyper(factory)))
-        )
-        config.noise.seed = args.seed
-    configuration.check(config)
-    source = sources.load(args.data, dir=args.dir)
-    kind, given = run.corrupt(config, source)
-    about = {"data": source.name, **config.noise.to_dict()}
-    arrays = {
-        "labels": given,
-        "clean": source.labels,
-        "names": np.array(source.names),
-        "about": np.array(json.dumps(about)),
-    }
+    fields = _fields(args.kind, args.fields)
+    source = _load(args)
+    if fields.get("mapping") == "auto":
+        fields["mapping"] = args.data if args.data in ("cifar10", "cifar100") else "pair"
+    kind = _kind(args, fields, source)
+    index = np.arange(len(source.labels), dtype=np.int32)
+    given = np.asarray(kind.labels(index, source.labels, source.images))
+    about = {"data": source.name, "name": args.kind, **fields, "seed": args.seed}
     try:
-        files.write_arrays(path, **arrays)
+        files.write_arrays(
+            path,
+            labels=given,
+            clean=source.labels,
+            names=np.array(source.names),
+            about=np.array(json.dumps(about)),
+        )
     except OSError as error:
         raise UserError(f"FILE {args.file!r} cannot be written: {error.strerror}") from None
     print(describe(given, source.labels if kind.known else None, len(source.names)))
     return 0
 
 
+def _fields(kind: str, text: str) -> dict:
+    """All fields of a noise kind: its defaults, and those that --fields sets."""
+    one_of("--kind", kind, noise.KINDS)
+    fields = hyper(noise.KINDS[kind])
+    for name, value in overrides.split(text).items():
+        if name not in fields:
+            raise unknown("--fields", name, fields or ["(it has none)"])
+        fields[name] = overrides.typed(f"noise.{name}", value, fields[name])
+    return fields
+
+
+def _load(args: argparse.Namespace) -> sources.Source:
+    with under("data"):
+        return sources.load(args.data, dir=args.dir)
+
+
+def _kind(args: argparse.Namespace, fields: dict, source: sources.Source) -> noise.Noise:
+    """The noise that --kind and --fields name; labels without a path are the data set's own."""
+    with under("noise"):
+        if args.kind == "file" and not fields["path"] and args.data not in sources.KINDS:
+            return noise.frozen(tfds.labels(args.data, args.dir, fields["field"]))
+        kind = noise.make(args.kind, num_classes=len(source.names), seed=args.seed, **fields)
+    if kind.size not in (None, len(source.labels)):
+        text = f"hold {len(source.labels)} labels, one for each training example, got {kind.size}"
+        raise UserError(f"noise.path must {text}")
+    return kind
+
+
 def show(args: argparse.Namespace) -> int:
     """Tells a file's rate, transition matrix and hash."""
     given, clean = read(args.file)
-    source = sources.load(args.data, dir=args.dir) if args.data else None
+    source = _load(args) if args.data else None
     clean = clean if source is None else source.labels
     if clean is not None and len(clean) != len(given):
         raise UserError(f"{args.file!r} holds {len(given)} labels for {len(clean)} clean ones")
-    classes = 1 + max(int(given.max()), -1 if clean is None else int(clean.max()))
-    print(describe(given, clean, classes))
+    highest = max(int(given.max()), -1 if clean is None else int(clean.max()))
+    names = tuple(map(str, range(highest + 1))) if source is None else source.names
+    if highest >= len(names):
+        raise UserError(f"{args.file!r} holds label {highest} for {len(names)} classes")
+    print(describe(given, clean, len(names)))
     if args.figure:
         if clean is None:
             raise UserError("--figure needs clean labels: name the data set by --data")
-        names = source.names if source is not None else tuple(map(str, range(classes)))
-        report.transition(
-            np.asarray(noise.describe(clean, given, classes)["transition"]),
-            names,
-            pathlib.Path(args.figure),
-        )
+        shares = noise.transition(clean, given, len(names))
+        report.transition(shares, names, pathlib.Path(args.figure))
     return 0
 
 
 def describe(given: np.ndarray, clean: np.ndarray | None, classes: int) -> str:
     """The lines that `make` and `show` print."""
-    found = noise.describe(
-        given if clean is None else clean, given, classes, known=clean is not None
-    )
-    lines = [f"{len(given)} labels of {classes} classes, {np.bincount(given, minlength=classes).min()} to "
-             f"{np.bincount(given, minlength=classes).max()} a class, sha256 {found['sha256']}"]  # fmt: skip
+    found = noise.describe(given if clean is None else clean, given, classes)
+    counts = np.bincount(given, minlength=classes)
+    spread = f"{counts.min()} to {counts.max()} a class"
+    lines = [f"{len(given)} labels of {classes} classes, {spread}, sha256 {found['sha256']}"]
     if clean is None:
-        return "\n".join(
-            [*lines, "no clean labels to hold them against: name the data set by --data"]
-        )
-    return "\n".join(
-        [
-            *lines,
-            f"{found['rate']:.4f} of the labels are wrong",
-            *report.matrix(found["transition"]),
-        ]
-    )
+        lines.append("no clean labels to hold them against: name the data set by --data")
+    else:
+        lines.append(f"{found['rate']:.4f} of the labels are wrong")
+        lines += report.matrix(found["transition"])
+    return "\n".join(lines)
 
 
 def diff(args: argparse.Namespace) -> int:
@@ -171,7 +179,3 @@ def diff(args: argparse.Namespace) -> int:
     if len(rows) > 10:
         print(f"  and {len(rows) - 10} more")
     return int(len(rows) > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

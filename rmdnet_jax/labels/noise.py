@@ -179,8 +179,9 @@ def matrix(num_classes: int, seed: int, *, rows: Sequence = (), path: str = "") 
     T comes from `rows` or from a file (`.npy`, `.csv`) at `path`.
     """
     size = f"{num_classes} x {num_classes}"
+    content = read_array(path) if path else rows
     try:
-        table = np.asarray(read_array(path) if path else rows, np.float64)
+        table = np.asarray(content, np.float64)
     except (TypeError, ValueError):
         raise wrong("rows", f"be a {size} matrix of numbers") from None
     if table.shape != (num_classes, num_classes):
@@ -245,8 +246,21 @@ KINDS: dict[str, NoiseKind] = {
 def make(name: str, *, num_classes: int, seed: int, **fields: Any) -> Noise:
     """The noise kind `name` with its parameters fixed.
 
+    Args:
+      name: of `KINDS`.
+      num_classes: C; labels lie in [0, C).
+      seed: an integer in [0, 2^31).
+      **fields: keyword arguments of the kind; what is left out has the kind's default.
+
     Raises:
       UserError: an unknown kind or field, a value out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from rmdnet_jax.labels import noise
+      >>> kind = noise.make("pair", num_classes=3, seed=0, rate=1.0)
+      >>> kind.labels(np.arange(4), np.array([0, 1, 2, 2])).tolist()
+      [1, 2, 0, 0]
     """
     one_of("name", name, KINDS)
     within("num_classes", num_classes, "[1, inf)", whole=True)

@@ -1,8 +1,18 @@
 """Whether a relation graph knows enough to correct labels, seen without a clean one.
 
-Neighbours disagree because labels are noisy, or because the graph joins different classes. Noise is taken to be the same for every example
-and for any number of steps along the graph; the graph's own mistakes are not. People err more on what is hard, so that agreement which
-lasts along the graph (`transitivity`) makes up for agreement that differs between examples (`evenness`).
+The graph bears the burden of proof: it is in doubt unless it passes three tests, and a standard
+error of the last two counts against it. A graph in doubt changes no label.
+
+| test | asks | passed where |
+|---|---|---|
+| knows | Do votes tell the given labels better than chance? | `above_chance > 4` |
+| lasts | Do labels agree two steps along as one step along? | `transitivity >= 0.75` |
+| even | Do all votes agree with labels as the surest do? | `evenness` or `transitivity >= 0.8` |
+
+Why: neighbours disagree because labels are noisy, or because the graph joins different classes.
+Noise is the same for any number of steps along the graph, a graph's own mistakes add up: `lasts`.
+Noise is the same for votes that are sure and for those that are not, mistakes are not: `even`. But
+people err more on what is hard. So agreement that lasts makes up for agreement that is uneven.
 
 Votes are rows of sum 1, float [n, C]; labels and folds int [n].
 """
@@ -14,13 +24,23 @@ from typing import NamedTuple
 import numpy as np
 
 ABOVE = 4.0  # standard errors above chance at which votes know something
-EVEN, TRANSITIVE = 0.8, 0.75  # below these the graph is in doubt
+EVEN, TRANSITIVE = 0.8, 0.75  # to be reached, each less its standard error
 CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
 STARTS = 20_000  # examples, at most about so many, that steps are taken from
 
 
+class Test(NamedTuple):
+    """One test of a graph, passed where `value - error` reaches the bound."""
+
+    asks: str
+    value: float
+    error: float
+    bound: float
+    passed: bool
+
+
 class Hops(NamedTuple):
-    """Agreement of given labels along the graph; a hop is a step from an example to one of its neighbours."""
+    """Agreement of given labels along the graph; a hop is a step to one of the neighbours."""
 
     agreement: float  # share of equal labels one hop apart
     chance: float  # and of any two examples
@@ -52,7 +72,10 @@ def hops(near: np.ndarray, given: np.ndarray) -> Hops:
 
 
 def above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> float:
-    """By how many standard errors votes agree with given labels more often than if each fold's labels were in a random order."""
+    """By how many standard errors votes agree with given labels more often than chance.
+
+    Chance is each fold's labels in a random order.
+    """
     predicted, classes, folds = votes.argmax(1), votes.shape[1], fold.max() + 1
     voted, labelled = (
         np.bincount(fold * classes + y, minlength=folds * classes).reshape(folds, classes)
@@ -69,7 +92,7 @@ def above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> floa
 def evenness(
     votes: np.ndarray, given: np.ndarray, sure: np.ndarray, most: int
 ) -> tuple[float, float]:
-    """How often votes agree with given labels over how often the surest do, and its standard error.
+    """How often votes agree with given labels over how often the surest do, and its error.
 
     `sure` [C]: how often the surest votes for each class agree, at most `most` of them and half.
     """
@@ -81,11 +104,42 @@ def evenness(
     return even, even * float(np.sum(weight**2 * sure * (1 - sure) / counted)) ** 0.5 / expected
 
 
-def evidence(along: Hops, even: tuple[float, float], knows: float) -> dict:
-    """What tells noise from doubt, and whether the graph is `in_doubt`; `even` see `evenness`, `knows` see `above_chance`."""
-    alike = max(even[0] + 2 * even[1], along.transitivity - along.error) >= EVEN
+def evidence(along: Hops, even: tuple[float, float], knows: float) -> dict[str, float | bool]:
+    """What tells noise from doubt, and whether the graph is `in_doubt`.
+
+    Args:
+      along: see `hops`.
+      even: see `evenness`.
+      knows: see `above_chance`.
+    """
+    seen: dict[str, float | bool] = {
+        "above_chance": knows,
+        "evenness": even[0],
+        "evenness_error": even[1],
+        "transitivity": along.transitivity,
+        "transitivity_error": along.error,
+        "neighbour_agreement": along.agreement,
+        "chance_agreement": along.chance,
+    }
+    return {"in_doubt": not all(test.passed for test in tests(seen).values()), **seen}
+
+
+def tests(seen: dict) -> dict[str, Test]:
+    """The three tests by name, of what `evidence` has seen."""
+    knows = seen["above_chance"]
+    lasts = seen["transitivity"], seen["transitivity_error"]
+    even = max((seen["evenness"], seen["evenness_error"]), lasts, key=lambda x: x[0] - x[1])
     return {
-        "in_doubt": not (knows > ABOVE and along.transitivity + along.error >= TRANSITIVE and alike),
-        "above_chance": knows, "evenness": even[0], "evenness_error": even[1], "transitivity": along.transitivity,
-        "transitivity_error": along.error, "neighbour_agreement": along.agreement, "chance_agreement": along.chance,
-    }  # fmt: skip
+        "knows": Test(
+            "do votes tell the given labels better than chance, in standard errors",
+            *(knows, 0.0, ABOVE, knows > ABOVE),
+        ),
+        "lasts": Test(
+            "how far labels agree two steps along the graph, of what they do one step along",
+            *(*lasts, TRANSITIVE, lasts[0] - lasts[1] >= TRANSITIVE),
+        ),
+        "even": Test(
+            "how far all votes agree with the labels, of what the surest do",
+            *(*even, EVEN, even[0] - even[1] >= EVEN),
+        ),
+    }

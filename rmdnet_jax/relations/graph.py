@@ -1,7 +1,8 @@
-"""The relation graph of a training set: each example and its nearest neighbours, as fixed-shape arrays, and what spreads over it.
+"""The relation graph of a training set, as fixed-shape arrays, and what spreads over it.
 
-`w_ij = exp((cos_ij - 1) / temperature)` for the k nearest neighbours by cosine similarity, `W = A + A'`, `S = D^-1/2 W D^-1/2`. Over the
-mesh that is set each device multiplies by its own rows of A.
+`w_ij = exp((cos_ij - 1) / temperature)` for the k nearest neighbours by cosine similarity,
+`W = A + A'`, `S = D^-1/2 W D^-1/2`. Over the mesh that is set each device multiplies by its own
+rows of A.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ class Graph(NamedTuple):
 
 
 def connect(neighbour: Array, cosine: Array, temperature: float) -> Graph:
-    """The normalised graph of these neighbours [n, k]. A node without weight stays alone: its row of S is 0."""
+    """The normalised graph of these neighbours [n, k].
+
+    A node without weight stays alone: its row of S is 0.
+    """
     weight = jnp.exp((cosine - 1) / temperature)
     degree = jnp.sum(weight, axis=1) + jnp.zeros(len(weight)).at[neighbour].add(weight)
     scale = jnp.where(

@@ -1,20 +1,21 @@
-"""The nearest neighbours of each example by cosine: exact, a block of rows at a time on the devices, or by an index on a CPU.
+"""The nearest neighbours of each example by cosine: exact on the devices, or by an index on a CPU.
 
-Exact neighbours cost `2 n^2 dim` operations: seconds on an accelerator, half an hour and more on two cores for a million rows. The index is
-faiss's HNSW, chosen by measurement (docs/propagation.md); one thread builds it, so that its answer is the same on any number of cores.
+Exact neighbours cost `2 n^2 dim` operations, a block of rows at a time: seconds on an accelerator,
+half an hour and more on two cores for a million rows. The index is faiss's HNSW, chosen by
+measurement (docs/propagation.md). One thread builds it, so that any number of cores gives the same.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import one_of, wrong
 from rmdnet_jax.relations.blockwise import blocks, logits, padded
 from rmdnet_jax.relations.losses import unit
 from rmdnet_jax.sharding import gathered, over_devices, whole
@@ -26,6 +27,18 @@ LINKS, BREADTH = 16, 64  # of the index: links of a node, candidates kept in a s
 PARTS = 20  # of a search, between which progress is shown
 SAMPLE = 500  # rows that recall is measured on
 SEARCHES = ("auto", "exact", "approximate")
+Item = TypeVar("Item")
+
+
+class Watch(Protocol):
+    """Wraps the parts of long work, named `what`, to show progress."""
+
+    def __call__(self, items: Iterable[Item], what: str) -> Iterable[Item]: ...
+
+
+def unwatched(items: Iterable[Item], what: str) -> Iterable[Item]:
+    """Shows nothing."""
+    return items
 
 
 class Neighbours(NamedTuple):
@@ -33,32 +46,35 @@ class Neighbours(NamedTuple):
 
     index: Array  # int32 [n, k]
     cosine: Array  # float32 [n, k]
-    recall: float  # share of the true neighbours that are among them: 1 if exact, else as measured on some rows
+    recall: float  # share of the true neighbours among them: 1 if exact, else measured on some rows
 
 
 def find(
-    features: np.ndarray, k: int, search: str = "auto", watch: Callable = lambda items, what: items
+    features: np.ndarray, k: int, search: str = "auto", watch: Watch = unwatched
 ) -> Neighbours:
-    """The neighbours of each of features [n, dim], `exact`, `approximate` by an index, or as `auto` finds right for n and the device.
-
-    `watch(items, what)` wraps the parts of long work, to show progress.
-    """
+    """The k neighbours of each of features [n, dim], by a search of `SEARCHES`, see `chosen`."""
     if chosen(search, len(features)) == "approximate":
         return approximate(features, k, watch)
     return Neighbours(*exact(jnp.asarray(features), k), 1.0)
 
 
 def chosen(search: str, size: int) -> str:
-    """What `search` means for so many rows; raises `UserError` where it needs a package that is not there."""
+    """`exact` or `approximate`: what `auto` takes for so many rows on this device.
+
+    Raises:
+      UserError: `search` is not known, or needs a package that is not there.
+    """
+    one_of("search", search, SEARCHES)
     large = size > MANY and jax.default_backend() == "cpu"
     if search == "exact" or (search == "auto" and not large):
         return "exact"
     try:
         import faiss  # noqa: F401
     except ImportError:
-        raise UserError(
-            f"relation_guided.propagation.search={search} with {size} examples needs a package: pip install faiss-cpu; or set it to exact, "
-            "which takes half an hour and more for a million examples on a CPU"
+        raise wrong(
+            "search",
+            f"be exact where faiss is missing, got {search} for {size} rows: pip install faiss-cpu "
+            "(exact takes half an hour and more for a million rows on a CPU)",
         ) from None
     return "approximate"
 
@@ -87,10 +103,13 @@ def _exact(features: Array, k: int, block: int) -> tuple[Array, Array]:
     return whole((found[:size], cosine[:size]))
 
 
-def approximate(features: np.ndarray, k: int, watch: Callable) -> Neighbours:
-    """Neighbours by a hierarchical graph (faiss's HNSW). Memory: the features three times, and n (k + 2 LINKS).
+def approximate(features: np.ndarray, k: int, watch: Watch = unwatched) -> Neighbours:
+    """Neighbours by a hierarchical graph (faiss's HNSW).
 
-    Source: Malkov & Yashunin, *Efficient and robust approximate nearest neighbor search using HNSW graphs*, IEEE TPAMI 2020.
+    Memory: the features three times, and n (k + 2 LINKS).
+
+    Source: Malkov & Yashunin, *Efficient and robust approximate nearest neighbor search using HNSW
+    graphs*, IEEE TPAMI 2020.
     """
     import faiss
 
@@ -115,7 +134,10 @@ def approximate(features: np.ndarray, k: int, watch: Callable) -> Neighbours:
 def _others(
     row: np.ndarray, cosine: np.ndarray, found: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What was found for each row but the row itself, or but the last; where too few were found the row stands in, weightless."""
+    """What was found for each row but the row itself, or but the last.
+
+    Where too few were found the row stands in, weightless.
+    """
     order = np.argsort(found == row[:, None], axis=1, kind="stable")[:, :-1]
     found, cosine = (np.take_along_axis(x, order, axis=1) for x in (found, cosine))
     return np.where(found < 0, row[:, None], found), np.where(found < 0, -np.inf, cosine)

@@ -1,0 +1,287 @@
+"""Which labels are wrong, and what should they be? From features of any model, or its predictions.
+
+No images, no training: examples that a model finds alike vote on each other's labels, see
+`relations.propagation`. Where the votes do not prove that they know better, nothing is changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmdnet_jax.errors import within, wrong
+from rmdnet_jax.relations.doubt import Test, tests
+from rmdnet_jax.relations.neighbours import Item, unwatched
+from rmdnet_jax.relations.propagation import Auto, Propagated, propagate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pandas import DataFrame
+
+FEWEST = 20  # rows that say anything
+NEAR = 1e-6  # how near to 0 or 1 a probability counts where two are averaged
+SLACK = 0.01  # by which rows of probabilities may miss 1: float16 is welcome
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class LabelErrors:
+    """What `find_label_errors` found. `n` examples, `C` classes.
+
+    The table's columns: `index`, `given`, `suggested`, `probability` (that the given label is
+    right), `confidence` (of the suggestion), `vote` (of the neighbours for the given label, which
+    itself is unheard), `margin` (that vote less the best other), `model` (its probability of the
+    given label, if any), `decision` (`keep`, `change`, or `in doubt`: a change that was not made).
+    """
+
+    table: DataFrame  # a row an example, most suspect first
+    labels: np.ndarray  # [n], corrected, of the kind that was given
+    targets: np.ndarray  # float32 [n, C], soft labels to train on, rows sum to 1
+    classes: np.ndarray  # [C], sorted: the columns of `targets` and `transition`
+    noise_rate: float  # estimated share of wrong labels, in [0, 1]
+    transition: np.ndarray  # [C, C], estimated P(given j | class i), rows sum to 1
+    in_doubt: bool  # whether the features do not prove that they know better than the labels
+    reason: str  # what was found, or why there is doubt, in a sentence
+    doubt: dict[str, Test]  # the three tests, see `relations.doubt`
+    summary: dict[str, Any]  # what was chosen on the way, and all numbers
+
+    def __repr__(self) -> str:
+        worst = self.table.iloc[0]
+        return (
+            f"LabelErrors of {len(self.labels):,} labels in {len(self.classes)} classes. "
+            f"{self.reason}\nMost suspect: index {worst['index']}, given {worst['given']}, "
+            f"suggested {worst['suggested']}. All of them: .table"
+        )
+
+
+def find_label_errors(
+    features: Any,
+    labels: Any,
+    *,
+    probabilities: Any = None,
+    seed: int = 0,
+    neighbours: Auto | int = "auto",
+    temperature: Auto | float = "auto",
+    alpha: Auto | float = "auto",
+    in_doubt: str = "keep",
+    search: str = "auto",
+    progress: bool = False,
+) -> LabelErrors:
+    """Ranks labels by how likely they are wrong, and corrects those that are.
+
+    `probability_i = b_i[given_i]`: `b` joins the votes of an example's neighbours with its own
+    label by Bayes' rule. With `probabilities`, the mean of its log-odds and the model's: a first
+    version. It ranks well, but is not calibrated yet. Source: ours, see `relations.propagation`.
+
+    Args:
+      features: [n, d] of any model: list, array, tensor or DataFrame. None: the square roots of
+        `probabilities`.
+      labels: [n], possibly wrong: integers of any range, strings or booleans.
+      probabilities: [n, C] of a model that did not train on these examples, columns as the sorted
+        classes. They change the ranking only.
+      seed: of the folds; the same input and seed give the same answer.
+      neighbours: how many vote, below n, or `auto`.
+      temperature: > 0, how little a vote loses with distance, or `auto`.
+      alpha: in [0, 1), how far a label travels, or `auto`.
+      in_doubt: `keep` leaves labels as given where there is doubt, `use` corrects nevertheless.
+      search: of neighbours: `exact`, `approximate` (needs faiss) or `auto`.
+      progress: whether a terminal shows a bar.
+
+    Raises:
+      UserError: an argument is not as said; the text names it.
+
+    Example:
+      >>> import numpy as np
+      >>> import rmdnet_jax as rmd
+      >>> animals = np.repeat(["cat", "dog", "owl"], 40)
+      >>> noise = 0.1 * np.random.default_rng(0).normal(size=(120, 3))
+      >>> features = np.repeat(np.eye(3), 40, axis=0) + noise
+      >>> animals[7] = "owl"
+      >>> found = rmd.find_label_errors(features, animals)
+      >>> found.table[["index", "given", "suggested"]].head(1)
+         index given suggested
+      0      7   owl       cat
+    """
+    within("seed", seed, "[0, inf)", whole=True)
+    classes, given = _classes(labels)
+    told = None if probabilities is None else _probabilities(probabilities, classes, len(given))
+    rows = _features(features, told, len(given))
+    watch = _bar if progress else unwatched
+    options = {"neighbours": neighbours, "temperature": temperature, "alpha": alpha}
+    options |= {"in_doubt": in_doubt, "search": search}
+    return _record(
+        propagate(rows, given, len(classes), int(seed), watch, **options), classes, given, told
+    )
+
+
+def _record(
+    found: Propagated, classes: np.ndarray, given: np.ndarray, told: np.ndarray | None
+) -> LabelErrors:
+    return LabelErrors(
+        table=_table(found, classes, given, told),
+        labels=classes[found.targets.argmax(1)],
+        targets=found.targets,
+        classes=classes,
+        noise_rate=found.summary["noise_rate"],
+        transition=found.transition,
+        in_doubt=found.summary["in_doubt"],
+        reason=_reason(found, len(given)),
+        doubt=tests(found.summary),
+        summary=found.summary,
+    )
+
+
+def _table(
+    found: Propagated, classes: np.ndarray, given: np.ndarray, told: np.ndarray | None
+) -> DataFrame:
+    """The table of `LabelErrors`; ties in the order of votes, then of examples."""
+    import pandas
+
+    own = np.arange(len(given)), given
+    model = None if told is None else told[own]
+    suggested, margin = found.belief.argmax(1), found.votes.copy()
+    margin[own] = -1
+    decision = np.where(found.summary["used"], "change", "in doubt")
+    columns = {
+        "index": own[0],
+        "given": classes[given],
+        "suggested": classes[suggested],
+        "probability": _joined(found.belief[own], model),
+        "confidence": found.belief.max(1),
+        "vote": found.votes[own],
+        "margin": found.votes[own] - margin.max(1),
+        **({} if model is None else {"model": model}),
+        "decision": np.where(suggested == given, "keep", decision),
+    }
+    order = np.lexsort((columns["vote"], columns["probability"]))
+    return pandas.DataFrame({name: values[order] for name, values in columns.items()})
+
+
+def _joined(graph: np.ndarray, model: np.ndarray | None) -> np.ndarray:
+    """Probabilities whose log-odds are the mean of the graph's and the model's, if there is one."""
+    if model is None:
+        return graph
+    odds = 1.0
+    for p in (graph, model):
+        p = np.clip(p, NEAR, 1 - NEAR)
+        odds *= p / (1 - p)
+    return 1 - 1 / (1 + np.sqrt(odds))
+
+
+def _reason(found: Propagated, size: int) -> str:
+    """What was found, or why there is doubt."""
+    failed = [test for test in tests(found.summary).values() if not test.passed]
+    changed = round(found.summary["changed"] * size)
+    if not failed:
+        rate = found.summary["noise_rate"]
+        return f"About {rate:.0%} of the labels look wrong; {changed:,} of {size:,} are corrected."
+    done = f"{changed:,} are changed nevertheless" if found.summary["used"] else "none is changed"
+    why = failed[0]
+    return (
+        f"In doubt whether the features know better than the labels, {done}: "
+        f"{why.asks}: {why.value:.2f} ± {why.error:.2f}, and less its error it must reach "
+        f"{why.bound:g}."
+    )
+
+
+def _classes(labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted classes [C], and each label's place among them, int [n]."""
+    import pandas
+
+    given = _array("labels", labels)
+    if given.ndim != 1:
+        raise wrong("labels", f"be one a row, shape [n], got shape {given.shape}")
+    each = np.array(labels, dtype=object) if isinstance(labels, list | tuple) else given
+    missing = np.flatnonzero(pandas.isna(each))
+    if len(missing):
+        raise wrong("labels", f"be there in each row, {_where(missing)} has none")
+    if each.dtype == object and len({isinstance(label, str | bytes) for label in each}) > 1:
+        raise wrong("labels", "be all numbers or all strings, got both")
+    if given.dtype.kind == "f" and not np.array_equal(given, np.rint(given)):
+        part = given[given != np.rint(given)][0]
+        raise wrong("labels", f"be whole numbers or strings, got {part:g}")
+    try:
+        classes, codes = np.unique(given, return_inverse=True)
+    except TypeError as error:
+        raise wrong("labels", f"be of a kind that has an order ({error})") from None
+    if len(given) < FEWEST:
+        raise wrong("labels", f"have at least {FEWEST} rows, got {len(given)}")
+    if len(classes) < 2:
+        raise wrong("labels", f"hold two classes or more, got only {classes[0]}")
+    if 2 * len(classes) > len(given):
+        raise wrong("labels", f"repeat, got {len(classes)} different ones in {len(given)} rows")
+    return classes, codes
+
+
+def _features(features: Any, told: np.ndarray | None, size: int) -> np.ndarray:
+    """Finite features float32 [n, d]."""
+    if features is None and told is None:
+        raise wrong("features", "be given where there are no probabilities, got None")
+    rows = _numbers(
+        "features", features if told is None or features is not None else np.sqrt(told), size
+    )
+    peak = float(np.abs(rows).max())
+    # a power of 2, by which cosines do not change: squares of the largest must not overflow
+    return rows if 1e-3 < peak < 1e9 or not peak else np.ldexp(rows, -int(np.log2(peak)))
+
+
+def _probabilities(probabilities: Any, classes: np.ndarray, size: int) -> np.ndarray:
+    """Rows of sum 1, float64 [n, C]."""
+    rows = _numbers("probabilities", probabilities, size).astype(np.float64)
+    if rows.shape[1] != len(classes):
+        need = f"have a column for each of the {len(classes)} classes of labels"
+        raise wrong("probabilities", f"{need}, got {rows.shape[1]}")
+    if rows.min() < 0:
+        raise wrong("probabilities", f"be in [0, 1], got {rows.min():g}")
+    sums = rows.sum(1)
+    off = np.flatnonzero(np.abs(sums - 1) > SLACK)
+    if len(off):
+        raise wrong("probabilities", f"sum to 1 in each row, got {sums[off[0]]:g} in row {off[0]}")
+    return rows / sums[:, None]
+
+
+def _numbers(name: str, table: Any, size: int) -> np.ndarray:
+    """A table of finite numbers as float32 [size, columns]."""
+    rows = _array(name, table)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise wrong(name, f"be a table [n, columns], got shape {rows.shape}")
+    if len(rows) != size:
+        raise wrong(name, f"have a row for each of the {size} labels, got {len(rows)}")
+    words = rows.dtype.kind in "cmMSTU" or (
+        rows.dtype == object and any(isinstance(value, str | bytes) for value in rows.flat)
+    )
+    try:
+        if words:
+            raise TypeError
+        with np.errstate(over="ignore"):
+            rows = rows.astype(np.float32, copy=False)
+    except (TypeError, ValueError):
+        raise wrong(name, f"be real numbers, got {rows.dtype} with other values") from None
+    bad = np.flatnonzero(~np.isfinite(rows).all(1))
+    if len(bad):
+        raise wrong(name, f"be finite, {_where(bad)} has NaN or infinity")
+    return rows
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    """A NumPy array of anything like one; torch tensors may need a gradient or lie on a GPU."""
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            values = values.float() if "bfloat16" in str(values.dtype) else values
+        return np.asarray(values)
+    except (TypeError, ValueError):
+        raise wrong(name, "be an array, got rows of different lengths") from None
+
+
+def _where(rows: np.ndarray) -> str:
+    """Names the first of some rows, and how many there are."""
+    return f"row {rows[0]}" + (f" (the first of {len(rows)})" if len(rows) > 1 else "")
+
+
+def _bar(items: Iterable[Item], what: str) -> Iterable[Item]:
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, disable=None)
