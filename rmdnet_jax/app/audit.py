@@ -48,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     found = find_label_errors(features, labels)
     table = harmless(found.table)
     write(out, table.to_csv(index=False))
-    if found.in_doubt:
-        print(f"in doubt: {found.reason}")
+    print(found.reason)
     if args.top:
         print(table.head(args.top).to_string(index=False))
     print(f"{len(table)} rows, the most suspect first, are in {out}")
