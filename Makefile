@@ -1,27 +1,35 @@
-# make demo | test | lint: each sets up its own environment first. PYTHON chooses the interpreter, VENV where the environment lies.
+# make demo | test | lint: each sets up its own environment first.
+# PYTHON chooses the interpreter, VENV where the environment lies.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --editable
+OLD := Python 3.11 or newer is needed: make PYTHON=python3.12 ...
 
-.PHONY: setup demo test lint
+.PHONY: core setup demo test lint
 
+# Made anew only when what they are made from changes: what a run needs, and what tests need, too.
+core: $(VENV)/.core
 setup: $(VENV)/.ready
 
-# Made anew only when what it is made from changes.
-$(VENV)/.ready: setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+$(VENV)/.core: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PIP) .
 	@touch $@
 
-demo: setup
+$(VENV)/.ready: $(VENV)/.core
+	$(PIP) '.[test]'
+	@touch $@
+
+demo: core
 	$(BIN)/python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo
 
 test: setup
 	$(BIN)/python -m pytest
 
 lint: setup
-	@test -x $(BIN)/pyright || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@test -x $(BIN)/pyright || $(PIP) '.[dev]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python

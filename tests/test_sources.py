@@ -3,6 +3,7 @@
 Every array that is read back was made, or is decoded again by hand, in this file.
 """
 
+import importlib.util
 import io
 import subprocess
 import sys
@@ -20,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 TOOL = SHARED / "tools" / "prepare_cifar10.py"
 
-# Prepares small TFDS data sets of the official builders' shapes in argv[1]; example i of split s holds made_image(s, i).
-# One process for all, for TensorFlow takes seconds to start: it also reads the tfrecord files, and runs the tool that writes real
-# CIFAR-10 images where there is one.
+# Prepares small TFDS data sets of the official builders' shapes in argv[1]; example i of split s
+# holds made_image(s, i). One process for all, for TensorFlow takes seconds to start: it also reads
+# the tfrecord files, and runs the tool that writes real CIFAR-10 images where there is one.
 PREPARE = """
 import os
 import runpy
@@ -37,27 +38,36 @@ def prepare(name, folder, make, names=(), file_format="array_record", **counts):
     def split_generators(self, manager):
         for key, values in dict(names).items():
             self.info.features[key].names = values
-        return {split: zip(range(count), map(lambda i, split=split: make(split, i), range(count))) for split, count in counts.items()}
+        return {split: examples(split, count) for split, count in counts.items()}
+    def examples(split, count):
+        return ((i, make(split, i)) for i in range(count))
     cls = tfds.builder_cls(name)
     cls._split_generators = split_generators
     cls(data_dir=f"{root}/{folder}", file_format=file_format).download_and_prepare()
 
 def ten(split, i, first=0):
-    return {"id": f"{split}_{i + first:05d}", "image": made_image(split, i), "label": made_label(split, i)}
+    image, label = made_image(split, i), made_label(split, i)
+    return {"id": f"{split}_{i + first:05d}", "image": image, "label": label}
 
 prepare("cifar10", "record", ten, train=40, test=12)
 prepare("cifar10", "tfrecord", ten, file_format="tfrecord", train=40, test=12)
 os.environ["RMDNET_CACHE"] = f"{root}/cache"
 np.savez(f"{root}/tfrecord.npz", **sources.load("cifar10", dir=f"{root}/tfrecord")._asdict())
 prepare("cifar10", "offset", lambda split, i: ten(split, i, first=1), train=40, test=12)
-fine = {"label": [f"fine{i}" for i in range(100)], "coarse_label": [f"coarse{i}" for i in range(20)]}
+fine = {"label": [f"fine{i}" for i in range(100)]}
+fine["coarse_label"] = [f"coarse{i}" for i in range(20)]
 hundred = lambda split, i: ten(split, i) | {"label": 99 - i, "coarse_label": i % 20}
 prepare("cifar100", "record", hundred, fine, train=30, test=8)
 human = ("worse_label", "aggre_label", "random_label1", "random_label2", "random_label3")
 workers = {f"worker{i}_{what}": 0 for i in (1, 2, 3) for what in ("id", "time")}
-prepare("cifar10_n", "record", lambda split, i: ten(split, i) | workers | {key: (i + 3) % 10 for key in human}, train=40, test=12)
-prepare("mnist", "record", lambda split, i: {"image": made_image(split, i)[:28, :28, :1], "label": made_label(split, i)}, train=20)
-flower = lambda split, i: {"image": made_image(split, i)[: 32 - 2 * i], "label": -1 if split == "test" else i % 5}
+wrong = lambda split, i: ten(split, i) | workers | {key: (i + 3) % 10 for key in human}
+prepare("cifar10_n", "record", wrong, train=40, test=12)
+grey = lambda split, i: made_image(split, i)[:28, :28, :1]
+digit = lambda split, i: {"image": grey(split, i), "label": made_label(split, i)}
+prepare("mnist", "record", digit, train=20)
+def flower(split, i):
+    image = made_image(split, i)[: 32 - 2 * i]
+    return {"image": image, "label": -1 if split == "test" else i % 5}
 prepare("tf_flowers", "record", flower, train=6, test=3, validation=4)
 if tool:
     sys.argv[1:] = ["--data_dir", f"{root}/real", "--train", "60", "--test", "10"]
@@ -93,8 +103,9 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """A folder of prepared TFDS data sets, written by another process: this one must stay free of TensorFlow."""
-    pytest.importorskip("tensorflow_datasets")
+    """A folder of prepared TFDS data sets; another process writes it, to keep TensorFlow out."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("preparing data sets needs TensorFlow: the extra tfds")
     folder = tmp_path_factory.mktemp("tfds")
     python(PREPARE, folder, ROOT / "tests", TOOL if TOOL.exists() else "")
     return folder
@@ -270,7 +281,7 @@ def test_npz_files_that_are_none(tmp_path, content):
 
 @pytest.mark.parametrize("kind", ["uint8", "float64", "float32", "float16", "jax", "torch", "list"])
 def test_arrays_of_any_kind_give_the_same_source(kind):
-    """k / 255 comes back as k, for each k in 0, ..., 255, in every type that can tell them apart."""
+    """k / 255 comes back as k, for each k in 0, ..., 255, in every type that tells them apart."""
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 4, 4)
     if kind == "jax":
         import jax.numpy as jnp
@@ -348,11 +359,13 @@ def test_arrays_errors(change, words):
 
 
 def test_a_config_puts_its_path_in_front():
-    with pytest.raises(
-        UserError, match=r"^data\.name must be .* got 'cifar1': did you mean cifar10"
+    with (
+        pytest.raises(
+            UserError, match=r"^data\.name must be .* got 'cifar1': did you mean cifar10"
+        ),
+        under("data"),
     ):
-        with under("data"):
-            sources.load("cifar1")
+        sources.load("cifar1")
 
 
 def plain(value, height=8, width=8):
@@ -402,7 +415,10 @@ def test_folder_converts_to_rgb(tmp_path):
 
 @pytest.mark.parametrize(("height", "width"), [(16, 48), (48, 16)])
 def test_folder_cuts_the_centre(tmp_path, height, width):
-    """Noise around the central square is cut off but for what the filter mixes into the border; the shorter side sets the scale."""
+    """Noise around the central square is cut off, but for what the filter mixes into the border.
+
+    The shorter side sets the scale.
+    """
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     image[(height - 16) // 2 : (height + 16) // 2, (width - 16) // 2 : (width + 16) // 2] = [
         10,
@@ -418,7 +434,7 @@ def test_folder_cuts_the_centre(tmp_path, height, width):
 
 
 def test_folder_resizes_with_antialiasing(tmp_path):
-    """Halving with a triangle filter: weights 1, 3, 3, 1 over 8 along each side, away from the border."""
+    """Halving with a triangle filter: weights 1, 3, 3, 1 over 8 a side, away from the border."""
     image = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
     source = sources.load(
         "folder", dir=write_folder(tmp_path / "data", {"train/a/0.png": image}), image_size=8
@@ -506,7 +522,7 @@ def test_damaged_cache_is_decoded_again(tmp_path, cache, damage):
 
 
 def test_killed_writer_leaves_no_cache_to_read(tmp_path, cache):
-    """A process that dies while it decodes leaves a partial folder, which the next start ignores."""
+    """A process that dies while it decodes leaves a partial folder; the next start ignores it."""
     directory = write_folder(tmp_path / "data", {f"train/a/{i}.png": plain(i) for i in range(4)})
     code = """
 import os, sys
@@ -596,7 +612,8 @@ def test_prepared_data_are_read_without_tensorflow(prepared):
     code = """
 import sys
 from rmdnet_jax.data import sources
-print(*(module in sys.modules for module in ("tensorflow", "tensorflow_datasets", "sklearn", "PIL")))
+heavy = ("tensorflow", "tensorflow_datasets", "sklearn", "PIL")
+print(*(module in sys.modules for module in heavy))
 sources.load("cifar10", dir=sys.argv[1])
 print(*(module in sys.modules for module in ("tensorflow", "tensorflow_datasets")))
 """

@@ -43,7 +43,7 @@ def load(name: str, *, dir: str = "", image_size: int = 32, limit: int = 0) -> S
       >>> from rmdnet_jax.data import sources
       >>> digits = sources.load("digits", limit=100)
       >>> digits.images.shape, digits.test_images.shape
-      ((100, 8, 8, 1), (356, 8, 8, 1))
+      ((100, 8, 8, 1), (355, 8, 8, 1))
     """
     within("limit", limit, "[0, inf)", whole=True)
     within("image_size", image_size, "[1, inf)", whole=True)
