@@ -30,9 +30,7 @@ FLAGS = {
     "deterministic": False,
     "use_running_average": False,
 }
-RANDOM = (
-    "draw no random numbers when it is applied (dropout): leave them out, or set their rate to 0"
-)
+RANDOM = "draw no random numbers when it is applied: leave dropout out, or set its rate to 0"
 
 
 def adapt(encoder: Any) -> Network:
@@ -89,8 +87,12 @@ def _mode(module: Any) -> Callable[[bool], dict[str, bool]]:
     """`train -> keywords` that tell a module its mode, from its call's signature."""
     signature = inspect.signature(module.__call__)
     names = list(signature.parameters)
-    needed = {p.name for p in signature.parameters.values()
-              if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}  # fmt: skip
+    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = {
+        p.name
+        for p in signature.parameters.values()
+        if p.default is p.empty and p.kind not in variadic
+    }
     if not names or needed - {names[0], *FLAGS}:
         name = type(module).__name__
         raise wrong("encoder", f"be called as module(x) or module(x, train), got {name}{signature}")
@@ -151,7 +153,8 @@ def _same(one: PyTree, two: PyTree) -> bool:
 def _made(factory: Callable, key: Array) -> nnx.Module:
     """The module that a factory makes."""
     try:
-        keyword = "rngs" in inspect.signature(factory).parameters
+        signed = factory.__init__ if inspect.isclass(factory) else factory
+        keyword = "rngs" in inspect.signature(signed).parameters
         module = factory(rngs=nnx.Rngs(key)) if keyword else factory(nnx.Rngs(key))
     except Exception as error:  # whatever a user's code raises
         raise wrong("encoder", f"make a module from rngs, got: {first_line(error)}") from error
@@ -183,11 +186,12 @@ def _nnx(make: Callable[[Array], nnx.Module]) -> Network:
 
     def apply(variables: Variables, x: Array, train: bool) -> tuple[Array, PyTree]:
         still = jax.tree.map(_still, random)
+        before = jax.tree.leaves(still)  # what is merged is changed in place
         arrays = _filled(params, variables.params), still, _filled(others, variables.stats)
         run = nnx.merge(graphs[train], *arrays)
         y = run(x, **mode(train))
         _, _, after, stats = _split(run)
-        if not _same(after, still):
+        if not _same(after, before):
             raise wrong("encoder", RANDOM)
         return y, _nested(stats)
 
