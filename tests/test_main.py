@@ -1,4 +1,4 @@
-"""The command as a user types it: mistakes are one line and exit status 2, before anything is written."""
+"""The command as a user types it: mistakes are one line and exit status 2, before any work."""
 
 import json
 import os
@@ -7,11 +7,14 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
-from conftest import ROOT
+from conftest import ROOT, tiny
+from ml_collections import ConfigDict
 from PIL import Image
 
 from rmdnet_jax import main
+from rmdnet_jax.app import experiment, schema, workdir
+from rmdnet_jax.app.load import get_config
+from rmdnet_jax.app.resolve import resolve
 
 
 @pytest.fixture
@@ -20,20 +23,8 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
 
     def run(*arguments, config="configs/digits.py:quick", workdir=None):
-        known = [name for name in flags.FLAGS if name.startswith("config.")]
-        for name in known:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-        argv = [
-            "rmdnet_jax",
-            "--config",
-            config,
-            "--workdir",
-            str(workdir or tmp_path / "run"),
-            *arguments,
-        ]
-        monkeypatch.setattr(sys, "argv", argv)  # ml_collections looks for overrides there
-        status = main.main(argv)
+        place = str(workdir or tmp_path / "run")
+        status = main.main(["rmdnet_jax", "--config", config, "--workdir", place, *arguments])
         return status, capsys.readouterr().err.splitlines()
 
     return run
@@ -57,40 +48,66 @@ MISTAKES = {
         "data.name must be one of the known names, got 'cifar1': did you mean cifar10",
     ),
     "rate": (["--config.noise.rate=1.4"], "noise.rate must be in [0, 1], got 1.4"),
-    "unknown field": (["--config.noise.rat=0.4"], "unknown field 'rat'. Did you mean \"rate\""),
-    "wrong type": (["--config.relation_guided.epochs=many"], "many"),
-    "unknown flag": (["--wrkdir=x"], "wrkdir"),
+    "rate, value apart": (["--config.rate", "1.4"], "noise.rate must be in [0, 1], got 1.4"),
+    "unknown field": (
+        ["--config.noise.rat=0.4"],
+        "unknown field 'noise.rat': did you mean noise.rate",
+    ),
+    "wrong type": (
+        ["--config.relation_guided.epochs=many"],
+        "relation_guided.epochs must be of type int, got 'many'",
+    ),
+    "unknown flag": (["--wrkdir=x"], "unknown argument '--wrkdir=x'"),
+    "abbreviated flag": (["--work=x"], "unknown argument '--work=x'"),
     "stray argument": (["quickly"], "unknown argument 'quickly'"),
+    "no value": (["--config.seed"], "--config.seed needs a value, as in --config.seed=1"),
     "batch above data": (
         ["--config.relation_guided.batch_size=4096"],
-        "relation_guided.batch_size must be in [2, 1442]",
+        "relation_guided.batch_size must be in [2, 1442] (the training examples), got 4096",
     ),
     "batch and devices": (
         ["--config.relation_guided.batch_size=100"],
-        "must be divisible by the 8 devices, got 100",
+        "relation_guided.batch_size must be divisible by the 8 devices, got 100",
     ),
     "temperature": (
         ["--config.relation_guided.edge.student_temperature=0.0"],
-        "temperature must be > 0",
+        "relation_guided.edge.student_temperature must be > 0, got 0.0",
     ),
     "learning rate": (
         ["--config.relation_guided.optimizer.learning_rate=0.0"],
-        "optimizer.learning_rate must be > 0",
+        "relation_guided.optimizer.learning_rate must be > 0, got 0.0",
+    ),
+    "a stage of its own": (
+        ["--config.relation_modeling.optimizer.schedule=cosin"],
+        "relation_modeling.optimizer.schedule must be",
     ),
     "kind without field": (
-        ["--config.noise.name=none"],
-        "noise.none's field must be one of the known names, got",
+        ["--config.noise.name=none", "--config.rate=0.4"],
+        "unknown field 'noise.rate'",
     ),
-    "unknown method": (["--config.relation_guided.method.name=elrr"], "did you mean elr"),
-    "method without its fields": (
-        ["--config.relation_guided.method.name=dividemix"],
-        "needs alpha, confidence_penalty",
+    "unknown method": (
+        ["--config.relation_guided.method.name=elrr"],
+        "relation_guided.method.name must be one of the known names, got 'elrr': did you mean elr",
+    ),
+    "a method's own range": (
+        ["--config.method=gce", "--config.relation_guided.method.q=3"],
+        "relation_guided.method.q must be in",
     ),
     "no teacher": (["--config.teacher=/nowhere"], "teacher must be the workdir of an earlier run"),
     "edge": (
         ["--config.relation_guided.edge.name=rkd"],
-        "relation_guided.edge.name must be one of the known names, got 'rkd'",
+        "relation_guided.edge.name must be one of the known names, got 'rkd': did you mean rkd",
     ),
+    "control": (["--config.controls=('bse',)"], "controls must be one of the known names"),
+    "neighbours": (
+        ["--config.targets=propagated", "--config.relation_guided.propagation.neighbours=0"],
+        "relation_guided.propagation.neighbours must be",
+    ),
+    "network": (
+        ["--config.encoder.widths=('a',)"],
+        "encoder.widths must be one or more positive integers, got ('a',)",
+    ),
+    "network from Python": (["--config.encoder=custom"], "given from Python"),
 }
 
 
@@ -99,6 +116,7 @@ def test_mistakes_are_one_line_before_any_work(arguments, said, command, tmp_pat
     status, lines = command(*arguments)
     assert status == 2
     assert len(lines) == 1, lines
+    assert lines[0].startswith("rmdnet_jax: ")
     assert said in lines[0]
     assert not (tmp_path / "run").exists()
 
@@ -117,6 +135,7 @@ def test_mistakes_in_files_are_one_line(command, tmp_path):
         ),
         ("configs/image_folder.py", [f"--config.data.dir={tmp_path / 'absent'}"], "absent"),
         ("configs/image_folder.py:kind=npz,dir=absent.npz", [], "absent.npz"),
+        ("configs/image_folder.py:data=absent.npz", [], "absent.npz"),
     ]
     for config, arguments, said in cases:
         status, lines = command(*arguments, config=config)
@@ -128,9 +147,10 @@ def test_human_labels_of_the_wrong_length_are_refused(command, tmp_path):
     np.save(tmp_path / "short.npy", np.zeros(10, np.int64))
     config = tmp_path / "human.py"
     config.write_text(
-        "from rmdnet_jax.app.config import *\nfrom rmdnet_jax.app.config import KINDS\ndef get_config(arg=''):\n    config = quick(default())\n"
-        f"    with config.unlocked():\n        config.noise = choose(KINDS, 'file', path={str(tmp_path / 'short.npy')!r})\n"
-        "        config.noise.seed = 0\n    return config\n"
+        "import rmdnet_jax as rmd\n"
+        "def get_config(arg=''):\n"
+        "    return rmd.experiment(rmd.get_config('digits:quick'), arg, noise='file', "
+        f"path={str(tmp_path / 'short.npy')!r})\n"
     )
     status, lines = command(config=str(config))
     assert (status, len(lines)) == (2, 1), lines
@@ -151,42 +171,170 @@ def test_workdirs_that_cannot_serve_are_refused(command, tmp_path):
 def test_a_workdir_of_another_config_is_refused_with_the_differing_fields(command, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    from conftest import tiny
-
-    (run / "config.json").write_text(json.dumps({**json.loads(tiny().to_json()), "seed": 5}))
+    there = {**resolve(tiny(seed=5)).to_dict(), "given": {"config": "elsewhere"}}
+    (run / "config.json").write_text(json.dumps(there))
     before = (run / "config.json").read_text()
     status, lines = command()
     assert (status, len(lines)) == (2, 1)
     assert "seed is 5 there, 0 here" in lines[0]
     assert "encoder.widths" in lines[0]
     assert "noise.rate" not in lines[0]
+    assert "given" not in lines[0]
     assert (run / "config.json").read_text() == before
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_what_a_user_gave_may_differ_where_the_config_is_the_same(tmp_path):
+    """A preset's name or its file, an argument or a flag, a default that is said or not."""
+    here = {
+        **resolve(get_config("digits:rate=0.2")).to_dict(),
+        "given": {"config": "digits:rate=0.2", "overrides": {}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(here))
+    for config in (
+        get_config("digits", {"noise.rate": "0.2", "seed": 0}),
+        get_config(str(ROOT / "configs" / "digits.py:rate=0.2")),
+    ):
+        workdir.check(tmp_path, resolve(config).to_dict())
+    with pytest.raises(ValueError, match=r"noise\.rate is 0\.2 there, 0\.3 here"):
+        workdir.check(tmp_path, resolve(get_config("digits:rate=0.3")).to_dict())
 
 
 def test_an_absent_config_file_and_a_broken_one_are_one_line(command, tmp_path):
-    for config in ("configs/absent.py", "configs/digits.py:rtae=0.2"):
+    for config in ("configs/absent.py", "configs/digits.py:rtae=0.2", "digts"):
         status, lines = command(config=config)
         assert (status, len(lines)) == (2, 1), lines
+        assert not (tmp_path / "run").exists()
 
 
 def test_help_says_what_can_be_given(capsys):
     assert main.main(["rmdnet_jax", "--help"]) == 0
     said = capsys.readouterr().out
-    assert all(flag in said for flag in ("--config", "--workdir", "--[no]multihost"))
+    flags = ("--config", "--workdir", "--print_config", "--multihost", "--config.field=value")
+    assert all(flag in said for flag in flags)
 
 
 def test_flags_are_required(capsys):
-    flags.FLAGS.unparse_flags()
-    for name in ("config", "workdir"):
-        flags.FLAGS[name].value = None
-    assert main.main(["rmdnet_jax"]) == 2
-    assert "--config and --workdir are required" in capsys.readouterr().err
+    for argv in ([], ["--config", "digits"], ["--workdir", "runs/demo"], ["--print_config"]):
+        assert main.main(["rmdnet_jax", *argv]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "--config and --workdir are required" in line
+
+
+# What is shown and kept of a config.
+
+
+def test_print_config_shows_every_field_and_needs_no_workdir(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["x", "--config", "cifar100_sym:method=dividemix", "--config.rate=0.9"]
+    assert main.main([*argv, "--print_config"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    config = resolve(get_config("cifar100_sym", {"method": "dividemix", "rate": 0.9}))
+    assert shown == json.loads(json.dumps(config.to_dict()))
+    assert shown["relation_guided"]["method"]["unlabelled_weight"] == 150.0
+    assert resolve(ConfigDict(shown)) == config
+    assert list(tmp_path.iterdir()) == []
+    assert main.main([*argv, "--config.rate=1.4", "--config.seed=x", "--print_config"]) == 2
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The experiments that the command would have run: their config, workdir and `given`."""
+    calls = []
+    monkeypatch.setattr(
+        experiment, "run", lambda config, workdir, *, given: calls.append((config, workdir, given))
+    )
+    return calls
+
+
+def test_the_command_can_be_called_again_and_from_a_notebook(ran, monkeypatch, tmp_path):
+    """It reads what it is given, not `sys.argv`, and keeps nothing between calls."""
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "/run/kernel.json"])
+    argv = ["x", "--config", "digits:quick", "--workdir", str(tmp_path)]
+    for flags in (["--config.rate=0.1"], ["--config.rate", "0.2", "--config.method=elr"], []):
+        assert main.main([*argv, *flags]) == 0
+    assert [config.noise.rate for config, *_ in ran] == [0.1, 0.2, 0.5]
+    assert [config.relation_guided.method.name for config, *_ in ran] == ["ce", "elr", "ce"]
+    assert [given["overrides"] for *_, given in ran] == [
+        {"rate": "0.1"},
+        {"rate": "0.2", "method": "elr"},
+        {},
+    ]
+
+
+def test_a_later_flag_has_the_last_word(ran, tmp_path):
+    flags = ["--config.rate=0.1", "--config.noise.rate=0.2", "--config.seed=1", "--config.seed=2"]
+    assert main.main(["x", *flags, "--config=digits:rate=0.3", f"--workdir={tmp_path}"]) == 0
+    assert (ran[0][0].noise.rate, ran[0][0].seed, ran[0][1]) == (0.2, 2, str(tmp_path))
+
+
+def test_config_json_holds_the_resolved_config_and_what_was_given(command, tmp_path):
+    fields = {
+        "data.limit": "64", "batch": "16", "modeling": "0", "epochs": "1", "controls": "()",
+        "relation_modeling.batch_size": "16", "relation_guided.batch_size": "16", "weight": "0",
+    }  # fmt: skip
+    del fields["batch"]
+    status, lines = command(*(f"--config.{name}={value}" for name, value in fields.items()))
+    assert (status, lines) == (0, [])
+    there = json.loads((tmp_path / "run" / "config.json").read_text())
+    given = there.pop("given")
+    assert given == {"config": "configs/digits.py:quick", "overrides": fields}
+    again = resolve(get_config(str(ROOT / given["config"]), given["overrides"]))
+    assert there == json.loads(json.dumps(again.to_dict()))
+    assert schema.flatten(there)["relation_guided.edge.weight"] == 1.0, "a default is there too"
+    assert command(*(f"--config.{name}={value}" for name, value in fields.items()))[0] == 0
+    config = "digits:quick," + ",".join(f"{name}={value}" for name, value in fields.items())
+    status, lines = command(config=config)
+    assert (status, lines) == (0, []), "the same config, given in another way"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["given"]["config"] == config
+
+
+def test_a_cluster_that_is_not_there_is_one_line(command, tmp_path, monkeypatch):
+    import jax
+
+    def initialize():
+        raise ValueError("coordinator_address should be defined.\nSee the manual.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    status, (line,) = command("--multihost")
+    assert status == 2
+    assert "--multihost needs a cluster" in line
+    assert "coordinator_address should be defined. See the manual." in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_and_a_signal_have_their_status(command, monkeypatch):
+    from rmdnet_jax.training.fit import Stopped
+
+    for error, status, said in (
+        (KeyboardInterrupt(), 130, "interrupted; the same command continues"),
+        (Stopped("saved at step 3"), 143, "saved at step 3"),
+    ):
+
+        def stops(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(experiment, "run", stops)
+        assert command() == (status, [f"rmdnet_jax: {said}"])
+
+
+def shell(*arguments, **kinds):
+    command = [sys.executable, "-m", "rmdnet_jax.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, **kinds)
 
 
 def test_the_status_reaches_the_shell(tmp_path):
     flags = ["--config", "configs/digits.py", "--config.noise.rate=1.4", "--workdir", str(tmp_path)]
-    command = [sys.executable, "-m", "rmdnet_jax.main", *flags]
-    run = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    run = shell(*flags)
     assert run.returncode == 2
     assert run.stderr.splitlines() == ["rmdnet_jax: noise.rate must be in [0, 1], got 1.4"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_who_has_seen_enough_sees_no_traceback():
+    """As `head` does, which closes the pipe."""
+    line = f"{sys.executable} -m rmdnet_jax.main --config digits:quick --print_config | true"
+    run = subprocess.run(
+        ["sh", "-c", line], cwd=ROOT, env=os.environ, capture_output=True, text=True
+    )
+    assert (run.stdout, run.stderr) == ("", "")

@@ -7,40 +7,32 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from rmdnet_jax.app import report, tables
-from rmdnet_jax.app.config import choose
+from rmdnet_jax import cli
+from rmdnet_jax.app import arms, figures, report, tables
+from rmdnet_jax.app.overrides import override
+from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.methods import METHODS
-from rmdnet_jax.ssl import SSL
 
 OURS, BASE = np.array([0.80, 0.84, 0.79]), np.array([0.70, 0.71, 0.75])
 
 
-@pytest.fixture
-def runs(tmp_path):
-    for seed, (ours, base) in enumerate(zip(OURS, BASE)):
-        path = tmp_path / str(seed)
-        path.mkdir()
-        config = tiny(seed=seed, **{"noise.seed": seed})
-        (path / "config.json").write_text(config.to_json())
-        accuracy = {"last": ours, "best": 0.9}
-        summary = {
-            "relation_guided": {"test_accuracy": accuracy},
-            "controls": {"base": {"test_accuracy": {"last": base}}},
-        }
-        (path / "summary.json").write_text(json.dumps(summary))
-    return [str(tmp_path / str(seed)) for seed in range(3)]
+def row(config, arm, accuracy, **more):
+    """An arm's part of a summary, as `experiment` writes it."""
+    if not isinstance(accuracy, dict):
+        accuracy = {"last": accuracy}
+    teacher = {"relation_modeling": config.relation_modeling.to_dict()}
+    settings = arms.settings(config, arm, teacher)
+    return {"test_accuracy": accuracy, "arm": arm.name, "settings": settings, **more}
 
 
-def write(path, rows, **fields):
-    """A finished run with these last accuracies."""
-    path.mkdir()
-    (path / "config.json").write_text(tiny(**fields).to_json())
-    arms = {name: {"test_accuracy": {"last": value}} for name, value in rows.items()}
-    (path / "summary.json").write_text(
-        json.dumps({"relation_guided": arms.pop("rmdnet"), "controls": arms})
-    )
-    return str(path)
+def write(path, ours, more=(), **fields):
+    """A finished run: the accuracies of its own arm, and of its controls by name."""
+    config = resolve(override(tiny(controls=tuple(fields.pop("controls", ()))), fields))
+    return write_config(path, config, ours, **dict(more))
+
+
+def write_run(path, config, ours, about):
+    pass
 
 
 def table(directories, column="last", best=False):

@@ -144,6 +144,7 @@ ALLOWED = {
     "relation_guided.average": "[0, 0.99999]",
     "relation_guided.warmup_epochs": "[0, inf)",
     "relation_guided.weight": "[0, inf)",
+    "relation_guided.mixup": "[0, 1000]",
     "relation_guided.edge.weight": "[0, inf)",
     "relation_guided.node.weight": "[0, inf)",
     "relation_guided.propagation.mix": "[0, 1]",

@@ -17,7 +17,7 @@ import numpy as np
 
 from rmdnet_jax.errors import one_of, wrong
 from rmdnet_jax.relations.blockwise import blocks, logits, padded
-from rmdnet_jax.relations.losses import unit
+from rmdnet_jax.relations.rows import unit
 from rmdnet_jax.sharding import gathered, over_devices, whole
 from rmdnet_jax.types import Array
 
