@@ -19,13 +19,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.data.augment import normalise
-from rmdnet_jax.data.resident import Pipeline, Raw, to_float
+from rmdnet_jax.data.resident import Pipeline, Raw
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.metrics import Progress, Writer
 from rmdnet_jax.training.objectives import Objective
 from rmdnet_jax.training.optimizer import Optimizer
+from rmdnet_jax.training.predict import predictor as predictor
 from rmdnet_jax.types import Array, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
@@ -319,29 +319,3 @@ def _refuse_failed(stage: Stage, state: TrainState, manager: Any) -> None:
 @jax.jit
 def _finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def predictor(
-    apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray
-) -> Callable:
-    """`predict(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]` of `apply(variables, normalised image)`.
-
-    The last batch is padded with images whose outputs are dropped: each example counts once, and one compiled program serves every call.
-    """
-    size = -(-batch_size // mesh.size) * mesh.size
-
-    @functools.partial(jax.jit, out_shardings=sharding.everywhere(mesh))
-    def run(variables, images):
-        return apply(variables, normalise(to_float(images), mean, std))
-
-    def predict(variables: Variables, images: np.ndarray) -> PyTree:
-        parts = []
-        for first in range(0, len(images), size):
-            part = images[first : first + size]
-            padded = np.concatenate(
-                [part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]
-            )
-            parts.append(jax.device_get(run(variables, sharding.split(mesh, padded))))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
-
-    return predict
