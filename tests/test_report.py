@@ -9,7 +9,6 @@ from conftest import tiny
 
 from rmdnet_jax import cli
 from rmdnet_jax.app import arms, figures, report, tables
-from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.errors import UserError
 
@@ -17,22 +16,39 @@ OURS, BASE = np.array([0.80, 0.84, 0.79]), np.array([0.70, 0.71, 0.75])
 
 
 def row(config, arm, accuracy, **more):
-    """An arm's part of a summary, as `experiment` writes it."""
-    if not isinstance(accuracy, dict):
-        accuracy = {"last": accuracy}
-    teacher = {"relation_modeling": config.relation_modeling.to_dict()}
-    settings = arms.settings(config, arm, teacher)
+    """An arm's part of a summary, with the settings that `experiment` keeps of it."""
+    accuracy = accuracy if isinstance(accuracy, dict) else {"last": accuracy}
+    taught = {"relation_modeling": config.relation_modeling.to_dict()}
+    settings = arms.settings(config, arm, taught)
     return {"test_accuracy": accuracy, "arm": arm.name, "settings": settings, **more}
 
 
-def write(path, ours, more=(), **fields):
-    """A finished run: the accuracies of its own arm, and of its controls by name."""
-    config = resolve(override(tiny(controls=tuple(fields.pop("controls", ()))), fields))
-    return write_config(path, config, ours, **dict(more))
+def write(path, accuracies, own=None, **fields):
+    """A finished run with these last accuracies: of its own arm, then of controls by name."""
+    first, *controls = accuracies
+    config = resolve(tiny(controls=tuple(controls), **fields))
+    plan = arms.arms(config)
+    assert plan[0].name == first
+    assert [arm.name for arm in plan[1:]] == controls
+    rows = {arm.name: row(config, arm, accuracies[arm.name]) for arm in plan}
+    rows[first] |= own or {}
+    path.mkdir()
+    files = {
+        "config": {**config.to_dict(), "given": {"config": "digits:quick"}},
+        "summary": {"relation_guided": rows.pop(first), "controls": rows},
+    }
+    for name, content in files.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return str(path)
 
 
-def write_run(path, config, ours, about):
-    pass
+@pytest.fixture
+def runs(tmp_path):
+    """One run a seed, of the student and of the base method."""
+    return [
+        write(tmp_path / str(seed), {"rmdnet": {"last": ours, "best": 0.9}, "base": base}, seed=seed)
+        for seed, (ours, base) in enumerate(zip(OURS, BASE))
+    ]
 
 
 def table(directories, column="last", best=False):
@@ -56,14 +72,13 @@ def test_a_table_pairs_gains_by_seed(runs):
 
 
 def test_each_method_is_held_against_itself_alone(runs, tmp_path):
-    elr = {"relation_guided.method": choose(METHODS, "elr")}
     more = [
         write(
             tmp_path / f"elr-{seed}",
             {"rmdnet": OURS[seed] - 0.2, "base": BASE[seed] - 0.3},
             seed=seed,
             teacher=runs[seed],
-            **elr,
+            method="elr",
         )
         for seed in range(3)
     ]
@@ -194,7 +209,7 @@ def test_protocols_are_not_mixed(field, value, runs, tmp_path):
 
 
 def test_protocols_are_held_to_within_a_noise_kind_and_between(runs, tmp_path):
-    pair = {"noise": {"name": "pair", "rate": 0.4, "seed": 0}}
+    pair = {"noise": "pair", "rate": 0.4}
     assert len(table([*runs, write(tmp_path / "pair", {"rmdnet": 0.5}, **pair)])) == 3, (
         "kinds without the field are no other protocol"
     )
@@ -214,20 +229,23 @@ def test_noise_of_one_kind_and_rate_may_still_differ(runs, tmp_path):
         write(
             tmp_path / mapping,
             {"rmdnet": 0.5},
-            noise={"name": "asymmetric", "rate": 0.4, "mapping": mapping, "seed": 0},
+            noise="asymmetric",
+            **{"noise.mapping": mapping},
         )
-        for mapping in ("auto", "pair")
+        for mapping in ("next", "pair")
     ]
     files = [
         write(
             tmp_path / f,
             {"rmdnet": 0.5},
-            noise={"name": "file", "path": "n.npz", "field": f, "seed": 0},
+            noise="file",
+            path="n.npz",
+            field=f,
         )
         for f in ("aggre", "worse")
     ]
     assert {row["noise"] for row in table([*runs, *maps, *files])} == {
-        "symmetric 0.5", "asymmetric 0.4 mapping auto", "asymmetric 0.4 mapping pair", "file field aggre", "file field worse",
+        "symmetric 0.5", "asymmetric 0.4 mapping next", "asymmetric 0.4 mapping pair", "file field aggre", "file field worse",
     }  # fmt: skip
 
 
@@ -243,22 +261,19 @@ def test_one_seed_has_one_accuracy(runs, tmp_path):
 
 def test_a_graph_in_doubt_is_counted(runs, tmp_path):
     for seed, used in enumerate((True, False)):
-        path = write(
-            tmp_path / f"propagated-{seed}",
-            {"rmdnet": 0.9},
-            seed=seed,
-            **{"relation_guided.targets": "propagated"},
+        runs.append(
+            write(
+                tmp_path / f"propagated-{seed}",
+                {"rmdnet_propagation": 0.9},
+                own={"propagation": {"used": used}},
+                seed=seed,
+                targets="propagated",
+            )
         )
-        summary = {
-            "relation_guided": {"test_accuracy": {"last": 0.9}, "propagation": {"used": used}},
-            "controls": {},
-        }
-        (tmp_path / f"propagated-{seed}" / "summary.json").write_text(json.dumps(summary))
-        runs.append(path)
     assert {row["arm"]: row["n"] for row in table(runs)} == {
         "ce": "3",
         "ce + RMDNet": "3",
-        "ce + RMDNet + propagation": "2, 1 in doubt",
+        "ce + RMDNet + corrected labels": "2, 1 in doubt",
     }
 
 
@@ -267,7 +282,7 @@ def test_each_teacher_has_its_own_row(tmp_path):
         write(
             tmp_path / ssl,
             {"rmdnet": accuracy, "teacher_knn": accuracy - 0.1},
-            **{"relation_modeling.ssl": choose(SSL, ssl)},
+            ssl=ssl,
         )
     rows = tables.rows([str(tmp_path / ssl) for ssl in ("simsiam", "byol")])
     assert {row.values[0] for row in rows if row.arm == "teacher_knn"} == {80.0, 70.0}
@@ -281,11 +296,8 @@ def test_best_keeps_the_settings_of_the_highest_mean(runs, tmp_path):
     assert len(rows) == 2
 
 
-def test_markdown_and_csv_are_the_same_table(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "table.csv")]
-    )
-    report.main()
+def test_markdown_and_csv_are_the_same_table(runs, tmp_path, capsys):
+    assert cli.main(["report", "table", *runs, "--csv", str(tmp_path / "table.csv")]) == 0
     lines = capsys.readouterr().out.splitlines()
     with open(tmp_path / "table.csv", newline="") as file:
         rows = list(csv.reader(file))
@@ -294,42 +306,34 @@ def test_markdown_and_csv_are_the_same_table(runs, tmp_path, capsys, monkeypatch
         for line in lines
         if not line.startswith("|---")
     ] == rows
-    monkeypatch.setattr(
-        "sys.argv", ["report", "table", *runs, "--csv", str(tmp_path / "no" / "table.csv")]
-    )
-    with pytest.raises(SystemExit) as stopped:
-        report.main()
-    assert stopped.value.code == 2
-    assert "--csv" in capsys.readouterr().err
+    assert cli.main(["report", "table", *runs, "--csv", str(tmp_path / "no" / "table.csv")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--csv" in line
+    assert "cannot be written" in line
 
 
-def test_the_figure_of_a_table_is_written_where_it_is_asked_for(
-    runs, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(
-        "sys.argv", ["report", "table", *runs, "--figure", str(tmp_path / "new" / "table.png")]
-    )
-    report.main()
+def test_the_figure_of_a_table_is_written_where_it_is_asked_for(runs, tmp_path, capsys):
+    place = tmp_path / "new" / "table.png"
+    assert cli.main(["report", "table", *runs, "--figure", str(place)]) == 0
+    capsys.readouterr()
     assert (tmp_path / "new" / "table.png").read_bytes()[:4] == b"\x89PNG"
     for path, message in (
         (tmp_path / "table.pdf", "must end in .png"),
         (tmp_path / "0" / "config.json" / "a.png", "cannot be written"),
     ):
-        monkeypatch.setattr("sys.argv", ["report", "table", *runs, "--figure", str(path)])
-        with pytest.raises(SystemExit) as stopped:
-            report.main()
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+        assert cli.main(["report", "table", *runs, "--figure", str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
 
 
 def test_a_table_is_drawn_with_every_seed(runs, tmp_path, monkeypatch):
     """One panel a noise; each row's dots are its seeds, and its mean is marked."""
     shown = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: shown.append(figure))
+    monkeypatch.setattr(figures, "_save", lambda figure, path: shown.append(figure))
     other = write(
-        tmp_path / "pair", {"rmdnet": 0.5}, noise={"name": "pair", "rate": 0.4, "seed": 0}
+        tmp_path / "pair", {"rmdnet": 0.5}, noise="pair", rate=0.4
     )
-    report.scores(tables.rows([*runs, other]), "last", tmp_path / "table.png")
+    figures.scores(tables.rows([*runs, other]), "last", tmp_path / "table.png")
     pair, symmetric = shown[0].axes
     assert (pair.get_title(), symmetric.get_title()) == ("pair 0.4", "symmetric 0.5")
     assert [label.get_text() for label in pair.get_yticklabels()] == ["ce", "ce + RMDNet"]
@@ -351,7 +355,7 @@ def test_a_directory_without_a_run_is_named(tmp_path):
 
 def test_a_transition_matrix_is_drawn_for_few_and_many_classes(tmp_path):
     for classes in (3, 30):
-        report.transition(
+        figures.transition(
             np.eye(classes), tuple(map(str, range(classes))), tmp_path / f"{classes}.png"
         )
         assert (tmp_path / f"{classes}.png").read_bytes()[:4] == b"\x89PNG"
@@ -360,10 +364,10 @@ def test_a_transition_matrix_is_drawn_for_few_and_many_classes(tmp_path):
 
 
 def test_relation_figures_need_features(tmp_path):
-    report.relations({}, np.arange(3), 0.1, tmp_path / "none.png")
+    figures.relations({}, np.arange(3), 0.1, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
     features = {"teacher": np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)}
-    report.relations(features, np.sort(np.arange(20) % 4), 0.1, tmp_path / "some.png")
+    figures.relations(features, np.sort(np.arange(20) % 4), 0.1, tmp_path / "some.png")
     assert (tmp_path / "some.png").read_bytes()[:4] == b"\x89PNG"
 
 

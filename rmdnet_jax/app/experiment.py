@@ -20,7 +20,7 @@ from rmdnet_jax.app.arms import OWN, Arm, arms, settings
 from rmdnet_jax.app.correct import Corrected, corrector
 from rmdnet_jax.app.resolve import build, resolve
 from rmdnet_jax.app.setup import Run, make_stage, train
-from rmdnet_jax.app.student import Student
+from rmdnet_jax.app.student import CUSTOM, FILE, Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import UserError, under
@@ -89,8 +89,7 @@ def run(
     students = {name: student for name, student in students.items() if student is not None}
     draw(made, teacher, students)
     student = student_of(made, students[first])
-    if sharding.is_main():
-        student.save(made.workdir / "student.safetensors")
+    student.save(made.workdir / FILE)
     files.write_json(made.workdir / "summary.json", summary)  # last: the run is finished
     report.say(report.table(summary))
     return Outcome(summary, student)
@@ -246,15 +245,15 @@ def measured(made: Run, stage: Stage, variables: Variables, learnt: np.ndarray) 
 
 def student_of(made: Run, variables: Variables) -> Student:
     """The trained student with all that it takes to use it."""
-    mean, std = made.statistics
-    return Student.of(
-        made.encoder,
-        variables,
+    described = made.config.encoder.to_dict()
+    return Student(
+        encoder=made.encoder,
+        variables=variables,
         classes=made.source.names,
-        mean=mean,
-        std=std,
+        mean=made.statistics[0],
+        std=made.statistics[1],
         image_shape=made.source.images.shape[1:],
-        encoder=made.config.encoder.to_dict(),
+        description=CUSTOM if described["name"] == CUSTOM["name"] else described,
     )
 
 

@@ -150,18 +150,22 @@ def _same(one: PyTree, two: PyTree) -> bool:
 # --- NNX
 
 
-def _made(factory: Callable, key: Array) -> nnx.Module:
+def _made(factory: Any, key: Array) -> nnx.Module:
     """The module that a factory makes."""
     try:
-        signed = factory.__init__ if inspect.isclass(factory) else factory
-        keyword = "rngs" in inspect.signature(signed).parameters
-        module = factory(rngs=nnx.Rngs(key)) if keyword else factory(nnx.Rngs(key))
+        module = factory(rngs=nnx.Rngs(key)) if _named(factory) else factory(nnx.Rngs(key))
     except Exception as error:  # whatever a user's code raises
         raise wrong("encoder", f"make a module from rngs, got: {first_line(error)}") from error
     if not isinstance(module, nnx.Module):
         kinds = "a Flax module, or a function rngs -> NNX module"
         raise wrong("encoder", f"be {kinds}, got one that gives {type(module).__name__}")
     return module
+
+
+def _named(factory: Any) -> bool:
+    """Whether a factory takes an argument of the name `rngs`."""
+    signed = factory.__init__ if inspect.isclass(factory) else factory
+    return "rngs" in inspect.signature(signed).parameters
 
 
 def _split(module: nnx.Module) -> Any:

@@ -1,7 +1,8 @@
-"""Networks from and to PyTorch: state dicts under torchvision's names, in `.safetensors` files or read from `.pt` files.
+"""Networks from and to files: state dicts in `.safetensors`, and PyTorch's `.pt` files to read.
 
-A state dict is {name: NumPy array} in PyTorch's layout: convolutions [out, in, height, width], dense layers [out, in]. Nothing that is read
-can run code.
+A state dict is {name: NumPy array}. Our own networks have torchvision's names and PyTorch's layout:
+convolutions [out, in, height, width], dense layers [out, in]. A user's network keeps its own names
+and layout (`own=True`). Nothing that is read can run code.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.errors import UserError, first_line, wrong
 from rmdnet_jax.types import Variables
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -36,87 +38,98 @@ RENAMED = (  # a part of our path -> torchvision's
 )
 
 
-def _name(path: tuple) -> str:
-    """torchvision's name of a leaf: ("stage1_block2", "conv1", "kernel") -> "layer1.1.conv1.weight"."""
-    parts = []
-    for part in (key.key for key in path):
-        found = ((re.fullmatch(pattern, part), new) for pattern, new in RENAMED)
-        parts.append(
-            next(
-                (
-                    match.expand(new) if isinstance(new, str) else new(match)
-                    for match, new in found
-                    if match
-                ),
-                part,
-            )
-        )
-    return ".".join(parts)
+def _renamed(part: str) -> str:
+    """torchvision's name of a part of a path."""
+    for pattern, new in RENAMED:
+        if match := re.fullmatch(pattern, part):
+            return match.expand(new) if isinstance(new, str) else new(match)
+    return part
 
 
-def _transposed(array: Any, back: bool = False) -> Any:
-    """Kernels from [height, width, in, out] or [in, out] to PyTorch's layout, or `back`; all else as it is."""
+def _name(path: tuple, own: bool) -> str:
+    """A leaf's name: `.params["stage1_block2"]["conv1"]["kernel"]` -> "layer1.1.conv1.weight".
+
+    With `own`, "params.stage1_block2.conv1.kernel".
+    """
+    collection, *parts = path
+    if own:
+        return ".".join([collection.name, *(part.key for part in parts)])
+    return ".".join(_renamed(part.key) for part in parts)
+
+
+def _transposed(array: Any, own: bool, back: bool = False) -> Any:
+    """Kernels from [height, width, in, out] or [in, out] to PyTorch's layout, or `back`."""
     axes = {4: (2, 3, 1, 0) if back else (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim)
-    return array.transpose(axes) if axes else array
+    return array.transpose(axes) if axes and not own else array
 
 
-def state_dict(variables: Variables) -> dict[str, np.ndarray]:
-    """A network's arrays under torchvision's names."""
-    leaves = [leaf for tree in variables for leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+def state_dict(variables: Variables, *, own: bool = False) -> dict[str, np.ndarray]:
+    """A network's arrays under torchvision's names, or under its `own`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from rmdnet_jax.networks import encoders, weights
+      >>> variables = encoders.cnn(widths=(4,)).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+      >>> {name: array.shape for name, array in sorted(weights.state_dict(variables).items())}
+      {'bn1.bias': (4,), 'bn1.running_mean': (4,), 'bn1.running_var': (4,), 'bn1.weight': (4,),
+       'conv1.weight': (4, 3, 3, 3)}
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
     return {
-        _name(path): np.ascontiguousarray(_transposed(np.asarray(leaf))) for path, leaf in leaves
+        _name(path, own): np.ascontiguousarray(_transposed(np.asarray(leaf), own))
+        for path, leaf in leaves
     }
 
 
-def from_state_dict(state: Mapping[str, np.ndarray], like: Variables, field: str) -> Variables:
+def from_state_dict(
+    state: Mapping[str, np.ndarray], like: Variables, field: str, *, own: bool = False
+) -> Variables:
     """A network of the structure, shapes and types of `like` from a state dict that holds it.
 
-    Entries that the network lacks (a classifier above it, counters) are passed over, and so is a prefix that all its names share
-    (`module.`, `backbone.`). Raises `UserError`, naming `field`, where an entry is missing or of another shape.
-    """
-    names = {
-        _name(path) for tree in like for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
-    first = min(names)
-    prefix = min(
-        (name.removesuffix(first) for name in state if name == first or name.endswith("." + first)),
-        key=len,
-        default="",
-    )
+    Entries that the network lacks are passed over (a classifier above it, counters), and so is a
+    prefix that all its names share (`module.`, `backbone.`).
 
-    def leaf(path, wanted):
-        name = prefix + _name(path)
+    Raises:
+      UserError: naming `field`, where an entry is missing or has another shape.
+    """
+    first = min(_name(path, own) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0])
+    prefixes = (
+        name.removesuffix(first) for name in state if name == first or name.endswith("." + first)
+    )
+    prefix = min(prefixes, key=len, default="")
+
+    def leaf(path: tuple, wanted: Any) -> np.ndarray:
+        name = prefix + _name(path, own)
+        must = f"{field} must hold this encoder, but"
         if name not in state:
-            raise UserError(f"{field} must hold the configured encoder, but has no entry {name!r}")
-        array = _transposed(np.asarray(state[name]), back=True)
+            raise UserError(f"{must} has no entry {name!r}")
+        array = _transposed(np.asarray(state[name]), own, back=True)
         if array.shape != wanted.shape:
-            raise UserError(
-                f"{field} must hold the configured encoder, but its {name!r} has shape {np.shape(state[name])}"
-            )
+            raise UserError(f"{must} its {name!r} has shape {np.shape(state[name])}")
         return array.astype(wanted.dtype)
 
-    return Variables(*(jax.tree_util.tree_map_with_path(leaf, tree) for tree in like))
+    return jax.tree_util.tree_map_with_path(leaf, like)
 
 
 def read(path: pathlib.Path, field: str) -> dict[str, np.ndarray]:
-    """The state dict in a `.safetensors` file, or in a `.pt` or `.pth` file, which needs PyTorch; raises `UserError` naming `field`."""
+    """The state dict in a `.safetensors` file, or in a `.pt` or `.pth` file, which needs PyTorch.
+
+    Raises:
+      UserError: naming `field`, where the file cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         try:
             import torch
         except ImportError:
-            raise UserError(
-                f"{field} {str(path)!r} needs PyTorch to be read (extra `torch`), or save it as .safetensors"
-            ) from None
+            needs = "needs PyTorch to be read (extra `torch`), or save it as .safetensors"
+            raise UserError(f"{field} {str(path)!r} {needs}") from None
         found = torch.load(path, map_location="cpu", weights_only=True)
-        found = next(
-            (found[name] for name in ("state_dict", "model") if isinstance(found.get(name), dict)),
-            found,
-        )
+        inner = (found[n] for n in ("state_dict", "model") if isinstance(found.get(n), dict))
         return {
             name: value.float().numpy()
-            for name, value in found.items()
+            for name, value in next(inner, found).items()
             if isinstance(value, torch.Tensor)
         }
     except UserError:
@@ -125,8 +138,28 @@ def read(path: pathlib.Path, field: str) -> dict[str, np.ndarray]:
         raise UserError(f"{field} {str(path)!r} cannot be read: {first_line(error)}") from None
 
 
+def about(path: pathlib.Path, field: str) -> dict[str, Any]:
+    """The metadata of a `.safetensors` file that `write` wrote; {} for a file of weights alone."""
+    try:
+        with safe_open(path, "np") as file:
+            found = file.metadata() or {}
+        return {name: json.loads(value) for name, value in found.items()}
+    except ValueError:  # metadata of somebody else's, such as {"format": "pt"}
+        return {}
+    except Exception as error:
+        raise UserError(f"{field} {str(path)!r} cannot be read: {first_line(error)}") from None
+
+
 def write(path: pathlib.Path, state: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes a `.safetensors` file whole or not at all; `about` becomes its metadata, each value as JSON."""
+    """Writes a `.safetensors` file whole or not at all.
+
+    `about` becomes its metadata, each value as JSON.
+    """
     part = path.with_name(path.name + ".part")
-    save_file(state, part, {name: json.dumps(value) for name, value in about.items()})
-    os.replace(part, path)
+    try:
+        save_file(state, part, {name: json.dumps(value) for name, value in about.items()})
+        os.replace(part, path)
+    except Exception as error:  # safetensors raises a type of its own
+        raise wrong(
+            "path", f"be a file that can be written, got {str(path)!r}: {first_line(error)}"
+        ) from None

@@ -1,9 +1,9 @@
-"""What a network says of many images: batches of one size, so that one program serves every call."""
+"""What a network says of many images: in batches, over all devices, by one compiled program."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -12,15 +12,28 @@ from jax.sharding import Mesh
 from rmdnet_jax import sharding
 from rmdnet_jax.data.augment import normalise
 from rmdnet_jax.data.resident import to_float
-from rmdnet_jax.types import PyTree, Variables
+from rmdnet_jax.types import Array, PyTree, Variables
+
+
+class Evaluate(Protocol):
+    """(variables, normalised images float32 [batch, h, w, c]) -> arrays [batch, ...]."""
+
+    def __call__(self, variables: Any, image: Array, /) -> PyTree: ...
+
+
+class Predict(Protocol):
+    """(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]."""
+
+    def __call__(self, variables: Variables, images: np.ndarray, /) -> Any: ...
 
 
 def predictor(
-    apply: Callable, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray
-) -> Callable:
-    """`predict(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]` of `apply(variables, normalised image)`.
+    apply: Evaluate, mesh: Mesh, batch_size: int, mean: np.ndarray, std: np.ndarray
+) -> Predict:
+    """`predict(variables, images)`: what `apply` gives for the normalised images, on the host.
 
-    The last batch is padded with images whose outputs are dropped: each example counts once, and one compiled program serves every call.
+    The last batch is padded with images whose outputs are dropped: each example counts once, and
+    one compiled program serves every call.
     """
     size = -(-batch_size // mesh.size) * mesh.size
 
@@ -28,7 +41,7 @@ def predictor(
     def run(variables, images):
         return apply(variables, normalise(to_float(images), mean, std))
 
-    def predict(variables: Variables, images: np.ndarray) -> PyTree:
+    def predict(variables, images):
         parts = []
         for first in range(0, len(images), size):
             part = images[first : first + size]
