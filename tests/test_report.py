@@ -239,8 +239,8 @@ def test_noise_of_one_kind_and_rate_may_still_differ(runs, tmp_path):
             tmp_path / f,
             {"rmdnet": 0.5},
             noise="file",
-            path="n.npz",
             field=f,
+            **{"noise.path": "n.npz"},
         )
         for f in ("aggre", "worse")
     ]
@@ -286,6 +286,86 @@ def test_each_teacher_has_its_own_row(tmp_path):
         )
     rows = tables.rows([str(tmp_path / ssl) for ssl in ("simsiam", "byol")])
     assert {row.values[0] for row in rows if row.arm == "teacher_knn"} == {80.0, 70.0}
+
+
+def test_rows_are_told_apart_by_what_each_run_stored(tmp_path):
+    """Not by its config: two teachers that were loaded look alike there, but for their places."""
+    places = [write(tmp_path / f"{i}", {"rmdnet": 0.5 + i, "base": 0.4}) for i in range(2)]
+    summary = json.loads((tmp_path / "1" / "summary.json").read_text())
+    summary["relation_guided"]["settings"]["relation_modeling.epochs"] = 99
+    (tmp_path / "1" / "summary.json").write_text(json.dumps(summary))
+    found = {(row["arm"], row["settings"]): row["n"] for row in table(places)}
+    assert found == {
+        ("ce", ""): "1",
+        ("ce + RMDNet", "relation_modeling.epochs 2"): "1",
+        ("ce + RMDNet", "relation_modeling.epochs 99"): "1",
+    }
+
+
+@pytest.mark.parametrize("name", arms.NAMES)
+def test_an_arm_stores_what_it_reads_and_nothing_else(name):
+    """A field that an arm stores changes its row; one that it does not read cannot."""
+    fields = {
+        "rmdnet": {},
+        "rmdnet_propagation": {"targets": "propagated"},
+        "propagation": {"targets": "propagated", "weight": 0},
+        "base": {"weight": 0},
+        "base_from_teacher": {"weight": 0, "relation_guided.init": "teacher"},
+    }
+    config = resolve(tiny(controls=(name,), **fields.get(name, {})))
+    arm = next(arm for arm in arms.arms(config) if arm.name == name)
+    taught = {"relation_modeling": config.relation_modeling.to_dict()}
+    stored = arms.settings(config, arm, taught)
+    related, frozen = name.startswith("rmdnet"), name in arms.FROZEN
+    reads = {
+        "encoder.widths": True,
+        "data.limit": True,
+        "data.dir": False,  # it may move
+        "relation_guided.epochs": not frozen,
+        "relation_guided.method.name": not frozen,
+        "relation_guided.weight": related,
+        "relation_guided.edge.name": related,
+        "relation_guided.edge.weight": related,
+        "relation_guided.node.weight": related,
+        "relation_guided.teacher_features": related,
+        "relation_guided.propagation.alpha": name.endswith("propagation"),
+        "relation_modeling.ssl.name": name != "base",
+        "relation_modeling.epochs": name != "base",
+        "knn.k": name == "teacher_knn",
+    }
+    assert {field: field in stored for field in reads} == reads
+    assert not any("seed" in field or field.startswith("noise") for field in stored)
+    assert stored == json.loads(json.dumps(stored)) | {
+        key: value for key, value in stored.items() if isinstance(value, tuple)
+    }, "plain values, which JSON keeps"
+
+
+def test_a_control_stores_what_it_would_as_an_experiment_of_its_own():
+    """So a base method is one row, beside RMDNet and by itself."""
+    plan = arms.arms(resolve(tiny(controls=("base", "propagation", "base_from_teacher"))))
+    alone = {
+        "base": {"weight": 0},
+        "propagation": {"weight": 0, "targets": "propagated"},
+        "base_from_teacher": {"weight": 0, "relation_guided.init": "teacher"},
+    }
+    config = resolve(tiny())
+    for arm in plan[1:]:
+        other = resolve(tiny(**alone[arm.name]))
+        (own,) = arms.arms(other)
+        assert own.name == arm.name
+        assert arms.settings(config, arm, {}) == arms.settings(other, own, {})
+
+
+def test_gains_of_corrected_labels_are_over_the_same_controls(runs, tmp_path):
+    more = [
+        write(tmp_path / f"both-{s}", {"rmdnet_propagation": BASE[s] + 0.1, "propagation": BASE[s] + 0.2},
+              seed=s, targets="propagated")
+        for s in range(3)
+    ]  # fmt: skip
+    gains = {row["arm"]: row["gain over base"] for row in table([*runs, *more])}
+    assert gains["ce + RMDNet + corrected labels"] == "+10.0 ± 0.0"
+    assert gains["ce + corrected labels"] == "+20.0 ± 0.0"
+    assert gains["ce"] == ""
 
 
 def test_best_keeps_the_settings_of_the_highest_mean(runs, tmp_path):
@@ -346,6 +426,64 @@ def test_a_table_is_drawn_with_every_seed(runs, tmp_path, monkeypatch):
     assert [(*line.get_xdata(),) for line in pair.lines if len(line.get_xdata()) == 1] == [
         (50.0,)
     ] * 2
+
+
+def summary_of(rate=0.5, knn=0.75):
+    """What `report.table` reads of a summary, of one experiment with two controls."""
+    config = resolve(tiny(method="elr", controls=("base", "teacher_knn")))
+    plan = {arm.name: arm for arm in arms.arms(config)}
+    accuracies = {
+        "rmdnet": {"last": 0.8125, "last10": 0.8, "best": 0.9, "noisy_validation": None},
+        "base": {"last": 0.5, "last10": 0.25, "best": 0.625, "noisy_validation": 0.375},
+        "teacher_knn": {"last": 0.7},
+    }
+    rows = {name: row(config, plan[name], value) for name, value in accuracies.items()}
+    return {
+        "relation_modeling": {} if knn is None else {"knn_accuracy": knn},
+        "relation_guided": rows.pop("rmdnet"),
+        "controls": rows,
+        "noise": {"rate": rate},
+    }
+
+
+def test_a_run_ends_with_one_line_an_arm():
+    lines = report.table(summary_of()).splitlines()
+    cells = [[cell for cell in line.split("  ") if cell.strip()] for line in lines]
+    found = [[cell.strip() for cell in line] for line in cells]
+    assert found == [
+        ["test accuracy, %", *tables.COLUMNS.values()],
+        ["elr + RMDNet", "81.25", "80.00", "90.00", "–"],
+        ["elr", "50.00", "25.00", "62.50", "37.50"],
+        ["teacher kNN, given labels", "70.00", "–", "–", "–"],
+        ["teacher kNN with clean labels (an evaluation only): 75.00 %"],
+    ]
+    assert len({len(line) for line in lines[:4]}) == 1, "columns stand below each other"
+
+
+def test_nothing_is_called_clean_that_nobody_knows_to_be():
+    assert report.table(summary_of(rate=None)).splitlines()[-1] == (
+        "teacher kNN with the labels as they are: 75.00 %"
+    )
+    assert "clean" not in report.table(summary_of(rate=None))
+    assert "clean" in report.table(summary_of(rate=0.0)).splitlines()[-1], "no label is wrong"
+    assert len(report.table(summary_of(knn=None)).splitlines()) == 4
+
+
+def test_a_run_says_first_how_many_labels_are_wrong():
+    from rmdnet_jax.data import sources
+    from rmdnet_jax.labels import noise
+
+    config = resolve(tiny(seed=3))
+    clean = np.arange(40) % 4
+    given = np.where(np.arange(40) < 10, (clean + 1) % 4, clean)
+    images = np.zeros((40, 8, 8, 1), np.uint8)
+    source = sources.arrays(images, clean, images[:5], clean[:5], None)
+    for known, said in ((True, "0.2500 of the labels are wrong"), (False, "unknown rate")):
+        about = noise.describe(clean, given, 4, known)
+        data, kind, *_ = report.describe(config, source, about).splitlines()
+        assert "40 training and 5 test images of 8x8x1, 4 classes" in data
+        assert kind.startswith(f"noise  symmetric, seed 3: {said}")
+        assert kind.endswith(noise.digest(given)[:16])
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):

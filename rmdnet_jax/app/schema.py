@@ -24,7 +24,6 @@ from rmdnet_jax.training.optimizer import OPTIMIZERS
 from rmdnet_jax.types import hyper
 
 
-
 def custom(*, network: str = "") -> Any:
     """A network that is given from Python, in place of an entry of `ENCODERS`."""
     raise UserError(f"the network {network!r} is given from Python: train(..., encoder=...)")
