@@ -211,10 +211,16 @@ def test_auto_gives_a_field_back_to_what_it_depends_on():
     config = override(digits(), {"noise.seed": 7})
     assert load("digits", "", **{"noise.seed": "auto", "seed": 3}).noise.seed == 3
     assert resolve(override(config, {"noise.seed": "auto"})).noise.seed == 0
-    assert load("digits", "relation_guided.propagation.alpha=0.5").relation_guided.propagation.alpha == 0.5
+    assert (
+        load("digits", "relation_guided.propagation.alpha=0.5").relation_guided.propagation.alpha
+        == 0.5
+    )
     word = load("digits", "method=jocor").relation_guided.method.rate
     assert word == "estimate"
-    assert load("digits", "method=jocor,relation_guided.method.rate=0.3").relation_guided.method.rate == 0.3
+    assert (
+        load("digits", "method=jocor,relation_guided.method.rate=0.3").relation_guided.method.rate
+        == 0.3
+    )
 
 
 # What a user types.
@@ -397,7 +403,9 @@ def test_what_python_sets_is_refused_when_it_is_resolved():
 def test_a_choices_fields_are_its_entrys_keywords_and_build_gives_them_back():
     node = resolve(override(digits(), {"rate": 0.2})).noise
     assert node.to_dict() == {"name": "symmetric", "rate": 0.2, "inclusive": False, "seed": 0}
-    config = load("digits", "relation_guided.edge.student_temperature=0.3,relation_guided.edge.weight=2")
+    config = load(
+        "digits", "relation_guided.edge.student_temperature=0.3,relation_guided.edge.weight=2"
+    )
     edge = build("relation_guided.edge", config, beside=("weight",), bind=True)
     assert edge.keywords == {
         "teacher_temperature": 0.04, "student_temperature": 0.3, "block": 0,
@@ -560,9 +568,7 @@ def swept(*arguments):
 
 
 def test_a_sweep_prints_its_commands():
-    done = swept(
-        "studies/methods.py", "--workdir", "runs", "--match", "same/pair-ce-rmdnet-[01]$"
-    )
+    done = swept("studies/methods.py", "--workdir", "runs", "--match", "same/pair-ce-rmdnet-[01]$")
     places = ["runs/same/pair-ce-rmdnet-0", "runs/same/pair-ce-rmdnet-1"]
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
     assert [line[-1] for line in lines] == [

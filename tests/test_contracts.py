@@ -1,6 +1,6 @@
 """What every entry of every table must keep: adding an entry is testing it. Also the names that outside code relies on."""
 
-import importlib
+import doctest
 import inspect
 import json
 import re
@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_same, tiny
 
+import rmdnet_jax
 from rmdnet_jax.app import experiment
-from rmdnet_jax.app.config import build, choose
 from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.labels import noise
+from rmdnet_jax.main import main
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.networks.encoders import ENCODERS
+from rmdnet_jax.networks.heads import mlp
 from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.ssl import SSL
 from rmdnet_jax.training.optimizer import OPTIMIZERS
@@ -49,7 +51,7 @@ def test_the_signature_is_the_schema(name, factory):
             factory in table.values() for table in beside
         )
         assert isinstance(default, bool | int | float | str | tuple), field
-    json.loads(choose({name: factory}, name).to_json())
+    json.dumps(hyper(factory))
 
 
 @pytest.mark.parametrize(("name", "factory"), ENTRIES)
@@ -60,7 +62,7 @@ def test_facts_come_before_hyper_parameters(name, factory):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_a_pure_function_of_its_arguments(name):
-    method = build(METHODS, "method", choose(METHODS, name), 12, 3)
+    method = METHODS[name](12, 3)
     keys = jax.random.split(jax.random.key(0), method.peers)
     outputs = tuple(
         Outputs(
@@ -125,8 +127,6 @@ def test_simsiam_stops_the_gradient_at_the_projections():
     ssl = simsiam(encoder, "float32", projection=8, hidden=4)
     images = jax.random.normal(jax.random.key(0), (2, 16, 8, 8, 1))
     (params, stats), memory = ssl.init(jax.random.key(1), images[0])
-    from rmdnet_jax.networks.heads import mlp
-
     parts = {
         "encoder": encoder,
         "projector": mlp((8, 8)),
@@ -158,7 +158,7 @@ def test_simsiam_stops_the_gradient_at_the_projections():
 
 def test_the_summary_holds_what_outside_code_reads(tmp_path):
     config = tiny(controls=("base", "base_from_teacher", "teacher_knn", "teacher_probe"))
-    summary = experiment.run(config, tmp_path)
+    summary = experiment.run(config, tmp_path).summary
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert set(summary["relation_guided"]["test_accuracy"]) == {
         "last",
@@ -206,34 +206,51 @@ def test_the_summary_holds_what_outside_code_reads(tmp_path):
     assert {"ssl", "epochs", "batch_size"} <= config["relation_modeling"].keys()
 
 
-def test_what_the_readme_adds_works_as_written(tmp_path, monkeypatch):
-    """Each python block of the README goes into its module and its table; then all of them train together."""
-    blocks = re.findall(
-        r"```python\n# (\w+) in rmdnet_jax/([\w/]+?)(?:/__init__)?\.py\n(.*?)```",
-        (ROOT / "README.md").read_text(),
-        re.DOTALL,
-    )
-    assert [table for table, *_ in blocks] == ["METHODS", "KINDS", "SSL", "EDGES"]
-    names = {}
-    for table, path, code in blocks:
-        module = importlib.import_module(f"rmdnet_jax.{path.replace('/', '.')}")
-        space = dict(vars(module))
-        exec("from __future__ import annotations\n" + code, space)
-        name = re.search(r"def (\w+)", code)[1]
-        test_the_signature_is_the_schema(name, space[name])
-        test_facts_come_before_hyper_parameters(name, space[name])
-        monkeypatch.setitem(TABLES[table], name, space[name])
-        names[table] = name
-    test_a_method_is_a_pure_function_of_its_arguments(names["METHODS"])
-    test_an_ssl_objective_lowers_its_loss_and_reports_the_spread(names["SSL"])
-    config = tiny(
-        noise={**choose(noise.KINDS, names["KINDS"]), "seed": 0},
-        **{
-            "relation_guided.method": choose(METHODS, names["METHODS"]),
-            "relation_modeling.ssl": choose(SSL, names["SSL"], projection=16, hidden=8),
-            "relation_guided.edge": {**choose(relation.EDGES, names["EDGES"]), "weight": 1.0},
-        },
-    )
-    summary = experiment.run(config, tmp_path)
-    assert 0.1 < summary["noise"]["rate"] < 0.4
-    assert np.isfinite(summary["relation_guided"]["test_accuracy"]["last"])
+def test_what_a_file_of_the_users_adds_works_as_written(tmp_path, monkeypatch):
+    """The guide's config file, outside the repository: its entries keep the contracts and train."""
+    guide = (ROOT / "docs" / "guides" / "extend.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    for table in TABLES.values():
+        for name in ("mae", "drained", "alignment", "gram", "tiny"):
+            monkeypatch.setitem(table, name, None)  # so that what the file adds is taken back
+            monkeypatch.delitem(table, name)
+    words = ["rmdnet_jax", "--config", f"{tmp_path / 'mine.py'}:quick,encoder=tiny"]
+    more = ["--config.noise.rate=0.25", "--config.relation_guided.method.scale=2"]
+    assert main([*words, *more, "--workdir", str(tmp_path / "run")]) == 0
+    for table, name in (("METHODS", "mae"), ("KINDS", "drained"), ("SSL", "alignment")):
+        test_the_signature_is_the_schema(name, TABLES[table][name])
+        test_facts_come_before_hyper_parameters(name, TABLES[table][name])
+    test_a_method_is_a_pure_function_of_its_arguments("mae")
+    test_an_ssl_objective_lowers_its_loss_and_reports_the_spread("alignment")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert 0.15 < summary["noise"]["rate"] < 0.3
+    assert 0 <= summary["relation_guided"]["test_accuracy"]["last"] <= 1
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["relation_guided"]["method"] == {"name": "mae", "scale": 2.0}
+    assert config["encoder"] == {"name": "tiny", "width": 16}
+    assert rmdnet_jax.load(tmp_path / "run").predict(np.zeros((2, 8, 8), np.uint8)).shape == (2, 10)
+
+
+def test_every_public_name_has_an_example_that_runs():
+    """Docstrings of the face: an example each, or of its table's entries, and all of them hold."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for name in rmdnet_jax.__all__:
+        shown = getattr(rmdnet_jax, name)
+        if name.isupper() or name in ("UserError", "noise"):  # tables; an error; a module, below
+            continue
+        assert inspect.getdoc(shown), name
+        if not inspect.isclass(shown):
+            assert ">>>" in inspect.getdoc(shown), name
+        _run_examples(shown, name, flags)
+    for name in ("symmetric", "asymmetric", "pair", "instance", "matrix", "describe"):
+        shown = getattr(rmdnet_jax.noise, name)
+        assert ">>>" in inspect.getdoc(shown), name
+        _run_examples(shown, name, flags)
+
+
+def _run_examples(shown, name, flags):
+    runner = doctest.DocTestRunner(optionflags=flags)
+    for test in doctest.DocTestFinder(recurse=False).find(shown, name, globs={}):
+        runner.run(test)
+    assert runner.failures == 0, f"the example of {name} does not hold"

@@ -1,4 +1,7 @@
-"""The PyTorch reference beside ours, in float64: the same weights give the same features, losses, gradients and training."""
+"""The PyTorch reference beside ours, in float64.
+
+The same weights give the same features, losses, gradients and training.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +13,14 @@ torch = pytest.importorskip("torch", reason="the PyTorch reference needs the ext
 from benchmarks.torch_reference import losses as torch_losses
 from benchmarks.torch_reference import models as torch_models
 from benchmarks.torch_reference import train as torch_train
-from rmdnet_jax.data.resident import Pipeline, Raw
+from rmdnet_jax.data.resident import Examples, Pipeline
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.networks import encoders as encoder
 from rmdnet_jax.networks import weights
 from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.ssl import simsiam
 from rmdnet_jax.training import fit as training
-from rmdnet_jax.training.objectives import Teacher, classifier, relation_guided, relation_modeling
+from rmdnet_jax.training.objectives import classifier, relation_guided, relation_modeling
 from rmdnet_jax.training.optimizer import sgd
 from rmdnet_jax.types import Batch, Variables
 
@@ -71,7 +74,10 @@ def same_parameters(params, module):
 
 
 def same_statistics(variables, module, forwards, counts):
-    """Running means agree; running variances do once PyTorch's n / (n - 1) is put in: both start at 1 and decay by 0.9 a forward."""
+    """Running means agree, and running variances once PyTorch's n / (n - 1) is put in.
+
+    Both start at 1 and decay by 0.9 a forward.
+    """
     state, start = module.state_dict(), 0.9**forwards
     converted = weights.state_dict(Variables({}, variables.stats))
     assert converted
@@ -94,22 +100,23 @@ def counted(module):
     return counts
 
 
-def stage(objective, batches, rate):
+def stage(objective, batches, rate, teacher=None):
     """A stage of fixed batches: the real step, without data and augmentation."""
-    raws = [
-        Raw(jnp.asarray(image), jnp.asarray(label), jnp.arange(BATCH)) for image, label in batches
+    rows = [
+        Examples(jnp.asarray(image), jnp.asarray(label), jnp.arange(BATCH), teacher=teacher)
+        for image, label in batches
     ]
-    pipeline = Pipeline(STEPS, BATCH, lambda step: raws[step])
+    pipeline = Pipeline(STEPS, BATCH, lambda step: rows[step])
     optimizer = sgd(STEPS, 1, learning_rate=rate)
     objective = objective._replace(
         init=lambda key, image, init=objective.init: init(key, image[0])
-    )  # Raw has a view axis here
+    )  # images of these rows have a view axis
     return training.Stage(
         "parity",
         objective,
         optimizer,
         pipeline,
-        lambda raw, key: Batch(*raw),
+        lambda rows, key: Batch(rows.image, rows.given, rows.index, rows.teacher),
         jax.random.key(0),
         1,
         0.0,
@@ -120,7 +127,7 @@ def stage(objective, batches, rate):
 def run(stage, state):
     """Our steps; losses and the final state."""
     step, values = (
-        jax.jit(lambda state, frozen, raw, key: training.step(stage, state, frozen, raw, key)),
+        jax.jit(lambda state, frozen, rows, key: training.step(stage, state, frozen, rows, key)),
         [],
     )
     for i in range(STEPS):
@@ -214,10 +221,10 @@ def test_twenty_steps_of_relation_guided_learning(name, features):
     kept = teacher(nchw(batches[0][0][0])) if features == "stored" else None
     student = classifier(network, CLASSES, dtype="float64")
     objective = relation_guided(
-        student, METHODS["ce"](BATCH, CLASSES), network, Teacher(frozen, None if kept is None else jnp.asarray(kept.numpy())),
+        student, METHODS["ce"](BATCH, CLASSES), network, frozen if kept is None else None,
         weight=weight, edge=relation.softmax_kl, node=relation.cosine,
     )  # fmt: skip
-    made = stage(objective, batches, rate)
+    made = stage(objective, batches, rate, None if kept is None else jnp.asarray(kept.numpy()))
     state = training.initial(made, objective.frozen, made.pipeline.batch(0), made.key)
     module = load(
         torch_models.Student(theirs(name), CLASSES),

@@ -46,7 +46,9 @@ def write(path, accuracies, own=None, **fields):
 def runs(tmp_path):
     """One run a seed, of the student and of the base method."""
     return [
-        write(tmp_path / str(seed), {"rmdnet": {"last": ours, "best": 0.9}, "base": base}, seed=seed)
+        write(
+            tmp_path / str(seed), {"rmdnet": {"last": ours, "best": 0.9}, "base": base}, seed=seed
+        )
         for seed, (ours, base) in enumerate(zip(OURS, BASE))
     ]
 
@@ -410,9 +412,7 @@ def test_a_table_is_drawn_with_every_seed(runs, tmp_path, monkeypatch):
     """One panel a noise; each row's dots are its seeds, and its mean is marked."""
     shown = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: shown.append(figure))
-    other = write(
-        tmp_path / "pair", {"rmdnet": 0.5}, noise="pair", rate=0.4
-    )
+    other = write(tmp_path / "pair", {"rmdnet": 0.5}, noise="pair", rate=0.4)
     figures.scores(tables.rows([*runs, other]), "last", tmp_path / "table.png")
     pair, symmetric = shown[0].axes
     assert (pair.get_title(), symmetric.get_title()) == ("pair 0.4", "symmetric 0.5")

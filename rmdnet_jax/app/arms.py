@@ -101,4 +101,5 @@ def settings(config: ConfigDict, arm: Arm, teacher: dict[str, Any]) -> dict[str,
         used |= teacher
     if arm.name == "teacher_knn":
         used["knn"] = config.relation_modeling.knn.to_dict()
-    return flatten(used)
+    flat = flatten(used)  # as JSON holds it, so that a summary is what its file says
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}

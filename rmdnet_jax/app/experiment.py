@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -81,7 +82,7 @@ def run(
         "relation_modeling": teacher.summary if teacher else {},
         OWN: results[first],
         "controls": {name: results[name] for name in made.config.controls},
-        "noise": {**made.config.noise.to_dict(), **labels},
+        "noise": {**json.loads(made.config.noise.to_json()), **labels},
         "environment": report.environment(made.mesh),
         # Of this process; the arms' own seconds count all.
         "session_seconds": round(time.perf_counter() - began, 3),

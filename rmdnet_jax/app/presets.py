@@ -90,6 +90,12 @@ def experiment(base: ConfigDict, arg: str = "", **values: Any) -> ConfigDict:
 
     Returns:
       The config, in which fields that nobody set are filled in later, by `resolve`.
+
+    Example:
+      >>> import rmdnet_jax as rmd
+      >>> config = rmd.experiment(rmd.get_config("digits"), "rate=0.2", method="gce")
+      >>> config.noise.rate, config.relation_guided.method.name
+      (0.2, 'gce')
     """
     given = split(arg)
     config = override(base, values)
