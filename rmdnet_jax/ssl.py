@@ -52,9 +52,7 @@ class SelfSupervised(NamedTuple):
     """A self-supervised objective as pure functions."""
 
     views: int
-    init: Callable[
-        [Array, Array], tuple[Variables, PyTree]
-    ]  # key, image [batch, ...] -> memory too
+    init: Callable[[Array, Array], tuple[Variables, PyTree]]  # key, image; memory is the tree
     loss: Loss
 
 

@@ -12,6 +12,7 @@ from rmdnet_jax import sharding
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.ssl import negative_cosine
+from rmdnet_jax.types import hyper
 
 ROW, COLUMN = np.arange(6)[:, None], np.arange(4)[None]
 TEACHER = np.sin(1 + 0.7 * ROW + 1.3 * COLUMN) + 0.1 * ROW
@@ -28,8 +29,14 @@ BLOCKS = {
     f"softmax_kl in blocks of {block}": functools.partial(relation.softmax_kl, block=block)
     for block in (1, 4, 256)
 }
-LOSSES = [
-    pytest.param(f, id=name) for name, f in {**relation.EDGES, **relation.NODES, **BLOCKS}.items()
+TABLE = {**relation.EDGES, **relation.NODES, **BLOCKS}
+LOSSES = [pytest.param(f, id=name) for name, f in TABLE.items()]
+TEMPERATURES = [
+    pytest.param(f, argument, id=f"{name}, {argument}")
+    for name, f in TABLE.items()
+    if name not in list(BLOCKS)[::2]
+    for argument in hyper(f)
+    if argument.endswith("temperature")
 ]
 
 
@@ -140,7 +147,7 @@ def test_losses_vanish_where_student_and_teacher_agree(name):
         if name.startswith("softmax_kl")
         else {}
     )
-    loss = {**relation.EDGES, **relation.NODES, **BLOCKS}[name]
+    loss = TABLE[name]
     assert abs(float(loss(jnp.asarray(TEACHER), jnp.asarray(TEACHER), **equal))) < 1e-12
 
 
@@ -230,14 +237,202 @@ def test_blocks_need_memory_in_proportion_to_the_batch():
     assert temporaries(4096, 64) < temporaries(4096, 0) / 10
 
 
+@pytest.mark.parametrize("over", [lambda f: f, jax.jit], ids=["plain", "jit"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_gradient_reaches_the_teacher(loss, over):
+    gradient = over(jax.grad(loss, argnums=(0, 1)))(*drawn(6, 4, 4))
+    assert [bool(np.any(g)) for g in gradient] == [True, False]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_can_be_mapped_over_batches(loss):
+    s, t = (jnp.stack([z, 2 * z[::-1] + 1]) for z in drawn(6, 4, 4))
+    run = jax.jit(jax.value_and_grad(loss))
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *(run(*pair) for pair in zip(s, t)))
+    agree(jax.vmap(run)(s, t), expected, rtol=1e-4)
+
+
+# --- anyone's devices
+
+
+def made(kind, **axes):
+    kinds = (getattr(jax.sharding.AxisType, kind),) * len(axes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=kinds)
+
+
+def on(mesh, run, *arrays, split=None):
+    """What `run` gives, jitted, with the mesh set and the arrays split along an axis or whole."""
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(arrays, jax.sharding.PartitionSpec(split))
+        return jax.tree.map(np.asarray, jax.jit(run)(*placed))
+
+
+SOME = [relation.softmax_kl, BLOCKS["softmax_kl in blocks of 4"]]
+MANUAL = [("Auto", "data"), ("Auto", "mine"), ("Explicit", "data")]
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("shape", "temperature"), [((1, 3), 0.1), ((4,), 0.1), ((4, 3), 0.0), ((4, 3), -1.0)]
+    ("loss", "kind", "axis"),
+    [
+        *((loss, *mesh) for mesh in MANUAL for loss in SOME),
+        *((loss, *MANUAL[0]) for loss in TABLE.values() if loss not in SOME),
+    ],
 )
-def test_bad_arguments_are_refused(shape, temperature):
-    with pytest.raises(UserError, match="must be"):
-        relation.matrix(jnp.ones(shape), temperature)
-    if len(shape) == 2:
-        with pytest.raises(UserError, match="must be"):
-            relation.softmax_kl(
-                jnp.ones(shape), jnp.ones(shape), student_temperature=temperature, block=2
-            )
+def test_losses_work_in_a_shard_map_on_what_a_device_sees(loss, kind, axis):
+    s, t = drawn(24, 4, 4)
+    mesh, split = made(kind, **{axis: 8}), jax.sharding.PartitionSpec(axis)
+
+    def own(one, two):
+        assert "shard_map" not in str(jax.make_jaxpr(jax.grad(loss))(one, two)), "no second one"
+        value, slope = jax.value_and_grad(loss)(one, two)
+        return value[None], slope
+
+    run = jax.shard_map(own, mesh=mesh, in_specs=split, out_specs=split)
+    found = on(mesh, run, s, t, split=axis)
+    parts = (z.reshape(8, 3, 4) for z in (s, t))
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(loss)))(*parts)
+    agree(found, (value, slope.reshape(24, 4)))
+    if kind == "Auto":
+        agree(jax.jit(run)(s, t), found)  # no mesh set
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", SOME)
+def test_losses_see_all_rows_where_only_another_axis_is_manual(loss):
+    (s, t), whole = drawn(24), jax.sharding.PartitionSpec()
+    run = jax.value_and_grad(loss)
+    partly = jax.shard_map(run, in_specs=whole, out_specs=whole, axis_names={"model"})
+    agree(on(made("Auto", data=4, model=2), partly, s, t, split="data"), jax.jit(run)(s, t))
+
+
+MESHES = [("Auto", {"mine": 8}), ("Auto", {"data": 4, "model": 2}), ("Explicit", {"data": 8})]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("loss", "kind", "axes", "batch"),
+    [
+        *((loss, *mesh, batch) for mesh in MESHES for batch in (16, 37) for loss in SOME),
+        *((loss, *MESHES[2], 16) for loss in TABLE.values() if loss not in SOME),
+    ],
+)
+def test_losses_do_not_depend_on_the_mesh(loss, kind, axes, batch):
+    s, t = drawn(batch, 4, 4)
+    run, split = jax.value_and_grad(loss), next(iter(axes)) if batch == 16 else None
+    agree(on(made(kind, **axes), run, s, t, split=split), jax.jit(run)(s, t))
+
+
+@pytest.mark.usefixtures("x64")
+def test_devices_share_the_blocks_of_rows():
+    """With the axis `data` set, and not yet manual, one `shard_map` runs forward, one backward."""
+    s, t = drawn(16)
+    for kind in ("Auto", "Explicit"):
+        with jax.set_mesh(made(kind, data=8)):
+            jaxpr = str(jax.make_jaxpr(jax.grad(SOME[1]))(s, t))
+        assert jaxpr.count("shard_map[") == 2
+
+
+# --- anyone's arguments
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_lists_and_numpy_arrays_are_features_too(loss):
+    s, t = (np.asarray(z, np.float32) for z in (STUDENT, TEACHER))
+    expected = loss(jnp.asarray(s), jnp.asarray(t))
+    assert loss(s, t) == loss(s.tolist(), t.tolist()) == expected
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_half_precision_is_computed_in_float32(loss, dtype):
+    s, t = (z.astype(dtype) for z in drawn(16, 4, 4))
+    value, slope = jax.value_and_grad(loss)(s, t)
+    wide, expected = jax.value_and_grad(loss)(s.astype(jnp.float32), t.astype(jnp.float32))
+    assert (value.dtype, slope.dtype) == (jnp.float32, s.dtype)
+    assert value == wide
+    np.testing.assert_array_equal(slope, expected.astype(dtype))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("loss", "argument"), TEMPERATURES)
+def test_a_temperature_may_be_traced(loss, argument):
+    s, t = drawn(12, 4, 4)
+    run = jax.jit(jax.value_and_grad(lambda s, tau: loss(s, t, **{argument: tau}), argnums=(0, 1)))
+    value, (slope, along) = run(s, 0.3)
+    agree((value, slope), jax.value_and_grad(loss)(s, t, **{argument: 0.3}), rtol=1e-9)
+    up, down = (float(loss(s, t, **{argument: 0.3 + step})) for step in (1e-5, -1e-5))
+    constant = argument == "teacher_temperature"  # it belongs to the target
+    assert float(along) == (0.0 if constant else pytest.approx((up - down) / 2e-5, rel=1e-6))
+    agree(loss(s, t, **{argument: jnp.float64(0.3)}), value, rtol=1e-9)
+
+
+GOOD = np.ones((6, 4), np.float32)
+BAD_ROWS = [
+    (GOOD[0], "got float32 [4]"),
+    (GOOD[None], "got float32 [1, 6, 4]"),
+    (GOOD[:1], "got float32 [1, 4]"),
+    (GOOD[:, :0], "got float32 [6, 0]"),
+    (GOOD.astype(np.int32), "got int32 [6, 4]"),
+    (GOOD.astype(bool), "got bool [6, 4]"),
+    (GOOD.astype(np.complex64), "got complex64 [6, 4]"),
+    ([[1.0, 2.0], [3.0]], "got what is no array: list"),
+    ("features", "got what is no array: str"),
+    (None, "got what is no array: NoneType"),
+    (1.0, "got float32 []"),
+]
+
+
+def refusal(text, function, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    assert str(caught.value) == text
+    assert caught.value.argument
+
+
+@pytest.mark.parametrize(("bad", "got"), BAD_ROWS, ids=[got for _, got in BAD_ROWS])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_bad_features_are_refused(loss, bad, got):
+    must = f"must be a float array [batch >= 2, dim >= 1], {got}"
+    refusal(f"student {must}", loss, bad, GOOD)
+    refusal(f"teacher {must}", loss, GOOD, bad)
+    refusal(f"features {must}", relation.matrix, bad, 0.1)
+    if isinstance(bad, np.ndarray):
+        refusal(f"student {must}", jax.jit(loss), bad, GOOD)
+        refusal(f"teacher {must}", jax.jit(loss), GOOD, bad)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_features_that_do_not_fit_each_other_are_refused(loss):
+    for over in (lambda f: f, jax.jit):
+        text = "teacher must have the student's batch size 6, got 5"
+        refusal(text, over(loss), GOOD, GOOD[:5])
+        if loss in relation.NODES.values():
+            text = "teacher must have the student's dimension 4, got 3"
+            refusal(text, over(loss), GOOD, GOOD[:, :3])
+        else:
+            assert np.isfinite(over(loss)(GOOD, GOOD[:, :3]))
+
+
+@pytest.mark.parametrize("bad", [0, 0.0, -1.0, np.nan, np.inf, "0.1", None, True, 1j])
+@pytest.mark.parametrize(("loss", "argument"), TEMPERATURES)
+def test_bad_temperatures_are_refused(loss, argument, bad):
+    must = f"must be > 0, got {bad!r}"
+    refusal(f"{argument} {must}", loss, GOOD, GOOD, **{argument: bad})
+    refusal(f"temperature {must}", relation.matrix, GOOD, bad)
+    jitted = jax.jit(lambda s: loss(s, GOOD, **{argument: bad}))
+    refusal(f"{argument} {must}", jitted, GOOD)
+
+
+@pytest.mark.parametrize(("loss", "argument"), TEMPERATURES)
+def test_a_temperature_is_one_number(loss, argument):
+    text = f"{argument} must be one number, got shape [2]"
+    refusal(text, loss, GOOD, GOOD, **{argument: jnp.ones(2)})
+    refusal(text, jax.jit(lambda x: loss(GOOD, GOOD, **{argument: x})), jnp.ones(2))
+
+
+@pytest.mark.parametrize("bad", [-1, 2.5, 2.0, "4", None, True, np.nan])
+def test_bad_blocks_are_refused(bad):
+    with pytest.raises(UserError, match=r"^block must be .*>= 0, got ") as caught:
+        relation.softmax_kl(GOOD, GOOD, block=bad)
+    assert str(caught.value).endswith(repr(bad))
