@@ -1,7 +1,5 @@
 """Labels over the relation graph: each part against a slow one, and when it must keep still."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -445,11 +443,11 @@ def test_bad_values_are_refused_by_name(argument, value):
 
 def test_what_cannot_be_spread_is_refused():
     features, clean = blobs()
-    with pytest.raises(UserError, match="^features must be finite"):
+    with pytest.raises(UserError, match=r"^features must be finite"):
         propagation.propagate(np.where(np.arange(8) == 3, np.nan, features), clean, CLASSES)
-    with pytest.raises(UserError, match="^given must hold a label of each class, .* of class 4"):
+    with pytest.raises(UserError, match=r"^given must hold a label of each class, .* of class 4"):
         propagation.propagate(features, clean, CLASSES + 1)
-    with pytest.raises(UserError, match="^features must have more than 5 rows, got 5"):
+    with pytest.raises(UserError, match=r"^features must have more than 5 rows, got 5"):
         propagation.settings("auto", "auto", "auto", 5)
 
 
@@ -484,18 +482,22 @@ def test_the_graph_bears_the_burden_of_proof(seen, failed):
     assert found["in_doubt"] == bool(failed)
 
 
-def test_nearly_blind_features_do_no_harm():
-    """Clouds from drowned to clear, small sets: used or not, at most 0.5 % of labels are lost."""
-    used = 0
-    for size, width, rate in itertools.product((40, 120), (0.3, 0.6, 1.0, 9.0), (0.0, 0.3, 0.5)):
-        features, clean = blobs((size,) * CLASSES, spread=width, seed=size)
+@pytest.mark.parametrize("size", [40, 120])
+@pytest.mark.parametrize("width", [1.0, 2.0, 9.0])
+def test_nearly_blind_features_do_no_harm(size, width):
+    """Clouds that drown in one another: at most 0.5 % of labels are lost, many if it is forced."""
+    features, clean = blobs((size,) * CLASSES, spread=width, seed=size)
+    for rate in (0.0, 0.2, 0.4):
         given = moved(clean, rate)
-        found = propagation.propagate(features, given, CLASSES)
-        used += found.summary["used"]
-        assert np.mean(found.targets.argmax(1) == clean) >= np.mean(given == clean) - 0.005, (
-            size, width, rate, found.summary,
-        )  # fmt: skip
-    assert 0 < used < 24
+        kept, forced = (
+            np.mean(
+                propagation.propagate(features, given, CLASSES, in_doubt=in_doubt).targets.argmax(1)
+                == clean
+            )
+            for in_doubt in propagation.IN_DOUBT
+        )
+        assert kept >= np.mean(given == clean) - 0.005
+        assert rate > 0.2 or forced < np.mean(given == clean) - 0.1
 
 
 def test_correction_over_a_weak_teacher_does_no_harm():

@@ -1,0 +1,237 @@
+"""`find_label_errors`: what it finds, in any kind of label and array, and what it refuses."""
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.labels import audit
+from rmdnet_jax.labels.audit import find_label_errors
+from rmdnet_jax.relations import propagation
+
+CLASSES, SIZE = 3, 60
+GENERATOR = np.random.default_rng(0)
+CLEAN = np.repeat(np.arange(CLASSES), SIZE)
+FEATURES = np.eye(8, dtype=np.float32)[CLEAN] + 0.15 * GENERATOR.normal(
+    size=(CLASSES * SIZE, 8)
+).astype(np.float32)
+WRONG = np.isin(np.arange(len(CLEAN)), GENERATOR.permutation(len(CLEAN))[:30])
+GIVEN = (CLEAN + WRONG) % CLASSES
+BLIND = GENERATOR.normal(size=FEATURES.shape).astype(np.float32)
+# Each keeps the order of the classes.
+NAMES = {
+    "far integers": np.array([-7, 3, 10**12]),
+    "unsigned": np.array([0, 5, 200], np.uint8),
+    "strings": np.array(["ant", "bee", "cow"]),
+    "objects": np.array(["ant", "bee", "cow"], object),
+    "whole floats": np.array([0.0, 1.0, 7.0]),
+}
+FOUND = find_label_errors(FEATURES, GIVEN)
+
+
+def assert_same(one, two):
+    np.testing.assert_array_equal(one.targets, two.targets)
+    np.testing.assert_array_equal(one.transition, two.transition)
+    numbers = ["index", "probability", "confidence", "vote", "margin", "decision"]
+    pd.testing.assert_frame_equal(one.table[numbers], two.table[numbers])
+
+
+def test_wrong_labels_come_first_and_are_mended():
+    table = FOUND.table
+    assert set(table["index"][:30]) == set(np.flatnonzero(WRONG))
+    assert np.all(np.diff(table["probability"]) >= 0)
+    np.testing.assert_array_equal(table["given"], GIVEN[table["index"]])
+    assert np.mean(FOUND.labels == CLEAN) > 0.98 > 0.84 > np.mean(GIVEN == CLEAN)
+    np.testing.assert_array_equal(FOUND.labels, FOUND.classes[FOUND.targets.argmax(1)])
+    assert not FOUND.in_doubt
+    assert all(test.passed for test in FOUND.doubt.values())
+    changed = FOUND.labels != GIVEN
+    assert set(table["index"][table["decision"] == "change"]) == set(np.flatnonzero(changed))
+    assert FOUND.noise_rate == pytest.approx(1 / 6, abs=0.08)
+    np.testing.assert_allclose(FOUND.transition.sum(1), 1)
+    assert f"{changed.sum()} of 180 are corrected" in FOUND.reason
+    assert FOUND.reason in repr(FOUND)
+    assert f"index {table['index'][0]}, given {table['given'][0]}" in repr(FOUND)
+
+
+def test_what_the_table_says_is_what_propagation_found():
+    seen = propagation.propagate(FEATURES, GIVEN, CLASSES)
+    np.testing.assert_array_equal(FOUND.targets, seen.targets)
+    table = FOUND.table.sort_values("index")
+    for i in range(0, len(GIVEN), 7):
+        votes, row = list(seen.votes[i]), table.iloc[i]
+        own = votes.pop(GIVEN[i])
+        assert row["probability"] == seen.belief[i, GIVEN[i]]
+        assert row["confidence"] == seen.belief[i].max()
+        assert (row["vote"], row["margin"]) == (own, own - max(votes))
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_labels_come_back_as_they_were_given(kind):
+    names = NAMES[kind]
+    found = find_label_errors(FEATURES, names[GIVEN])
+    assert_same(found, FOUND)
+    assert found.labels.dtype == found.classes.dtype == names.dtype
+    np.testing.assert_array_equal(found.labels, names[FOUND.labels])
+    np.testing.assert_array_equal(found.table["given"], names[GIVEN][found.table["index"]])
+    assert type(found.table["suggested"].tolist()[0]) is type(names.tolist()[0])
+
+
+def test_two_classes_may_be_booleans():
+    yes = np.array([True, False])
+    found = find_label_errors(FEATURES[: 2 * SIZE], yes[CLEAN[: 2 * SIZE]])
+    assert found.labels.dtype == bool
+    np.testing.assert_array_equal(found.labels, CLEAN[: 2 * SIZE] == 0)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [GIVEN.tolist(), tuple(GIVEN.tolist()), list(GIVEN), jnp.asarray(GIVEN), pd.Series(GIVEN),
+     pd.Series(GIVEN, index=np.arange(180)[::-1]), pd.Series(GIVEN, dtype="category"),
+     pd.Series(NAMES["strings"][GIVEN]), NAMES["strings"][GIVEN].tolist()],
+)  # fmt: skip
+def test_labels_of_any_container_give_the_same(labels):
+    assert_same(find_label_errors(FEATURES, labels), FOUND)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [FEATURES.tolist(), FEATURES.astype(np.float64), jnp.asarray(FEATURES), pd.DataFrame(FEATURES),
+     np.asfortranarray(FEATURES), FEATURES * np.float32(2**66), FEATURES * np.float32(2**-40)],
+    ids=["list", "float64", "jax", "pandas", "fortran", "huge", "tiny"],
+)  # fmt: skip
+def test_features_of_any_kind_give_the_same(features):
+    assert_same(find_label_errors(features, GIVEN), FOUND)
+
+
+def test_torch_tensors_give_the_same():
+    torch = pytest.importorskip("torch")
+    features = torch.tensor(FEATURES, requires_grad=True)
+    assert_same(find_label_errors(features, torch.tensor(GIVEN)), FOUND)
+    half = find_label_errors(features.bfloat16(), GIVEN)
+    assert_same(half, find_label_errors(features.bfloat16().float(), GIVEN))
+
+
+def test_whole_numbers_and_half_precision_are_features():
+    whole = np.rint(40 * FEATURES).astype(np.int16)
+    assert_same(find_label_errors(whole, GIVEN), find_label_errors(whole.astype(np.float32), GIVEN))
+    half = FEATURES.astype(np.float16)
+    assert_same(find_label_errors(half, GIVEN), find_label_errors(half.astype(float), GIVEN))
+
+
+def test_classes_in_another_order_change_nothing_but_rounding():
+    order = np.array([2, 0, 1])
+    found = find_label_errors(FEATURES, order[GIVEN])
+    np.testing.assert_array_equal(found.labels, order[FOUND.labels])
+    np.testing.assert_allclose(found.targets[:, order], FOUND.targets, atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same():
+    assert_same(find_label_errors(FEATURES, GIVEN, seed=np.int64(0)), FOUND)
+    assert not np.array_equal(find_label_errors(FEATURES, GIVEN, seed=1).targets, FOUND.targets)
+
+
+def test_where_in_doubt_labels_stay_but_are_ranked():
+    names = NAMES["strings"]
+    found = find_label_errors(BLIND, names[GIVEN])
+    assert found.in_doubt
+    np.testing.assert_array_equal(found.labels, names[GIVEN])
+    np.testing.assert_array_equal(found.targets, np.eye(CLASSES)[GIVEN])
+    assert set(found.table["decision"]) == {"keep", "in doubt"}
+    assert np.all(np.diff(found.table["probability"]) >= 0)
+    assert "In doubt" in found.reason
+    assert "none is changed" in found.reason
+    used = find_label_errors(BLIND, names[GIVEN], in_doubt="use")
+    assert used.in_doubt
+    assert "changed nevertheless" in used.reason
+    assert set(used.table["decision"]) == {"keep", "change"}
+    assert np.any(used.labels != names[GIVEN])
+    pd.testing.assert_series_equal(used.table["probability"], found.table["probability"])
+
+
+def test_features_that_are_all_zero_leave_labels_alone():
+    found = find_label_errors(np.zeros((len(GIVEN), 4)), GIVEN)
+    assert found.in_doubt
+    np.testing.assert_array_equal(found.labels, GIVEN)
+
+
+def test_a_class_of_one_example_is_taken():
+    labels = GIVEN.copy()
+    labels[5] = 9
+    found = find_label_errors(FEATURES, labels)
+    assert list(found.classes) == [0, 1, 2, 9]
+    assert np.isfinite(found.table["probability"]).all()
+    assert np.mean(found.labels == CLEAN) > 0.97
+
+
+def test_a_model_and_the_graph_rank_together():
+    model = np.full((len(GIVEN), CLASSES), 0.2)
+    model[np.arange(len(GIVEN)), GIVEN] = 0.6
+    found = find_label_errors(FEATURES, GIVEN, probabilities=model.astype(np.float16))
+    table, alone = found.table.sort_values("index"), FOUND.table.sort_values("index")
+    np.testing.assert_allclose(table["model"], 0.6, atol=1e-3)
+    graph = np.clip(alone["probability"], audit.NEAR, 1 - audit.NEAR)
+    odds = (np.log(graph / (1 - graph)) + np.log(0.6 / 0.4)) / 2
+    np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-odds)), rtol=1e-3)
+    np.testing.assert_array_equal(found.targets, FOUND.targets)
+
+
+def test_predictions_alone_are_enough():
+    model = np.exp(3 * FEATURES[:, :CLASSES])
+    model /= model.sum(1, keepdims=True)
+    found = find_label_errors(None, GIVEN, probabilities=model)
+    assert_same(found, find_label_errors(np.sqrt(model), GIVEN, probabilities=model))
+    assert set(found.table["index"][:30]) == set(np.flatnonzero(WRONG))
+
+
+def test_progress_is_shown_only_if_asked_for(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(audit, "_bar", lambda items, what: seen.append(what) or items)
+    find_label_errors(FEATURES, GIVEN)
+    assert not seen
+    find_label_errors(FEATURES, GIVEN, progress=True)
+    assert seen == ["settings"]
+    assert capsys.readouterr().err == ""
+
+
+HOLED = FEATURES.copy()
+HOLED[[4, 9], 1] = np.nan, np.inf
+EVEN = np.full((180, CLASSES), 1 / CLASSES)
+REFUSED = {
+    "features must have a row for each of the 180 labels, got 179": {"features": FEATURES[1:]},
+    "features must be finite, row 4 (the first of 2) has NaN or infinity": {"features": HOLED},
+    "features must be a table [n, columns], got shape (180,)": {"features": FEATURES[:, 0]},
+    "features must be a table [n, columns], got shape (180, 0)": {"features": FEATURES[:, :0]},
+    "features must be real numbers, got <U2": {"features": np.full((180, 2), "1.")},
+    "features must be real numbers, got object": {"features": np.full((180, 2), "a", object)},
+    "features must be real numbers, got complex64": {"features": FEATURES.astype(np.complex64)},
+    "features must be an array, got rows of different lengths": {"features": [[1.0], [1.0, 2.0]]},
+    "features must be given where there are no probabilities": {"features": None},
+    "labels must hold two classes or more, got only 0": {"labels": np.zeros(180, int)},
+    "labels must repeat, got 180 different ones in 180 rows": {"labels": np.arange(180)},
+    "labels must be there in each row, row 3 has none": {"labels": [0, 1, 1, None] + [1] * 176},
+    "labels must be there in each row, row 0 (the first of 90)": {"labels": [np.nan, "a"] * 90},
+    "labels must be all numbers or all strings": {"labels": [1, "a"] * 90},
+    "labels must be whole numbers or strings, got 0.5": {"labels": np.arange(180) / 2},
+    "labels must be one a row, shape [n], got shape (180, 3)": {"labels": EVEN},
+    "labels must have at least 20 rows, got 3": {"labels": [0, 1, 1], "features": FEATURES[:3]},
+    "probabilities must sum to 1 in each row, got 1.5 in row 0": {"probabilities": EVEN * 1.5},
+    "probabilities must be in [0, 1], got -": {"probabilities": EVEN - 0.5},
+    "probabilities must have a column for each of the 3": {"probabilities": np.full((180, 2), 0.5)},
+    "probabilities must have a row for each of the 180 labels": {"probabilities": EVEN[1:]},
+    "probabilities must be finite, row 0": {"probabilities": EVEN * np.nan},
+    "seed must be an integer >= 0, got 1.5": {"seed": 1.5},
+    "seed must be >= 0, got -1": {"seed": -1},
+    "neighbours must be in [1, 179], got 180": {"neighbours": 180},
+    "in_doubt must be one of the known names, got 'no'": {"in_doubt": "no"},
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_bad_input_gets_one_line_that_names_it(text):
+    with pytest.raises(UserError) as caught:
+        find_label_errors(**{"features": FEATURES, "labels": GIVEN} | REFUSED[text])
+    assert str(caught.value).startswith(text)
+    assert "\n" not in str(caught.value)
+    assert caught.value.argument
