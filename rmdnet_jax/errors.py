@@ -25,7 +25,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def under(path: str) -> Iterator[None]:
-    """Puts a config's path in front of what errors say: `rate must ...` -> `noise.rate must ...`."""
+    """Puts a config's path in front of errors: `rate must ...` -> `noise.rate must ...`."""
     try:
         yield
     except UserError as error:

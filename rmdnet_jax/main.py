@@ -65,7 +65,8 @@ def join(initialize: Callable) -> None:
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise UserError(
-            f"--multihost needs a cluster that jax.distributed.initialize() finds by itself, got: {text}"
+            "--multihost needs a cluster that jax.distributed.initialize() finds by itself, "
+            f"got: {text}"
         ) from None
 
 

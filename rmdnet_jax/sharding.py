@@ -1,4 +1,4 @@
-"""Devices as one mesh with the axis `data`: batches are split over it, all else lies on every device."""
+"""Devices as one mesh with the axis `data`: batches are split over it, all else is everywhere."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def devices() -> int:
 
 
 def whole(tree: PyTree) -> PyTree:
-    """Within a jitted function: all of these arrays on every device, so that every process can read them."""
+    """Within a jitted function: these arrays on every device, so that every process can read."""
     return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if devices() > 1 else tree
 
 
 def over_devices(function, *rows: Array):
-    """`function(rows, ..., sharded)` on each device's own rows, or on all rows where there is one device."""
+    """`function(rows, ..., sharded)` on each device's own rows, or on all where there is one."""
     if devices() == 1:
         return function(*rows, sharded=False)
     split = PartitionSpec(AXIS)

@@ -53,7 +53,7 @@ def hyper(factory: Callable) -> dict[str, Any]:
 
 
 def entry(table: dict[str, Callable], field: str, name: str, given: Iterable[str]) -> Callable:
-    """`table[name]`, having checked its name and the hyper-parameters `given`; `field` is for errors."""
+    """`table[name]`, having checked its name and the hyper-parameters `given`."""
     if name not in table:
         raise unknown(f"{field}.name", name, table)
     allowed = hyper(table[name])

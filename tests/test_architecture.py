@@ -141,7 +141,9 @@ def functions(path):
             yield node.name, node.end_lineno - node.lineno + 1
 
 
-@pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*FILES, *EXPERIMENTS], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_files_functions_and_lines_keep_their_size(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 300

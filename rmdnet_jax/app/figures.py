@@ -58,8 +58,11 @@ def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -
 
 
 def curves(records: list[dict], path: pathlib.Path) -> None:
-    """Test accuracy and training accuracy on given and on clean labels over epochs, one panel a student: memorisation is seen
-    where accuracy on given labels rises above that on clean ones while test accuracy falls."""
+    """Test accuracy, and training accuracy on given and on clean labels, one panel a student.
+
+    A student memorises where accuracy on given labels rises above that on clean ones while test
+    accuracy falls.
+    """
     stages = list(dict.fromkeys(r["stage"] for r in records if r["stage"] != "relation_modeling"))
     figure, axes = _figure(1, len(stages), (4.2 * len(stages), 3.6))
     for axis, stage in zip(axes[0], stages):
@@ -84,7 +87,10 @@ def curves(records: list[dict], path: pathlib.Path) -> None:
 def relations(
     features: dict[str, np.ndarray], labels: np.ndarray, temperature: float, path: pathlib.Path
 ) -> None:
-    """Relation matrices of one batch sorted by clean class, one panel a network; bright blocks on the diagonal are classes together."""
+    """Relation matrices of one batch sorted by class, one panel a network.
+
+    Bright blocks on the diagonal are classes that lie together.
+    """
     if not features:
         return
     figure, axes = _figure(1, len(features), (4.0 * len(features), 4.0))
@@ -105,7 +111,7 @@ def relations(
 
 
 def scores(rows: list[tables.Row], column: str, path: pathlib.Path) -> None:
-    """A table's rows as a figure, one panel a noise: each seed a dot, over them mean and standard deviation."""
+    """A table's rows, one panel a noise: a dot a seed, over them mean and standard deviation."""
     places = list(arms.TITLES)
     rows = sorted(rows, key=lambda row: (row.method, places.index(row.arm)))
     settings, _ = tables.labels(rows)

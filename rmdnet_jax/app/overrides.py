@@ -103,7 +103,7 @@ def split(text: str) -> dict[str, str]:
 
 
 def typed(argument: str, value: Any, default: Any) -> Any:
-    """`value`, text or of Python, as the type of `default`; raises `UserError` naming `argument`."""
+    """`value`, text or of Python, as the type of `default`; an error names `argument`."""
     kind = type(default)
     value = str(value) if isinstance(value, pathlib.PurePath) else value
     try:

@@ -52,7 +52,7 @@ def small(config: ConfigDict) -> None:
 
 
 def quick(config: ConfigDict) -> None:
-    """Shrinks an experiment to seconds on the digits, to try its wiring; its numbers say nothing."""
+    """Shrinks an experiment to seconds on the digits, to try its wiring; it measures nothing."""
     if config.noise.name == "file":
         put(config, "noise", choice("pair"))
     elif "mapping" in config.noise:

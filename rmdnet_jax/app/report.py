@@ -37,16 +37,24 @@ def describe(config: ConfigDict, source: Source, labels: dict) -> str:
         else f"{labels['rate']:.4f} of the labels are wrong"
     )
     lines = [
-        f"data   {source.name}: {n} training and {len(source.test_labels)} test images of {shape}, {len(source.names)} classes",
-        f"noise  {config.noise.name}, seed {config.noise.seed}: {rate}, sha256 {labels['sha256'][:16]}",
+        f"data   {source.name}: {n} training and {len(source.test_labels)} test images of {shape}, "
+        f"{len(source.names)} classes",
+        f"noise  {config.noise.name}, seed {config.noise.seed}: {rate}, "
+        f"sha256 {labels['sha256'][:16]}",
     ]
     return "\n".join([*lines, *("       " + line for line in matrix(labels["transition"]))])
 
 
 def propagated(about: dict) -> str:
     """What became of the labels over the graph, in a line."""
-    graph = f"graph  {about['neighbours']} neighbours, temperature {about['temperature']:g}, alpha {about['alpha']:g}: "
-    agreement = f"neighbours' labels agree in {about['neighbour_agreement']:.3f} of pairs, chance {about['chance_agreement']:.3f}"
+    graph = (
+        f"graph  {about['neighbours']} neighbours, temperature {about['temperature']:g}, "
+        f"alpha {about['alpha']:g}: "
+    )
+    agreement = (
+        f"neighbours' labels agree in {about['neighbour_agreement']:.3f} of pairs, "
+        f"chance {about['chance_agreement']:.3f}"
+    )
     if not about["used"]:
         return f"{graph}in doubt, so labels stay as given ({agreement})"
     right = f", then {about['right']:.4f} are right" if "right" in about else ""
@@ -74,8 +82,13 @@ def environment(mesh: Mesh) -> dict:
     return {
         "python": platform.python_version(), **versions, "git": _revision(),
         "device": device.device_kind, "devices": mesh.size, "platform": device.platform,
-        "processor": _processor(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": _processor(), "cores": _cores(),
     }  # fmt: skip
+
+
+def _cores() -> int | None:
+    own = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(own(0)) if own else os.cpu_count()
 
 
 def _processor() -> str:
@@ -89,7 +102,7 @@ def _processor() -> str:
 
 
 def _revision() -> str | None:
-    """The git revision of this source tree, marked where it has changes; None outside a checkout."""
+    """The git revision of this source tree, marked where changed; None outside a checkout."""
     here = pathlib.Path(__file__).resolve().parent
     try:
         answer = subprocess.run(

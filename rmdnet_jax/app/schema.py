@@ -133,7 +133,7 @@ def digits() -> ConfigDict:
 
 
 def locked(config: ConfigDict) -> ConfigDict:
-    """Locks a config against new fields, but for its choices, whose fields come with their names."""
+    """Locks a config against new fields, but for its choices: theirs come with their names."""
     config.lock()
     for path in TABLES:
         at(config, path).unlock()

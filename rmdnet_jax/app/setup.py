@@ -1,4 +1,4 @@
-"""What the arms of one experiment share, checked and built before anything is trained or written."""
+"""What the arms of one experiment share, checked and built before anything is written."""
 
 from __future__ import annotations
 
@@ -180,8 +180,17 @@ def make_stage(
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
     prepare = resident.prepare(augment, objective.views, *made.statistics)
     stage = fit.Stage(
-        name, objective, optimizer, batches, prepare, key, config.epochs, config.average, evaluate, refresh
-    )  # fmt: skip
+        name=name,
+        objective=objective,
+        optimizer=optimizer,
+        pipeline=batches,
+        prepare=prepare,
+        key=key,
+        epochs=config.epochs,
+        average=config.average,
+        evaluate=evaluate,
+        refresh=refresh,
+    )
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype), examples
     )

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_here(points: dict[str, str], study: str, root: str) -> int:
-    """Runs the points that are not finished; returns the status, after a line on what stopped it."""
+    """Runs the points that are not finished; returns the status, after a line on what is wrong."""
     from tqdm import tqdm
 
     from rmdnet_jax.app import experiment, setup, workdir

@@ -1,6 +1,7 @@
 """Data that lie on the devices: uint8 images and labels, gathered by index into batches.
 
-The row of an example is its index. A permutation that (key, epoch) fixes says which rows a batch is.
+The row of an example is its index. A permutation fixed by (key, epoch) says which rows a batch
+has.
 """
 
 from __future__ import annotations

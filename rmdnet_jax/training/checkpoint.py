@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: written asynchronously, verified by a fingerprint when read, the newest readable one wins."""
+"""Checkpoints of a stage: written in the background, verified by a fingerprint when read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ KEPT = 2  # the newest, and the one before to fall back to
 
 @contextlib.contextmanager
 def opened(directory: str | pathlib.Path, every: int) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints under `directory`: one each `every` steps and one when a cluster announces preemption; all written at the end."""
+    """The checkpoints under `directory`, one each `every` steps, all written at the end.
+
+    A cluster that announces preemption gets one more.
+    """
     policy = managers.AnySavePolicy(
         [managers.FixedIntervalPolicy(every), managers.PreemptionCheckpointingPolicy()]
     )
@@ -36,9 +39,10 @@ def opened(directory: str | pathlib.Path, every: int) -> Iterator[ocp.Checkpoint
 
 @jax.jit
 def fingerprint(tree: PyTree) -> Array:
-    """uint32 over every bit of a tree: `sum_i bits_i (2 i + 1)` in each leaf, leaves chained. Exact, so the same on any device count.
+    """uint32 over every bit of a tree: `sum_i bits_i (2 i + 1)` in each leaf, leaves chained.
 
-    The files themselves hold no checksum of array contents: a flipped bit would otherwise be read as another number.
+    Exact, so the same on any number of devices. The files hold no checksum of array contents: a
+    flipped bit would be read as another number.
     """
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(tree):
@@ -65,12 +69,13 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree) -> None:
 def restore(
     manager: ocp.CheckpointManager, like: PyTree, remove: bool = False
 ) -> tuple[int, PyTree] | None:
-    """The newest readable checkpoint as (step, state), or None, with a warning for each unreadable one.
+    """The newest readable checkpoint as (step, state), or None; unreadable ones are warned of.
 
     Args:
       manager: see `opened`.
       like: arrays or shape structs of the shapes, types and shardings wanted.
-      remove: whether, once an older one is read, the unreadable newer ones are deleted, so that their steps can be saved again.
+      remove: whether, once an older one is read, the unreadable newer ones are deleted, so that
+        their steps can be saved again.
     """
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -85,7 +90,8 @@ def restore(
                 raise ValueError("its content does not match its fingerprint")
         except Exception as error:  # whatever a damaged file makes the readers below raise
             warnings.warn(
-                f"checkpoint {step} in {manager.directory} cannot be read, taking the one before ({first_line(error)})",
+                f"checkpoint {step} in {manager.directory} cannot be read, taking the one before "
+                f"({first_line(error)})",
                 stacklevel=2,
             )
             unreadable.append(step)

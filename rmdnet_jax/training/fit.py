@@ -1,4 +1,4 @@
-"""The only training loop: `fit` minimises any `Objective`, one donated jitted step at a time, and survives being killed."""
+"""The only training loop: `fit` minimises any `Objective`, and survives being killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
 
 
 class TrainState(NamedTuple):
-    """All that a stage changes: what a checkpoint holds. No key and no iterator: both are functions of the step."""
+    """All that a stage changes, and a checkpoint holds; keys and batches follow from the step."""
 
     step: Array  # int32, steps done
     variables: Variables
@@ -40,6 +40,14 @@ class TrainState(NamedTuple):
     average: PyTree  # moving average of the parameters, or () without one
     totals: dict[str, Array]  # sums over the current epoch
     failed: Array  # int32, the first step with a loss that is not finite, or -1
+
+
+class Evaluate(Protocol):
+    """More metrics of an epoch than its means; raises `UserError` to stop the run."""
+
+    def __call__(
+        self, variables: Variables, epoch: int, values: dict[str, float], /
+    ) -> dict[str, float]: ...
 
 
 class Stage(NamedTuple):
@@ -53,10 +61,8 @@ class Stage(NamedTuple):
     key: Array  # of the seed and the stage
     epochs: int
     average: float  # decay of the parameters' moving average, 0: none
-    evaluate: Callable  # (Variables, epoch, the epoch's mean metrics) -> more of them; raises UserError to stop the run
-    refresh: Callable | None = (
-        None  # (Variables, memory, epoch) -> memory, after each epoch but the last
-    )
+    evaluate: Evaluate
+    refresh: Callable[[Variables, PyTree, int], PyTree] | None = None  # of memory, between epochs
 
 
 class Stopped(Exception):
@@ -145,7 +151,7 @@ def initial(stage: Stage, frozen: PyTree, rows: Examples, key: Array) -> TrainSt
 
 
 def shapes(stage: Stage, mesh: Mesh, rows: Examples) -> TrainState:
-    """The shapes of the state, found without computing, from a batch or its shapes: what a stage's parts refuse, they refuse here."""
+    """The shapes of the state, from a batch or its shapes: what parts refuse, they refuse here."""
     place = sharding.everywhere(mesh)
     found = jax.eval_shape(
         functools.partial(initial, stage), stage.objective.frozen, rows, stage.key
@@ -154,16 +160,18 @@ def shapes(stage: Stage, mesh: Mesh, rows: Examples) -> TrainState:
 
 
 def start(stage: Stage, mesh: Mesh, manager: Any) -> tuple[int, TrainState]:
-    """The steps done and the state: of the newest readable checkpoint, or before the first step where there is none.
+    """The steps done and the state: of the newest readable checkpoint, or before the first step.
 
-    Raises `UserError` where there are checkpoints and none can be read: what may only be out of reach is not written over.
+    Raises `UserError` where there are checkpoints and none can be read: what may only be out of
+    reach is not written over.
     """
     first = stage.pipeline.batch(0)
     if (found := checkpoint.restore(manager, shapes(stage, mesh, first), remove=True)) is not None:
         return found
     if manager.all_steps():
         raise UserError(
-            f"{stage.name}: no checkpoint in {manager.directory} can be read; move them away and the stage starts anew"
+            f"{stage.name}: no checkpoint in {manager.directory} can be read; move them away and "
+            "the stage starts anew"
         )
     build = jax.jit(functools.partial(initial, stage), out_shardings=sharding.everywhere(mesh))
     return 0, build(stage.objective.frozen, first, stage.key)
@@ -171,7 +179,7 @@ def start(stage: Stage, mesh: Mesh, manager: Any) -> tuple[int, TrainState]:
 
 @contextlib.contextmanager
 def _on_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second one acts as usual. Signals reach the main thread only."""
+    """An event that SIGTERM and SIGINT set, in the main thread; a second one acts as usual."""
     event, old = threading.Event(), {}
 
     def handle(number: int, frame: Any) -> None:
@@ -192,7 +200,7 @@ def _on_stop() -> Iterator[threading.Event]:
 def fit(
     stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writer: Writer
 ) -> TrainState:
-    """Trains a stage to its end and returns its final state; continues from the newest checkpoint in `directory`.
+    """Trains a stage to its end, from the newest checkpoint there is; returns its final state.
 
     Args:
       stage: what to train.
@@ -245,7 +253,8 @@ def fit(
             if stopping and done < total:
                 manager.wait_until_finished()
                 raise Stopped(
-                    f"{stage.name}: stopped at step {done} of {total}, saved; the same command continues"
+                    f"{stage.name}: stopped at step {done} of {total}, saved; the same command "
+                    "continues"
                 )
         manager.wait_until_finished()
         if _agreed(stop, True):
@@ -256,7 +265,7 @@ def fit(
 
 
 def _agreed(stop: threading.Event, epoch_ends: bool) -> bool:
-    """Whether to stop: as soon as this process is to, or, of several, at the end of an epoch in which any of them was."""
+    """Whether to stop: at once, or, of several processes, together at the end of an epoch."""
     if jax.process_count() == 1:
         return stop.is_set()
     return epoch_ends and bool(np.any(multihost_utils.process_allgather(np.array(stop.is_set()))))
@@ -271,7 +280,10 @@ def _end_epoch(
     progress: Progress,
     manager: Any,
 ) -> None:
-    """Evaluates, writes the epoch's record and shows it; `lap` is (steps, begin) of the part of the epoch that this process ran."""
+    """Evaluates, writes the epoch's record and shows it.
+
+    `lap`: (steps, begin) of the part of the epoch that this process ran.
+    """
     steps, began = lap
     values = {
         name: float(total) / stage.pipeline.steps_per_epoch
@@ -311,7 +323,8 @@ def _refuse_failed(stage: Stage, state: TrainState, manager: Any) -> None:
         good = manager.latest_step()
         where = f"step {good} in {manager.directory}" if good is not None else "none yet"
         raise UserError(
-            f"{stage.name}: {what} not finite at step {failed}; last good checkpoint: {where}. Try a lower learning rate"
+            f"{stage.name}: {what} not finite at step {failed}; last good checkpoint: {where}. "
+            "Try a lower learning rate"
         )
 
 

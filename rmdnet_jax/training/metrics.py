@@ -1,6 +1,7 @@
-"""What a run writes while it trains: JSON lines that resume exactly, a progress bar, TensorBoard on request.
+"""What a run writes while it trains: JSON lines that resume exactly, a progress bar, TensorBoard.
 
-`metrics.jsonl` holds results only, so that the same configuration gives the same file; times go to `timing.jsonl`. Times are seconds.
+`metrics.jsonl` holds results only, so that the same config gives the same file. Times, in seconds,
+go to `timing.jsonl`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rmdnet_jax.files import write_text
 
 
 class Records:
-    """A JSON-lines file of records with the fields `stage` and `step`; each append is on disk when it returns."""
+    """A JSON-lines file of records with `stage` and `step`; what is appended is on disk."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -34,13 +35,13 @@ class Records:
         return [record for record in self.all if record["stage"] == stage]
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drops the records of `stage` after `step`: they are written again by the steps that are run again."""
+        """Drops the records of `stage` after `step`: those steps are run again."""
         self.all = [r for r in self.all if r["stage"] != stage or r["step"] <= step]
         if self.path.exists():
             self._rewrite()
 
     def append(self, record: dict) -> None:
-        """Adds a record, behind all others or, where a stage is run again, before the stages that followed it."""
+        """Adds a record, behind all of its stage."""
         self.all.append(record)
         if record["stage"] not in self.stages:
             self.stages.append(record["stage"])
@@ -89,7 +90,7 @@ class Writer:
         return metric_writers.SummaryWriter(str(self.tensorboard))
 
     def speed(self, stage: str) -> dict[str, float]:
-        """Seconds of a stage over all its sessions, and images/s: the median epoch, the first (which compiles) left out."""
+        """Seconds of a stage over all sessions, and images/s: the median epoch but for the first."""
         times = self.timing.of(stage)
         rates = sorted(t["images"] / t["train_seconds"] for t in (times[1:] or times))
         seconds = sum(t["train_seconds"] + t["evaluate_seconds"] for t in times)
@@ -100,7 +101,7 @@ class Writer:
 
 
 class Progress:
-    """A bar on a terminal, else a plain line at most every `interval` seconds and at each stage's end."""
+    """A bar on a terminal or in a notebook, else a line every `interval` seconds."""
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class Progress:
         )
 
     def due(self, done: int) -> bool:
-        """Whether it is time to show something: reading a loss from the device just for the bar must stay rare."""
+        """Whether it is time to show something: reading a loss from the device must stay rare."""
         now = time.perf_counter()
         if self.mark is None:
             self.mark = done, now  # the first step compiles: the clock starts behind it
@@ -138,7 +139,8 @@ class Progress:
         first, began = self.mark or (done, time.perf_counter())
         self.said = time.perf_counter()
         rate = (done - first) / max(self.said - began, 1e-9)
-        text = f"epoch {done / self.per_epoch:.1f}/{self.steps // self.per_epoch}  loss {loss:.4f}  {self.batch * rate:,.0f} images/s{note}"
+        epochs = f"{done / self.per_epoch:.1f}/{self.steps // self.per_epoch}"
+        text = f"epoch {epochs}  loss {loss:.4f}  {self.batch * rate:,.0f} images/s{note}"
         if rate and done < self.steps:
             text += f"  {(self.steps - done) / rate:.0f} s left"
         if self.bar:

@@ -34,7 +34,7 @@ class Objective(NamedTuple):
 
 
 def relation_modeling(ssl: SelfSupervised, epochs: int) -> Objective:
-    """Stage 1: a self-supervised objective on all images for so many epochs; labels are not read."""
+    """Stage 1: a self-supervised objective on all images; labels are not read."""
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
         value, stats, memory, metrics = ssl.loss(
@@ -46,7 +46,7 @@ def relation_modeling(ssl: SelfSupervised, epochs: int) -> Objective:
 
 
 def classifier(encoder: Network, num_classes: int, *, dtype: str = "float32") -> Network:
-    """The student: an encoder below a linear head that computes in `dtype`; `apply` returns `Outputs`."""
+    """The student: an encoder below a linear head that computes in `dtype`; it gives `Outputs`."""
     head = linear(num_classes, dtype=dtype)
 
     def init(key, image):
@@ -68,7 +68,7 @@ def classifier(encoder: Network, num_classes: int, *, dtype: str = "float32") ->
 
 
 def ensemble(student: Network) -> Callable:
-    """What the trained peers say together: `(variables, image) -> Outputs`, features of the first peer, mean logits of all."""
+    """What peers say together, `(variables, image) -> Outputs`: mean logits, the first's features."""
 
     def predict(variables, image):
         outputs = [student.apply(Variables(p, s), image, False)[0] for p, s in zip(*variables)]
