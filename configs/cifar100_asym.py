@@ -2,7 +2,7 @@
 same superclass.
 
     rmdnet train --config configs/cifar100_asym.py --workdir runs/cifar100_asym
-    rmdnet train --config configs/cifar100_asym.py:small --workdir runs/small   # minutes on two cores
+    rmdnet train --config configs/cifar100_asym.py:small --workdir runs/small  # minutes
 
 Not yet measured at full size: that needs an accelerator.
 """

@@ -1,6 +1,6 @@
 """CIFAR-100 with human labels (CIFAR-100N, Wei et al., ICLR 2022), from a file that you have.
 
-    rmdnet train --config configs/cifar100_human.py:path=labels.npz,field=noisy_label --workdir runs/human
+    rmdnet train --config cifar100_human:path=labels.npz --workdir runs/human
 
 The file holds one label an image in the original order: .npy, .npz (the array `field`) or .csv.
 CIFAR-N comes as a .pt file, which becomes one of ours by

@@ -2,7 +2,7 @@
 
     rmdnet train --config configs/cifar100_sym.py --workdir runs/cifar100_sym
     rmdnet train --config configs/cifar100_sym.py:rate=0.8,inclusive --workdir runs/redrawn
-    rmdnet train --config configs/cifar100_sym.py:small --workdir runs/small   # minutes on two cores
+    rmdnet train --config configs/cifar100_sym.py:small --workdir runs/small  # minutes
 
 With `inclusive` labels are redrawn from all classes, as in most papers.
 Not yet measured at full size: that needs an accelerator.

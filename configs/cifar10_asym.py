@@ -2,7 +2,7 @@
 mistaken for.
 
     rmdnet train --config configs/cifar10_asym.py --workdir runs/cifar10_asym
-    rmdnet train --config configs/cifar10_asym.py:small --workdir runs/small   # minutes on two cores
+    rmdnet train --config configs/cifar10_asym.py:small --workdir runs/small  # minutes
 
 `small`, one seed, images from JPEG, two CPU cores, jax 0.10: 50.2 %, cross entropy 52.8 %
 (last).

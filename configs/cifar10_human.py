@@ -1,6 +1,6 @@
 """CIFAR-10 with human labels (CIFAR-10N, Wei et al., ICLR 2022), from a file that you have.
 
-    rmdnet train --config configs/cifar10_human.py:path=labels.npz,field=worse_label --workdir runs/human
+    rmdnet train --config cifar10_human:path=labels.npz --workdir runs/human
 
 The file holds one label an image in the original order: .npy, .npz (the array `field`) or .csv.
 CIFAR-N comes as a .pt file, which becomes one of ours by

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rmdnet_jax.relations.losses import NODES as NODES
     from rmdnet_jax.relations.losses import cosine as cosine
     from rmdnet_jax.relations.losses import infonce as infonce
-    from rmdnet_jax.relations.losses import matrix as relation_matrix
+    from rmdnet_jax.relations.losses import matrix as relation_matrix  # noqa: F401
     from rmdnet_jax.relations.losses import pearson as pearson
     from rmdnet_jax.relations.losses import pearson_identity as pearson_identity
     from rmdnet_jax.relations.losses import pkt as pkt

@@ -44,8 +44,9 @@ def within(argument: str, value: object, interval: str, *, whole: bool = False) 
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, kind) and not isinstance(value, bool):
-        above = value > low if interval[0] == "(" else value >= low
-        below = value < high if interval[-1] == ")" else value <= high
+        number = float(value)  # type: ignore[arg-type]  # the abstract classes promise less
+        above = number > low if interval[0] == "(" else number >= low
+        below = number < high if interval[-1] == ")" else number <= high
         if above and below:
             return
     allowed = (

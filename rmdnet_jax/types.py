@@ -8,12 +8,10 @@ not part of a `Batch`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-
-from rmdnet_jax.errors import unknown
 
 Array = jax.Array
 PyTree = Any
@@ -50,14 +48,3 @@ def hyper(factory: Callable) -> dict[str, Any]:
         for p in inspect.signature(factory).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
-
-
-def entry(table: dict[str, Callable], field: str, name: str, given: Iterable[str]) -> Callable:
-    """`table[name]`, having checked its name and the hyper-parameters `given`."""
-    if name not in table:
-        raise unknown(f"{field}.name", name, table)
-    allowed = hyper(table[name])
-    for key in given:
-        if key not in allowed:
-            raise unknown(f"{field}.{name}'s field", key, allowed or ["(it has none)"])
-    return table[name]

@@ -1,6 +1,6 @@
 """Digits: what each part of RMDNet is worth around cross entropy, one factor at a time.
 
-    rmdnet sweep studies/factors.py --workdir runs/factors --run    # hours; a part: --match ablation
+    rmdnet sweep studies/factors.py --workdir runs/factors --run   # a part: --match ablation
     rmdnet report table runs/factors/base/* runs/factors/ablation/*   # likewise the other studies
     rmdnet report table runs/factors/noise/*
 

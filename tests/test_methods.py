@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
+from rmdnet_jax.app.config import choose
 
 from rmdnet_jax import evaluation, losses
 from rmdnet_jax.app import experiment
-from rmdnet_jax.app.config import choose
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS, mixup
 from rmdnet_jax.methods.mixup import mixed

@@ -737,8 +737,9 @@ def test_cifar10_is_in_the_original_order(prepared):
 
 @pytest.mark.filterwarnings("ignore")
 def test_human_labels_of_tfds_are_in_the_original_order(prepared):
-    from rmdnet_jax.app import setup as run
     from rmdnet_jax.app.config import choose, default
+
+    from rmdnet_jax.app import setup as run
     from rmdnet_jax.labels.noise import KINDS
 
     where = str(prepared / "record")

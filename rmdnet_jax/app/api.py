@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rmdnet_jax.app import experiment
 from rmdnet_jax.app.load import get_config
 from rmdnet_jax.app.overrides import override
-from rmdnet_jax.app.schema import choice, put
+from rmdnet_jax.app.schema import Config, choice, put
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.data import sources
 from rmdnet_jax.errors import UserError
@@ -51,7 +51,7 @@ class Trained:
 
 
 def train(
-    preset_or_config: str | ConfigDict,
+    preset_or_config: str | Config,
     workdir: str | pathlib.Path,
     *,
     images: Any = None,
@@ -118,7 +118,7 @@ def train(
     return Trained(done.summary, done.student, place)
 
 
-def _source(config: ConfigDict, images, labels, test_images, test_labels, names):
+def _source(config: Config, images, labels, test_images, test_labels, names):
     """The arrays as a source, or None where there are none; the config says so."""
     if images is None:
         others = {"labels": labels, "test_images": test_images, "test_labels": test_labels}

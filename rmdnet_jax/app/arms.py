@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from rmdnet_jax.app.schema import flatten
+from rmdnet_jax.app.schema import Config, flatten
 
 OWN = "relation_guided"  # the stage of the experiment's own arm
 
@@ -50,7 +48,7 @@ def title(method: str, arm: str) -> str:
     return TITLES[arm].format(method)
 
 
-def own(config: ConfigDict) -> Arm:
+def own(config: Config) -> Arm:
     """The experiment's own arm."""
     guided = config.relation_guided
     corrected = guided.targets == "propagated"
@@ -62,7 +60,7 @@ def own(config: ConfigDict) -> Arm:
     return Arm(name, guided.weight, guided.targets, guided.init, OWN)
 
 
-def arms(config: ConfigDict) -> list[Arm]:
+def arms(config: Config) -> list[Arm]:
     """All arms, the experiment's own first."""
     first = own(config)
     names = [name for name in dict.fromkeys(config.controls) if name != first.name]
@@ -79,7 +77,7 @@ def _control(name: str, weight: float) -> Arm:
     )
 
 
-def settings(config: ConfigDict, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any]:
+def settings(config: Config, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any]:
     """The settings that an arm reads, flat; `teacher` says how its teacher came about.
 
     Seeds and the noise are not among them: over seeds an arm is the same, and a noise has a column

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from rmdnet_jax import evaluation, files, sharding
 from rmdnet_jax.app import figures, report, setup
@@ -20,6 +19,7 @@ from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, arms, settings
 from rmdnet_jax.app.correct import Corrected, corrector
 from rmdnet_jax.app.resolve import build, resolve
+from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import CUSTOM, FILE, Student
 from rmdnet_jax.app.teacher import Teacher
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 def run(
-    config: ConfigDict,
+    config: Config,
     workdir: str | pathlib.Path,
     *,
     given: Mapping[str, Any] | None = None,
@@ -153,7 +153,7 @@ def stages(made: Run) -> Callable[[Arm, Teacher | None, Corrected | None], Stage
     return stage
 
 
-def matching(config: ConfigDict, part: str) -> Callable:
+def matching(config: Config, part: str) -> Callable:
     """An edge or node loss with its weight, tried on two examples: bad values are refused now."""
     path = f"relation_guided.{part}"
     weight = config.relation_guided[part].weight

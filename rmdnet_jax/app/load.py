@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import rmdnet_jax
 from rmdnet_jax.app.overrides import override
+from rmdnet_jax.app.schema import Config
 from rmdnet_jax.errors import UserError, first_line
 
 
@@ -23,13 +24,13 @@ def presets() -> dict[str, pathlib.Path]:
     return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
 
 
-def get_config(text: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+def get_config(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config that a text names, with values set.
 
     Args:
       text: a preset's name or a file, and perhaps an argument: `digits`, `digits:rate=0.2`,
         `configs/cifar10_sym.py:small`, `/home/me/mine.py`. A file defines
-        `get_config(arg: str) -> ConfigDict`.
+        `get_config(arg: str) -> Config`.
       overrides: dotted or short names and their values, `{"noise.rate": 0.2}`.
 
     Returns:

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rmdnet_jax.app import schema
+from rmdnet_jax.app.schema import Config
 from rmdnet_jax.errors import UserError, one_of, wrong
 
 WORDS = ("auto", "estimate")  # a field that holds one of these takes a number as well
@@ -23,7 +24,7 @@ WORDS = ("auto", "estimate")  # a field that holds one of these takes a number a
 KEPT = {"relation_modeling.ssl": ("projection", "hidden")}
 
 
-def override(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A copy of a config with values set, by dotted or short names; values are text or Python's.
 
     Choices are made before their fields are set, whatever the order. A new choice begins with its
@@ -47,7 +48,7 @@ def _full(name: str, value: Any) -> dict[str, Any]:
     return {"data.name": value}
 
 
-def _set(config: ConfigDict, path: str, value: Any) -> None:
+def _set(config: Config, path: str, value: Any) -> None:
     """Sets one field, checked against the schema."""
     node, _, field = path.rpartition(".")
     if node not in schema.TABLES:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from rmdnet_jax.app.overrides import override, split
-from rmdnet_jax.app.schema import choice, digits, locked, put
+from rmdnet_jax.app.schema import Config, choice, digits, locked, put
 from rmdnet_jax.errors import wrong
 
 
-def cifar(name: str) -> ConfigDict:
+def cifar(name: str) -> Config:
     """`cifar10` or `cifar100` on one accelerator: SimSiam's recipe, then a PreAct ResNet-18."""
     config = digits()
     values = {
@@ -33,7 +31,7 @@ def cifar(name: str) -> ConfigDict:
     return locked(config)
 
 
-def small(config: ConfigDict) -> None:
+def small(config: Config) -> None:
     """Shrinks a CIFAR experiment for a CPU: a small CNN on the first 5,000 images."""
     values = {
         "data.limit": 5000,
@@ -51,7 +49,7 @@ def small(config: ConfigDict) -> None:
         put(config, path, value)
 
 
-def quick(config: ConfigDict) -> None:
+def quick(config: Config) -> None:
     """Shrinks an experiment to seconds on the digits, to try its wiring; it measures nothing."""
     if config.noise.name == "file":
         put(config, "noise", choice("pair"))
@@ -76,10 +74,10 @@ def quick(config: ConfigDict) -> None:
         put(config, path, value)
 
 
-SIZES: dict[str, Callable[[ConfigDict], None]] = {"small": small, "quick": quick}
+SIZES: dict[str, Callable[[Config], None]] = {"small": small, "quick": quick}
 
 
-def experiment(base: ConfigDict, arg: str = "", **values: Any) -> ConfigDict:
+def experiment(base: Config, arg: str = "", **values: Any) -> Config:
     """A config from a base, what the experiment sets, and the argument that a user gives.
 
     Args:

@@ -13,11 +13,11 @@ import subprocess
 from importlib import metadata
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rmdnet_jax import sharding
 from rmdnet_jax.app import tables
 from rmdnet_jax.app.arms import title
+from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
 from rmdnet_jax.data.sources import Source
 
@@ -28,7 +28,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def describe(config: ConfigDict, source: Source, labels: dict) -> str:
+def describe(config: Config, source: Source, labels: dict) -> str:
     """The first lines of a run: its data and its noise."""
     n, shape = len(source.labels), "x".join(map(str, source.images.shape[1:]))
     rate = (

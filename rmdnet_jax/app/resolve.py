@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rmdnet_jax.app import schema
 from rmdnet_jax.app.arms import NAMES
 from rmdnet_jax.app.overrides import typed
+from rmdnet_jax.app.schema import Config
 from rmdnet_jax.errors import UserError, one_of, under, unknown, within, wrong
 from rmdnet_jax.relations.neighbours import SEARCHES
 from rmdnet_jax.relations.propagation import IN_DOUBT
@@ -39,7 +40,7 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-def method_recipe(config: ConfigDict) -> dict[str, Any]:
+def method_recipe(config: Config) -> dict[str, Any]:
     """What a method's authors set on this data set, under this noise, on these targets."""
     data, name = config.data.name, config.relation_guided.method.name
     fields = dict(RECIPES.get((data, name), {}))
@@ -51,7 +52,7 @@ def method_recipe(config: ConfigDict) -> dict[str, Any]:
     return fields
 
 
-def _unlabelled(config: ConfigDict) -> dict[str, Any]:
+def _unlabelled(config: Config) -> dict[str, Any]:
     """DivideMix's settings by noise: none is unlabelled where labels are corrected already."""
     if config.relation_guided.targets == "propagated":
         return {"unlabelled_weight": 0.0}
@@ -63,19 +64,19 @@ def _unlabelled(config: ConfigDict) -> dict[str, Any]:
     return {"unlabelled_weight": UNLABELLED[config.data.name][(rate > 0.35) + (rate > 0.85)]}
 
 
-def noise_recipe(config: ConfigDict) -> dict[str, Any]:
+def noise_recipe(config: Config) -> dict[str, Any]:
     """The noise's seed is the run's; CIFAR has class maps of its own."""
     own = config.data.name in ("cifar10", "cifar100") and config.noise.name == "asymmetric"
     return {"seed": config.seed, **({"mapping": config.data.name} if own else {})}
 
 
-def loss_recipe(part: str) -> Callable[[ConfigDict], dict[str, Any]]:
+def loss_recipe(part: str) -> Callable[[Config], dict[str, Any]]:
     """The weight of an edge or node loss by its kind."""
     return lambda config: {"weight": WEIGHTS.get(config.relation_guided[part].name, 1.0)}
 
 
 # What fills the fields of a choice, before the entry's own defaults do.
-AUTO: dict[str, Callable[[ConfigDict], dict[str, Any]]] = {
+AUTO: dict[str, Callable[[Config], dict[str, Any]]] = {
     "noise": noise_recipe,
     "relation_guided.edge": loss_recipe("edge"),
     "relation_guided.node": loss_recipe("node"),
@@ -83,7 +84,7 @@ AUTO: dict[str, Callable[[ConfigDict], dict[str, Any]]] = {
 }
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
+def resolve(config: Config) -> Config:
     """The config with every field set; raises `UserError` for a field or value that cannot be.
 
     A resolved config resolves to itself.
@@ -111,7 +112,7 @@ def _pop(tree: dict, path: str, default: Any) -> Any:
     return tree.pop(last, default)
 
 
-def _filled(config: ConfigDict, path: str) -> ConfigDict:
+def _filled(config: Config, path: str) -> Config:
     """A choice with all its fields."""
     chosen = dict(schema.at(config, path))
     name = chosen.pop("name", None)
@@ -158,7 +159,7 @@ NAMED = {
 }
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raises `UserError` for values that no table entry checks by itself."""
     guided = config.relation_guided
     for path, value in schema.flatten(config.to_dict()).items():
@@ -182,7 +183,7 @@ def check(config: ConfigDict) -> None:
 
 
 def build(
-    path: str, config: ConfigDict, *facts: Any, beside: tuple[str, ...] = (), bind: bool = False
+    path: str, config: Config, *facts: Any, beside: tuple[str, ...] = (), bind: bool = False
 ) -> Any:
     """Calls the entry that a choice names with the facts and its fields; errors say where.
 

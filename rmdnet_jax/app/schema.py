@@ -29,6 +29,7 @@ def custom(*, network: str = "") -> Any:
     raise UserError(f"the network {network!r} is given from Python: train(..., encoder=...)")
 
 
+Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
 TABLES: dict[str, Mapping[str, Callable]] = {
     "noise": KINDS,
     "encoder": ChainMap(ENCODERS, {"custom": custom}),
@@ -80,12 +81,12 @@ def fields(path: str, name: str) -> dict[str, Any]:
     return {**hyper(TABLES[path][name]), **BESIDE.get(path, {})}
 
 
-def choice(name: str, **set_: Any) -> ConfigDict:
+def choice(name: str, **set_: Any) -> Config:
     """A choice and what is set of its fields."""
     return ConfigDict({"name": name, **set_})
 
 
-def digits() -> ConfigDict:
+def digits() -> Config:
     """scikit-learn's digits in a minute on two cores: the schema, and a working experiment."""
     return locked(ConfigDict({
         "seed": 0,
@@ -132,7 +133,7 @@ def digits() -> ConfigDict:
     }))  # fmt: skip
 
 
-def locked(config: ConfigDict) -> ConfigDict:
+def locked(config: Config) -> Config:
     """Locks a config against new fields, but for its choices: theirs come with their names."""
     config.lock()
     for path in TABLES:
@@ -147,7 +148,7 @@ def at(config: Any, path: str) -> Any:
     return config
 
 
-def put(config: ConfigDict, path: str, value: Any) -> None:
+def put(config: Config, path: str, value: Any) -> None:
     """Sets the node or value at a dotted path."""
     *parents, last = path.split(".")
     node = at(config, ".".join(parents)) if parents else config

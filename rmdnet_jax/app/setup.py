@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rmdnet_jax import sharding
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.resolve import build
+from rmdnet_jax.app.schema import Config
 from rmdnet_jax.data import resident, sources, store, tfds
 from rmdnet_jax.data.resident import Examples
 from rmdnet_jax.errors import under, wrong
@@ -34,7 +34,7 @@ STAGES = ("relation_modeling", "relation_guided")
 class Run(NamedTuple):
     """What the arms of one experiment share."""
 
-    config: ConfigDict  # resolved
+    config: Config  # resolved
     workdir: pathlib.Path
     writer: Writer
     mesh: Mesh
@@ -62,7 +62,7 @@ def keep_programs() -> None:
 
 
 def setup(
-    config: ConfigDict,
+    config: Config,
     workdir: pathlib.Path,
     source: sources.Source | None = None,
     encoder: Any = None,
@@ -108,14 +108,14 @@ def setup(
     )
 
 
-def read(config: ConfigDict) -> sources.Source:
+def read(config: Config) -> sources.Source:
     """The data set that a config names."""
     data = config.data
     with under("data"):
         return sources.load(data.name, dir=data.dir, image_size=data.image_size, limit=data.limit)
 
 
-def corrupt(config: ConfigDict, source: sources.Source) -> tuple[noise.Noise, np.ndarray]:
+def corrupt(config: Config, source: sources.Source) -> tuple[noise.Noise, np.ndarray]:
     """The configured noise, and the label int32 [n] that it gives each training example."""
     kind = make_noise(config, source)
     index = np.arange(len(source.labels), dtype=np.int32)
@@ -124,7 +124,7 @@ def corrupt(config: ConfigDict, source: sources.Source) -> tuple[noise.Noise, np
     return kind, np.asarray(jax.jit(kind.labels)(index, source.labels))
 
 
-def make_noise(config: ConfigDict, source: sources.Source) -> noise.Noise:
+def make_noise(config: Config, source: sources.Source) -> noise.Noise:
     """The configured noise; a `file` without a path reads the TFDS data set's own labels."""
     fields, data = config.noise, config.data
     if fields.name == "file" and not fields.path and data.name not in sources.KINDS:
