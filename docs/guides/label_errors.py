@@ -7,7 +7,7 @@ import rmdnet_jax as rmd
 
 # Any model's embeddings do. Here the pixels of 1,797 small images stand in for them.
 digits = load_digits()
-names = np.array("zero one two three four five six seven eight nine".split())
+names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 
 # Three in ten labels are moved to the next class, as a careless annotator might.
 generator = np.random.default_rng(0)
