@@ -1,4 +1,4 @@
-"""The figures of docs/propagation.md, from a digits teacher: what it does, costs, and when it fails.
+"""The figures of docs/propagation.md, from a digits teacher: what it does, costs, when it fails.
 
 python -m benchmarks.propagation_figures --teacher runs/propagation/teacher/0 --out docs
 """

@@ -537,8 +537,8 @@ def test_a_run_keeps_its_targets_beside_the_given_labels(in_doubt, tmp_path, cap
     )
     assert (changed if in_doubt == "use" else "in doubt, so labels stay as given") in line
     with np.load(tmp_path / "propagated.npz") as file:
-        assert file["target"].shape == (230, 10)
-        np.testing.assert_array_equal(file["label"], file["target"].argmax(1))
+        assert file["targets"].shape == (230, 10)
+        np.testing.assert_array_equal(file["label"], file["targets"].argmax(1))
         assert len(file["given"]) == len(file["confidence"]) == len(file["index"]) == 230
     assert 0 <= about["right"] <= 1
     assert len(about["sha256"]) == 64
