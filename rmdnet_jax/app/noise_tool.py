@@ -21,7 +21,7 @@ import sys
 import numpy as np
 
 from rmdnet_jax import files
-from rmdnet_jax.app import overrides, report
+from rmdnet_jax.app import figures, overrides, report
 from rmdnet_jax.data import sources, tfds
 from rmdnet_jax.errors import UserError, one_of, under, unknown
 from rmdnet_jax.labels import files as label_files
@@ -149,7 +149,7 @@ def show(args: argparse.Namespace) -> int:
         if clean is None:
             raise UserError("--figure needs clean labels: name the data set by --data")
         shares = noise.transition(clean, given, len(names))
-        report.transition(shares, names, pathlib.Path(args.figure))
+        figures.transition(shares, names, pathlib.Path(args.figure))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 from collections.abc import Callable
@@ -24,8 +25,8 @@ from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.training import fit
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import Objective, classifier, ensemble
-from rmdnet_jax.training.predict import predictor
-from rmdnet_jax.types import Outputs, Variables
+from rmdnet_jax.training.predict import Predict, predictor
+from rmdnet_jax.types import Variables
 
 PREDICT_BATCH = 512
 STAGES = ("relation_modeling", "relation_guided")
@@ -46,8 +47,8 @@ class Run(NamedTuple):
     examples: Examples  # the columns, on every device
     statistics: tuple[np.ndarray, np.ndarray]  # per-channel mean and standard deviation
     encoder: Network
-    features: Callable[[Variables, np.ndarray], np.ndarray]  # of images uint8 [n, h, w, c]
-    predict: Callable[[Variables, np.ndarray], Outputs]  # likewise, by a student
+    features: Predict  # (encoder's Variables, images) -> float32 [n, dim]
+    predict: Predict  # (student's Variables, images) -> Outputs
 
     @property
     def classes(self) -> int:
@@ -76,6 +77,8 @@ def setup(
       encoder: a network of the user's; None: the one that the config names.
     """
     directory.check(workdir, config.to_dict())
+    if config.tensorboard and not importlib.util.find_spec("tensorflow"):
+        raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
     network = adapt(build("encoder", config) if encoder is None else encoder)
     source = read(config) if source is None else source
     kind, given = corrupt(config, source)
@@ -84,7 +87,7 @@ def setup(
     held, train = np.split(shuffled, [round(config.data.validation * len(index))])
     mesh = sharding.mesh()
     clean = source.labels if kind.known else None
-    columns = Examples(np.asarray(source.images), given, index, clean)
+    columns = (np.asarray(source.images), given, index, clean)
     statistics = resident.channel_statistics(source.images)
 
     def predicts(apply):
@@ -100,7 +103,7 @@ def setup(
         given=given,
         train=np.sort(train),
         held=np.sort(held),
-        examples=sharding.replicate(mesh, columns),
+        examples=Examples(*sharding.replicate(mesh, columns)),
         statistics=statistics,
         encoder=network,
         features=predicts(lambda variables, image: network.apply(variables, image, False)[0]),

@@ -90,7 +90,7 @@ class Writer:
         return metric_writers.SummaryWriter(str(self.tensorboard))
 
     def speed(self, stage: str) -> dict[str, float]:
-        """Seconds of a stage over all sessions, and images/s: the median epoch but for the first."""
+        """Seconds of a stage over all sessions, and images/s: the median epoch but the first."""
         times = self.timing.of(stage)
         rates = sorted(t["images"] / t["train_seconds"] for t in (times[1:] or times))
         seconds = sum(t["train_seconds"] + t["evaluate_seconds"] for t in times)

@@ -68,7 +68,7 @@ def classifier(encoder: Network, num_classes: int, *, dtype: str = "float32") ->
 
 
 def ensemble(student: Network) -> Callable:
-    """What peers say together, `(variables, image) -> Outputs`: mean logits, the first's features."""
+    """What peers say together, `(variables, image) -> Outputs`: mean logits, first's features."""
 
     def predict(variables, image):
         outputs = [student.apply(Variables(p, s), image, False)[0] for p, s in zip(*variables)]
