@@ -206,7 +206,8 @@ def test_a_digits_run_never_imports_tensorflow(tmp_path):
     """Nor TFDS, whose import alone takes a second."""
     code = (
         "import sys\nfrom rmdnet_jax import main\n"
-        f"status = main.main(['x', '--config', 'configs/digits.py:quick', '--workdir', {str(tmp_path)!r}])\n"
+        "status = main.main(['x', '--config', 'configs/digits.py:quick', "
+        f"'--workdir', {str(tmp_path)!r}])\n"
         "print(status, sorted({'tensorflow', 'tensorflow_datasets', 'torch'} & sys.modules.keys()))"
     )
     run = subprocess.run(

@@ -97,11 +97,16 @@ def test_every_entry_of_every_table_can_be_chosen():
 def test_a_methods_settings_are_its_authors():
     """DivideMix's weight of unlabelled examples by noise, its warm-up within short trainings."""
     for name, arg, expected in (
-        ("cifar10_sym", "rate=0.2", (10, 0.0, 0.0)), ("cifar10_sym", "rate=0.9", (10, 50.0, 0.0)), ("cifar10_asym", "", (10, 0.0, 1.0)),
-        ("cifar100_sym", "rate=0.2", (30, 25.0, 0.0)), ("cifar100_sym", "rate=0.8", (30, 150.0, 0.0)),
-        ("cifar100_sym", "small,rate=0.8", (10, 150.0, 0.0)), ("cifar100_sym", "rate=0.8,targets=propagated", (30, 0.0, 0.0)),
-        ("digits", "", (10, 25.0, 0.0)), ("digits", "targets=propagated", (10, 0.0, 0.0)),
-    ):  # fmt: skip
+        ("cifar10_sym", "rate=0.2", (10, 0.0, 0.0)),
+        ("cifar10_sym", "rate=0.9", (10, 50.0, 0.0)),
+        ("cifar10_asym", "", (10, 0.0, 1.0)),
+        ("cifar100_sym", "rate=0.2", (30, 25.0, 0.0)),
+        ("cifar100_sym", "rate=0.8", (30, 150.0, 0.0)),
+        ("cifar100_sym", "small,rate=0.8", (10, 150.0, 0.0)),
+        ("cifar100_sym", "rate=0.8,targets=propagated", (30, 0.0, 0.0)),
+        ("digits", "", (10, 25.0, 0.0)),
+        ("digits", "targets=propagated", (10, 0.0, 0.0)),
+    ):
         config = load(name, f"method=dividemix,{arg}")
         method = config.relation_guided.method
         check(config)
@@ -130,13 +135,14 @@ FOLLOWS = [
     ("digits", {"noise.seed": 7}, {"seed": 0, "noise.seed": 7}),
     ("digits", {"noise": "pair", "seed": 3}, {"noise.seed": 3, "rate": 0.4}),
     *(
-        (preset, {"relation_guided.method.name": method},
+        ("digits" if data == "digits" else f"{data}_sym", {"relation_guided.method.name": method},
          {f"relation_guided.method.{key}": value for key, value in recipe.items()})
-        for preset, (data, method), recipe in (
-            *(("cifar100_sym", key, value) for key, value in RECIPES.items() if key[0] == "cifar100"),
-            *(("digits", key, value) for key, value in RECIPES.items() if key[0] == "digits"),
-        )
+        for (data, method), recipe in RECIPES.items()
     ),
+    ("cifar100_sym", {"relation_guided.method.name": "elr"},
+     {"relation_guided.method.weight": 7.0, "relation_guided.method.momentum": 0.9}),
+    ("digits", {"method": "jocor"}, {"relation_guided.method.ramp_epochs": 80.0}),
+    ("cifar10_sym", {"method": "jocor"}, {"relation_guided.method.ramp_epochs": 10.0}),
     ("cifar10_sym", {"method": "elr"},
      {"relation_guided.method.weight": 3.0, "relation_guided.method.momentum": 0.7}),
     ("cifar100_sym", {"method": "elr", "relation_guided.method.momentum": 0.8},
@@ -147,13 +153,15 @@ FOLLOWS = [
     ),
     ("digits", {"edge": "pkt", "node": "infonce", "relation_guided.edge.weight": 2.0},
      {"relation_guided.edge.weight": 2.0, "relation_guided.node.weight": 0.6}),
+    ("digits", {"edge": "pkt"}, {"relation_guided.edge.weight": 60000.0}),
     ("cifar10_asym", {}, {"noise.mapping": "cifar10"}),
     ("cifar100_asym", {}, {"noise.mapping": "cifar100"}),
     ("digits", {"noise": "asymmetric"}, {"noise.mapping": "pair"}),
     ("cifar10_asym", {"noise.mapping": "pair"}, {"noise.mapping": "pair"}),
     # Heads stay as wide as the preset made them for its encoder; else they are their objective's.
     *(
-        ("digits", {"ssl": name}, {"relation_modeling.ssl.projection": 128, "relation_modeling.ssl.hidden": 64})
+        ("digits", {"ssl": name},
+         {"relation_modeling.ssl.projection": 128, "relation_modeling.ssl.hidden": 64})
         for name in schema.TABLES["relation_modeling.ssl"]
     ),
     *(
@@ -183,9 +191,14 @@ def test_values_that_depend_on_others_follow_wherever_those_are_set(preset, valu
 
 def test_the_order_of_overrides_does_not_matter():
     values = {
-        "relation_guided.method.alpha": 2.0, "method": "dividemix", "rate": 0.9, "noise": "symmetric",
-        "encoder.widths": (4, 8), "encoder": "cnn", "seed": 3,
-    }  # fmt: skip
+        "relation_guided.method.alpha": 2.0,
+        "method": "dividemix",
+        "rate": 0.9,
+        "noise": "symmetric",
+        "encoder.widths": (4, 8),
+        "encoder": "cnn",
+        "seed": 3,
+    }
     found = [
         resolve(get_config("cifar10_asym", dict(items)))
         for items in itertools.islice(itertools.permutations(values.items()), 0, None, 311)
@@ -196,7 +209,7 @@ def test_the_order_of_overrides_does_not_matter():
 
 
 def test_a_new_choice_begins_with_its_own_defaults():
-    """Nothing is carried over from the choice that was there, even under the same name."""
+    """Nothing is carried over from another choice, even where a field has the same name."""
     config = override(digits(), {"method": "elr", "relation_guided.method.weight": 9.0})
     assert resolve(config).relation_guided.method.weight == 9.0
     there = override(config, {"method": "elr"})
@@ -350,25 +363,32 @@ def test_values_of_another_type_are_refused(value, default, kind):
     assert str(refused.value) == f"a.field must be of type {kind}, got {value!r}"
 
 
+KNOWN = "must be one of the known names, got"
 WRONG = [
     ("rtae=0.2", "unknown field 'rtae': did you mean rate"),
     ("rate=high", "noise.rate must be of type float, got 'high'"),
     ("rate", "noise.rate must be of type float, got 'true'"),
     ("quick=maybe", "quick must be true or false, got 'maybe'"),
-    ("method=elrr", "relation_guided.method.name must be one of the known names, got 'elrr': did you mean elr"),
-    ("noise=symetric", "noise.name must be one of the known names, got 'symetric': did you mean symmetric"),
+    ("method=elrr", f"relation_guided.method.name {KNOWN} 'elrr': did you mean elr"),
+    ("noise=symetric", f"noise.name {KNOWN} 'symetric': did you mean symmetric"),
     ("noise.rat=0.4", "unknown field 'noise.rat': did you mean noise.rate"),
     ("noise=none,rate=0.4", "unknown field 'noise.rate': "),
-    ("relation_guided.wieght=1", "unknown field 'relation_guided.wieght': did you mean relation_guided.weight"),
-    ("relation_guided.edge.weigth=1", "unknown field 'relation_guided.edge.weigth': did you mean relation_guided.edge.weight"),
+    (
+        "relation_guided.wieght=1",
+        "unknown field 'relation_guided.wieght': did you mean relation_guided.weight",
+    ),
+    (
+        "relation_guided.edge.weigth=1",
+        "unknown field 'relation_guided.edge.weigth': did you mean relation_guided.edge.weight",
+    ),
     ("relation_guided=1", "unknown field 'relation_guided': "),
     ("relation_guided.method.weight=1", "unknown field 'relation_guided.method.weight': "),
     ("data.limit.x=1", "unknown field 'data.limit.x': did you mean data.limit"),
     ("seed.x=1", "unknown field 'seed.x'"),
     ("epochs=2.5", "relation_guided.epochs must be of type int, got '2.5'"),
     ("controls=base", "controls must be of type tuple, got 'base'"),
-    ("controls=('bse',)", "controls must be one of the known names, got 'bse': did you mean base"),
-]  # fmt: skip
+    ("controls=('bse',)", f"controls {KNOWN} 'bse': did you mean base"),
+]
 
 
 @pytest.mark.parametrize(("arg", "message"), WRONG, ids=[arg for arg, _ in WRONG])
@@ -518,13 +538,13 @@ def test_a_config_from_elsewhere_may_bring_a_method(tmp_path, monkeypatch):
     ("text", "said"),
     [
         ("raise RuntimeError('no\\nsuch thing')", "cannot be read: RuntimeError: no"),
-        ("def get_config(arg=''):\n    return 1 / 0", "failed: ZeroDivisionError: division by zero"),
-        ("def get_config(arg=''):\n    return {'seed': 1}", "must return a ConfigDict, got {'seed': 1}"),
+        ("def get_config(arg=''):\n    return 1 / 0", "failed: ZeroDivisionError: division by"),
+        ("def get_config(arg=''):\n    return {'a': 1}", "must return a ConfigDict, got {'a': 1}"),
         ("config = 1", "must define get_config(arg)"),
         ("def get_config(:", "cannot be read: SyntaxError"),
         ("import no_such_package", "cannot be read: ModuleNotFoundError: No module named"),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_fails_is_one_line(text, said, tmp_path, capsys):
     path = tmp_path / "broken.py"
     path.write_text(text + "\n")

@@ -93,6 +93,8 @@ def test_two_processes_end_as_one_with_all_devices(tmp_path):
     )
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert {path.name for path in (tmp_path / "two").iterdir()} == names
+    for name in ("config.json", "data.json"):  # the same labels, too, by their hash
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
     assert accuracies(tmp_path / "two") == pytest.approx(accuracies(tmp_path / "one"), abs=0.02)
 
 

@@ -95,7 +95,10 @@ def test_each_method_is_held_against_itself_alone(runs, tmp_path):
 
 
 def test_every_strength_is_held_against_the_one_base(runs, tmp_path):
-    """K is nothing to the base method; so runs that differ in K share theirs, whether it ran beside them or by itself."""
+    """K is nothing to the base method: runs that differ in K share theirs.
+
+    Whether it ran beside them or by itself.
+    """
     more = [
         write(
             tmp_path / f"weak-{seed}",
@@ -226,7 +229,7 @@ def test_protocols_are_held_to_within_a_noise_kind_and_between(runs, tmp_path):
 
 
 def test_noise_of_one_kind_and_rate_may_still_differ(runs, tmp_path):
-    """Two maps of asymmetric noise, or two columns of a label file, are two noises, not seeds of one."""
+    """Two maps of asymmetric noise, or two columns of a label file, are two noises."""
     maps = [
         write(
             tmp_path / mapping,
@@ -247,12 +250,19 @@ def test_noise_of_one_kind_and_rate_may_still_differ(runs, tmp_path):
         for f in ("aggre", "worse")
     ]
     assert {row["noise"] for row in table([*runs, *maps, *files])} == {
-        "symmetric 0.5", "asymmetric 0.4 mapping next", "asymmetric 0.4 mapping pair", "file field aggre", "file field worse",
-    }  # fmt: skip
+        "symmetric 0.5",
+        "asymmetric 0.4 mapping next",
+        "asymmetric 0.4 mapping pair",
+        "file field aggre",
+        "file field worse",
+    }
 
 
 def test_one_seed_has_one_accuracy(runs, tmp_path):
-    """Two runs of a seed that differ in nothing the table shows, such as the teacher's path, are no row; equal ones are the same run."""
+    """Two runs of a seed that differ in nothing the table shows, such as the teacher's path.
+
+    With equal accuracies they are the same run, else they are refused.
+    """
     again = write(tmp_path / "again", {"rmdnet": OURS[0]}, teacher="elsewhere")
     assert len(table([*runs, again])) == 2
     with pytest.raises(
@@ -360,10 +370,14 @@ def test_a_control_stores_what_it_would_as_an_experiment_of_its_own():
 
 def test_gains_of_corrected_labels_are_over_the_same_controls(runs, tmp_path):
     more = [
-        write(tmp_path / f"both-{s}", {"rmdnet_propagation": BASE[s] + 0.1, "propagation": BASE[s] + 0.2},
-              seed=s, targets="propagated")
+        write(
+            tmp_path / f"both-{s}",
+            {"rmdnet_propagation": BASE[s] + 0.1, "propagation": BASE[s] + 0.2},
+            seed=s,
+            targets="propagated",
+        )
         for s in range(3)
-    ]  # fmt: skip
+    ]
     gains = {row["arm"]: row["gain over base"] for row in table([*runs, *more])}
     assert gains["ce + RMDNet + corrected labels"] == "+10.0 ± 0.0"
     assert gains["ce + corrected labels"] == "+20.0 ± 0.0"
