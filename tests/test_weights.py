@@ -1,4 +1,4 @@
-"""State dicts: torchvision's names and layout, there and back, files that are read and files that are refused."""
+"""State dicts: names and layout, there and back; files that are read, files that are refused."""
 
 import jax
 import numpy as np
