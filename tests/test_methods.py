@@ -141,10 +141,7 @@ def test_equal_losses_are_one_component():
 
 
 def test_a_run_tells_the_rate_that_it_used(tmp_path):
-    config = tiny(
-        **{"relation_guided.method": choose(METHODS, "co_teaching"), "relation_guided.weight": 0.0}
-    )
-    summary = experiment.run(config, tmp_path)
+    summary = experiment.run(tiny(method="co_teaching", weight=0.0), tmp_path).summary
     used = summary["relation_guided"]["noise_rate"]
     assert used["source"] == "estimate"
     assert 0 < used["used"] < 1
@@ -152,15 +149,10 @@ def test_a_run_tells_the_rate_that_it_used(tmp_path):
 
 
 def test_the_rate_is_held_against_the_labels_that_are_learnt(tmp_path):
-    fields = {
-        "relation_guided.method": choose(METHODS, "co_teaching"),
-        "relation_guided.targets": "propagated",
-        "noise.rate": 0.4,
-    }
-    config = tiny(
-        **fields, **{"relation_guided.propagation.in_doubt": "use"}
-    )  # whatever the graph of this teacher is worth
-    guided = experiment.run(config, tmp_path)["relation_guided"]
+    # Whatever the graph of this teacher is worth.
+    use = {"noise.rate": 0.4, "relation_guided.propagation.in_doubt": "use"}
+    config = tiny(method="co_teaching", targets="propagated", **use)
+    guided = experiment.run(config, tmp_path).summary["relation_guided"]
     wrong = 1 - guided["propagation"]["right"]
     assert guided["propagation"]["changed"] > 0.1
     assert guided["noise_rate"]["error"] == pytest.approx(

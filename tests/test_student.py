@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny
 from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from rmdnet_jax.app import experiment
+from rmdnet_jax.app.schema import choice, put
 from rmdnet_jax.app.student import CUSTOM, Student, load
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.networks import weights
@@ -244,3 +247,17 @@ def test_loading_imports_nothing_that_only_training_needs(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines() == ["(2, 3)", "[] False"]
+
+
+@pytest.mark.parametrize("given", [None, Own], ids=["cnn", "own"])
+def test_a_run_leaves_both_peers(given, tmp_path):
+    config = tiny(method="co_teaching", weight=0.0)
+    if given is not None:
+        put(config, "encoder", choice("custom", network="Own"))
+    student = experiment.run(config, tmp_path, encoder=given).student
+    again, images = load(tmp_path, encoder=given), pixels(6)
+    assert len(again.variables.params) == 2
+    np.testing.assert_array_equal(again.predict(images), student.predict(images))
+    first = dataclasses.replace(again, variables=Variables(*(t[:1] for t in again.variables)))
+    assert np.any(first.predict(images) != again.predict(images))
+    np.testing.assert_array_equal(first.features(images), again.features(images))

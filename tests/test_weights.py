@@ -1,4 +1,4 @@
-"""State dicts: torchvision's names and layout, there and back, files that are read and files that are refused."""
+"""State dicts: names and layout, there and back; files that are read, files that are refused."""
 
 import jax
 import numpy as np
@@ -50,6 +50,13 @@ def test_there_and_back(name, prefix):
     assert_same(weights.from_state_dict(state, variables, "teacher"), variables)
 
 
+def test_a_networks_own_names_and_layout_come_back_too():
+    variables = drawn(encoder.cnn(widths=(4, 8)))
+    state = weights.state_dict(variables, own=True)
+    assert state["params.conv1.kernel"].shape == (3, 3, 3, 4)
+    assert_same(weights.from_state_dict(state, variables, "teacher", own=True), variables)
+
+
 def test_what_does_not_fit_is_named():
     variables = drawn(encoder.cnn(widths=(4, 8)))
     state = weights.state_dict(variables)
@@ -66,16 +73,16 @@ def test_what_does_not_fit_is_named():
 
 
 def test_a_file_is_a_teacher_and_the_student_becomes_one(tmp_path):
-    config = tiny(**{"relation_guided.init": "teacher", "relation_guided.epochs": 1})
     first = drawn(encoder.cnn(widths=(4, 8)), shape=(1, 8, 8, 1))
     save_file(weights.state_dict(first), tmp_path / "mine.safetensors")
-    config.teacher = str(tmp_path / "mine.safetensors")
-    summary = experiment.run(config, tmp_path / "run")
+    fields = {"relation_guided.init": "teacher", "epochs": 1}
+    config = tiny(teacher=str(tmp_path / "mine.safetensors"), **fields)
+    summary = experiment.run(config, tmp_path / "run").summary
     assert summary["relation_modeling"] == {"teacher": config.teacher}
     student = load_file(tmp_path / "run" / "student.safetensors")
     assert student["fc.weight"].shape == (10, 8)
     assert np.abs(student["conv1.weight"] - weights.state_dict(first)["conv1.weight"]).max() < 0.5
-    config.teacher = str(tmp_path / "run" / "student.safetensors")
+    config = tiny(teacher=str(tmp_path / "run" / "student.safetensors"), **fields)
     experiment.run(config, tmp_path / "again")
 
 

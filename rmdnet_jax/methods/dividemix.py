@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,12 @@ def _warm(logits: Array, label: Array, confidence_penalty: float) -> Array:
     return fit + confidence_penalty * confidence
 
 
+def _parted(logits: Any, given: np.ndarray) -> list[np.ndarray]:
+    """How likely each given label is right, for each peer to learn by: what the other says."""
+    values = [evaluation.cross_entropy(peer, given) for peer in logits]
+    return [evaluation.small_loss_probability(value) for value in reversed(values)]
+
+
 def dividemix(
     num_examples: int,
     num_classes: int,
@@ -152,18 +160,8 @@ def dividemix(
     def refresh(outputs, given, index, memory, epoch):
         if epoch < warmup_epochs:
             return memory
-        clean = [
-            evaluation.small_loss_probability(evaluation.cross_entropy(peer, given))
-            for peer in outputs().logits
-        ]
         memory = np.array(memory)
-        memory[:, index] = clean[::-1]  # each peer learns by what the other says
+        memory[:, index] = _parted(outputs().logits, given)
         return memory
 
-    return Method(
-        peers=2,
-        views=2,
-        init=lambda: jnp.ones((2, num_examples), jnp.float32),
-        loss=loss,
-        refresh=refresh,
-    )
+    return Method(2, 2, lambda: jnp.ones((2, num_examples), jnp.float32), loss, refresh)

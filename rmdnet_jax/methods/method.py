@@ -72,16 +72,20 @@ def from_criterion(criterion: Criterion) -> Method:
     Example:
       Absolute error, as a method of its own:
 
-      >>> import jax
-      >>> import rmdnet_jax as rmd
+      >>> import jax, jax.numpy as jnp
       >>> from rmdnet_jax.methods import from_criterion
+      >>> from rmdnet_jax.types import Batch, Outputs
       >>> def mae(num_examples, num_classes):
       ...     def error(logits, label):
-      ...         return 2 - 2 * jax.nn.softmax(logits)[range(len(label)), label]
+      ...         return 2 - 2 * jax.nn.softmax(logits)[jnp.arange(len(label)), label]
       ...     return from_criterion(error)
-      >>> rmd.METHODS["mae"] = mae
-      >>> rmd.METHODS.pop("mae")(100, 10).peers
-      1
+      >>> outputs = (Outputs(None, jnp.zeros((1, 2, 4))),)  # one view of two examples, undecided
+      >>> batch = Batch(None, jnp.array([0, 3]), jnp.arange(2))
+      >>> value, memory, metrics = mae(2, 4).loss(outputs, batch, (), None, None, 0.0)
+      >>> float(value)
+      1.5
+
+      `METHODS["mae"] = mae` makes it a method that configs can name.
     """
 
     def loss(outputs, batch, memory, forward, key, epoch):
