@@ -2,9 +2,8 @@
 
 A factory is `f(encoder, dtype, *, hyper-parameters) -> SelfSupervised`. Every objective trains
 `params["encoder"]`, which becomes the teacher, below heads of its own. It logs `z_std` (see
-`spread`), by which collapse is seen. `hidden` and `projection` are widths of the projector, and of
-a predictor where there is one. `dtype` is what heads compute in, the encoder's own. Statistics and
-negatives are of the whole batch, over all devices. A wrong value raises `UserError`.
+`spread`), by which collapse is seen. `hidden` and `projection` are widths of projector and
+predictor, `dtype` is what heads compute in. Statistics and negatives are of the whole batch.
 
 Example:
   >>> import jax

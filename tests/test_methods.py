@@ -330,9 +330,9 @@ def test_mixup_is_the_method_on_mixed_images_and_targets():
 
 @pytest.mark.parametrize("name", ["elr", "co_teaching", "jocor", "dividemix"])
 def test_mixup_is_refused_where_it_does_not_suit(name):
-    with pytest.raises(UserError, match=r"^alpha must be 0 but for .*ce, gce, sce.* got 1\.0"):
+    with pytest.raises(UserError, match=r"^mixup must be 0 but for .*ce, gce, sce.* got 1\.0"):
         mixup(METHODS[name](6, 4), 1.0, 4)
-    with pytest.raises(UserError, match=r"^alpha must be in"):
+    with pytest.raises(UserError, match=r"^mixup must be in"):
         mixup(METHODS["ce"](6, 4), -1.0, 4)
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import mutual_info_score
 
 from rmdnet_jax.app import experiment
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.methods import METHODS, on_targets
+from rmdnet_jax.methods import METHODS
 from rmdnet_jax.relations import doubt, neighbours, propagation
 from rmdnet_jax.relations.graph import connect, product, spread
 from rmdnet_jax.types import Batch, Outputs
@@ -380,51 +380,31 @@ def test_the_same_labels_give_the_same_targets():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_learns_propagated_targets(name):
-    """The loss is the method's own on the table's rows; the given labels are not read."""
-    target = np.random.default_rng(2).dirichlet(np.ones(CLASSES), 9).astype(np.float32)
+def test_every_method_learns_targets_in_the_labels_place(name):
+    """Certain targets are labels; unsure ones give another loss, which has a gradient."""
     method = METHODS[name](9, CLASSES)
-    soft = on_targets(method, target)
     outputs = tuple(
         Outputs(None, jnp.asarray(RANDOM.normal(size=(method.views, 6, CLASSES)), jnp.float32))
         for _ in range(method.peers)
     )
-    index, image, key = (
-        jnp.array([3, 1, 8, 0, 5, 2]),
-        jnp.zeros((method.views, 6, 2, 2, 1)),
-        jax.random.key(0),
-    )
+    index, label = jnp.array([3, 1, 8, 0, 5, 2]), jnp.arange(6) % CLASSES
+    image = jnp.zeros((method.views, 6, 2, 2, 1))
 
-    def loss(method, label, memory):
-        return method.loss(
-            outputs, Batch(image, label, index), memory, lambda images: outputs, key, 20.0
-        )
+    def loss(label, logits=outputs[0].logits):
+        peers = (outputs[0]._replace(logits=logits), *outputs[1:])
+        batch, key = Batch(image, label, index), jax.random.key(0)
+        return method.loss(peers, batch, method.init(), lambda images: peers, key, 20.0)
 
-    value, (table, inner), _ = loss(soft, jnp.zeros(6, jnp.int32), soft.init())
-    expected, memory, _ = loss(method, jnp.asarray(target)[index], method.init())
-    np.testing.assert_array_equal(value, expected)
-    np.testing.assert_array_equal(table, target)
-    for a, b in zip(jax.tree.leaves(inner), jax.tree.leaves(memory)):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_targets_are_renewed_every_so_many_epochs():
-    target = np.eye(CLASSES, dtype=np.float32)[[0, 1, 2, 3]]
-    soft = on_targets(
-        METHODS["ce"](4, CLASSES),
-        target,
-        lambda feature, given: feature + np.eye(CLASSES)[given],
-        every=2,
-    )
-    assert soft.refresh is not None
-    outputs = Outputs(np.full((1, 2, CLASSES), 5.0), None)
-    args = (lambda: outputs, np.array([3, 3]), np.array([0, 2]), soft.init())
-    np.testing.assert_array_equal(soft.refresh(*args, 1)[0], target)
-    table, _ = soft.refresh(*args, 2)
-    np.testing.assert_array_equal(table[[1, 3]], target[[1, 3]])
-    np.testing.assert_array_equal(table[[0, 2]], 5 + np.eye(CLASSES)[[3, 3]])
-    doubtful = on_targets(METHODS["ce"](4, CLASSES), target, lambda feature, given: None, every=1)
-    np.testing.assert_array_equal(doubtful.refresh(*args, 1)[0], target)
+    value, memory, _ = loss(label)
+    certain, same, _ = loss(jax.nn.one_hot(label, CLASSES))
+    np.testing.assert_allclose(certain, value, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(memory)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    unsure = 0.6 * jax.nn.one_hot(label, CLASSES) + 0.4 / CLASSES
+    assert abs(loss(unsure)[0] - value) > 1e-3
+    gradient = jax.grad(lambda logits: loss(unsure, logits)[0])(outputs[0].logits)
+    assert np.isfinite(gradient).all()
+    assert np.any(gradient)
 
 
 @pytest.mark.parametrize(
@@ -518,15 +498,9 @@ def test_correction_over_a_weak_teacher_does_no_harm():
 
 @pytest.mark.parametrize("in_doubt", propagation.IN_DOUBT)
 def test_a_run_keeps_its_targets_beside_the_given_labels(in_doubt, tmp_path, capsys):
-    config = tiny(
-        **{
-            "relation_guided.targets": "propagated",
-            "relation_guided.weight": 0.0,
-            "data.validation": 0.1,
-        }
-    )
-    config.relation_guided.propagation.in_doubt = in_doubt
-    summary = experiment.run(config, tmp_path)
+    values = {"relation_guided.propagation.in_doubt": in_doubt}
+    config = tiny(targets="propagated", weight=0.0, validation=0.1, **values)
+    summary = experiment.run(config, tmp_path).summary
     about = summary["relation_guided"]["propagation"]
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("graph"))
     assert f"{about['neighbours']} neighbours" in line
@@ -546,3 +520,27 @@ def test_a_run_keeps_its_targets_beside_the_given_labels(in_doubt, tmp_path, cap
     (tmp_path / "propagated.npz").write_bytes(b"half")
     with pytest.raises(UserError, match=r"propagated\.npz cannot be read"):
         experiment.run(config, tmp_path)
+
+
+def test_a_control_on_corrected_labels_is_that_experiment(tmp_path):
+    """The arm `propagation` beside others ends as an experiment of its own does, bit for bit."""
+    values = {"relation_guided.propagation.in_doubt": "use"}
+    beside = experiment.run(tiny(controls=("propagation",), **values), tmp_path / "beside").summary
+    teacher = str(tmp_path / "beside")
+    own = tiny(targets="propagated", weight=0.0, teacher=teacher, **values)
+    alone = experiment.run(own, tmp_path / "alone").summary["relation_guided"]
+    control = beside["controls"]["propagation"]
+    for name in ("arm", "test_accuracy", "nll", "propagation", "train_accuracy"):
+        assert control[name] == alone[name], name
+    assert control["settings"] == alone["settings"]
+
+
+BAD = {"neighbours": 300, "neighbours ": "few", "alpha": 1.0, "temperature": 0.0, "search": "fast"}
+
+
+@pytest.mark.parametrize(("field", "value"), BAD.items())
+def test_bad_settings_of_a_run_are_refused_with_their_path(field, value, tmp_path):
+    path = f"relation_guided.propagation.{field.strip()}"
+    with pytest.raises(UserError, match=rf"^{path} must be"):
+        experiment.run(tiny(targets="propagated", **{path: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -737,21 +737,18 @@ def test_cifar10_is_in_the_original_order(prepared):
 
 @pytest.mark.filterwarnings("ignore")
 def test_human_labels_of_tfds_are_in_the_original_order(prepared):
-    from rmdnet_jax.app.config import choose, default
-
-    from rmdnet_jax.app import setup as run
-    from rmdnet_jax.labels.noise import KINDS
+    from rmdnet_jax.app.load import get_config
+    from rmdnet_jax.app.resolve import resolve
+    from rmdnet_jax.app.setup import corrupt
 
     where = str(prepared / "record")
     source = sources.load("cifar10_n", dir=where)
     assert_equal(source._replace(name="cifar10"), cifar10())
     expected = (np.arange(40) + 3) % 10
     np.testing.assert_array_equal(loader.labels("cifar10_n", where, "worse_label"), expected)
-    config = default()
-    with config.unlocked():
-        config.data.name, config.data.dir, config.data.limit = "cifar10_n", where, 30
-        config.noise = {**choose(KINDS, "file", field="worse_label"), "seed": 0}
-    kind, given = run.corrupt(config, sources.load("cifar10_n", dir=where, limit=30))
+    own = {"kind": "cifar10_n", "dir": where, "limit": 30, "noise": "file", "field": "worse_label"}
+    config = resolve(get_config("digits", own))
+    kind, given = corrupt(config, sources.load("cifar10_n", dir=where, limit=30))
     np.testing.assert_array_equal(given, expected[:30])
     assert kind.size == 30
     for field, near in (("worst_label", "did you mean worse_label"), ("label", "worse_label")):

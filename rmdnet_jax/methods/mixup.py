@@ -38,12 +38,12 @@ def mixup(method: Method, alpha: float, num_classes: int) -> Method:
 
     Source: Zhang et al., ICLR 2018, eq. 2.
     """
-    within("alpha", alpha, "[0, 1000]")
+    within("mixup", alpha, "[0, 1000]")
     if alpha == 0:
         return method
     if method.peers > 1 or jax.tree.leaves(method.init()):
         plain = "methods that are one per-example loss (ce, gce, sce)"
-        raise wrong("alpha", f"be 0 but for {plain}, got {alpha}")
+        raise wrong("mixup", f"be 0 but for {plain}, got {alpha}")
 
     def loss(outputs, batch, memory, forward, key, epoch):
         target = losses.distribution(batch.label, num_classes)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
@@ -25,6 +21,8 @@ from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.metrics import Progress, Writer
 from rmdnet_jax.training.objectives import Objective
 from rmdnet_jax.training.optimizer import Optimizer
+from rmdnet_jax.training.stop import Stopped as Stopped
+from rmdnet_jax.training.stop import agreed, on_stop
 from rmdnet_jax.types import Array, Batch, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
@@ -63,10 +61,6 @@ class Stage(NamedTuple):
     average: float  # decay of the parameters' moving average, 0: none
     evaluate: Evaluate
     refresh: Callable[[Variables, PyTree, int], PyTree] | None = None  # of memory, between epochs
-
-
-class Stopped(Exception):
-    """Raised after SIGTERM or SIGINT, once the state is saved."""
 
 
 def final_variables(state: TrainState) -> Variables:
@@ -177,26 +171,6 @@ def start(stage: Stage, mesh: Mesh, manager: Any) -> tuple[int, TrainState]:
     return 0, build(stage.objective.frozen, first, stage.key)
 
 
-@contextlib.contextmanager
-def _on_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, in the main thread; a second one acts as usual."""
-    event, old = threading.Event(), {}
-
-    def handle(number: int, frame: Any) -> None:
-        event.set()
-        for which, before in old.items():
-            signal.signal(which, before)
-
-    if threading.current_thread() is threading.main_thread():
-        for which in (signal.SIGTERM, signal.SIGINT):
-            old[which] = signal.signal(which, handle)
-    try:
-        yield event
-    finally:
-        for which, before in old.items():
-            signal.signal(which, before)
-
-
 def fit(
     stage: Stage, mesh: Mesh, directory: pathlib.Path, save_every: int, writer: Writer
 ) -> TrainState:
@@ -218,7 +192,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         manager = stack.enter_context(checkpoint.opened(directory, save_every))
-        stop = stack.enter_context(_on_stop())
+        stop = stack.enter_context(on_stop())
         begin, state = start(stage, mesh, manager)
         writer.rewind(stage.name, begin)
         progress = stack.enter_context(
@@ -246,7 +220,7 @@ def fit(
                     )
                     state = state._replace(memory=sharding.replicate(mesh, memory))
                 first, began = done, time.perf_counter()
-            stopping = _agreed(stop, done % per_epoch == 0)
+            stopping = agreed(stop, done % per_epoch == 0)
             if done == total or stopping or manager.should_save(done):
                 _refuse_failed(stage, state, manager)
                 checkpoint.save(manager, done, state)
@@ -257,18 +231,11 @@ def fit(
                     "continues"
                 )
         manager.wait_until_finished()
-        if _agreed(stop, True):
+        if agreed(stop, True):
             raise Stopped(
                 f"{stage.name}: finished and saved, then stopped; the same command continues"
             )
     return state
-
-
-def _agreed(stop: threading.Event, epoch_ends: bool) -> bool:
-    """Whether to stop: at once, or, of several processes, together at the end of an epoch."""
-    if jax.process_count() == 1:
-        return stop.is_set()
-    return epoch_ends and bool(np.any(multihost_utils.process_allgather(np.array(stop.is_set()))))
 
 
 def _end_epoch(

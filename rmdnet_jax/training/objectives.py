@@ -104,30 +104,7 @@ def relation_guided(
         weights alone give; None: random ones.
     """
 
-    def init(key, image):
-        students = [
-            student.init(jax.random.fold_in(key, peer), image) for peer in range(method.peers)
-        ]
-        if start is not None:
-            params, stats = start
-            students = [
-                Variables({**v.params, "encoder": params}, {**v.stats, "encoder": stats})
-                for v in students
-            ]
-        return Variables(
-            tuple(v.params for v in students), tuple(v.stats for v in students)
-        ), method.init()
-
-    def run(params, stats, image):
-        outputs, new = student.apply(
-            Variables(params, stats), image.reshape(-1, *image.shape[2:]), True
-        )
-        return jax.tree.map(lambda x: x.reshape(*image.shape[:2], *x.shape[1:]), outputs), new
-
-    def forward(params, stats, images):
-        """Every peer's outputs [view, batch, ...] and its new statistics."""
-        outputs, new = zip(*(run(p, s, image) for p, s, image in zip(params, stats, images)))
-        return outputs, new
+    forward = _forward(student)
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
         outputs, new = forward(params, stats, [batch.image] * method.peers)
@@ -147,7 +124,42 @@ def relation_guided(
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
         return value, (new, memory, metrics, predicted)
 
+    init = _init(student, method, start)
     return Objective(method.views, teacher if weight else None, init, loss)
+
+
+def _init(student: Network, method: Method, start: Variables | None) -> Callable:
+    """`(key, image) -> (Variables, memory)` of all peers, from `start`'s encoder where given."""
+
+    def init(key, image):
+        keys = [jax.random.fold_in(key, peer) for peer in range(method.peers)]
+        students = [student.init(own, image) for own in keys]
+        if start is not None:
+            students = [
+                Variables(
+                    {**v.params, "encoder": start.params}, {**v.stats, "encoder": start.stats}
+                )
+                for v in students
+            ]
+        params, stats = zip(*students)
+        return Variables(params, stats), method.init()
+
+    return init
+
+
+def _forward(student: Network) -> Callable:
+    """`(params, stats, images) -> (outputs [view, batch, ...], new statistics)`, of each peer."""
+
+    def run(params, stats, image):
+        flat = image.reshape(-1, *image.shape[2:])
+        outputs, new = student.apply(Variables(params, stats), flat, True)
+        return jax.tree.map(lambda x: x.reshape(*image.shape[:2], *x.shape[1:]), outputs), new
+
+    def forward(params, stats, images):
+        outputs, new = zip(*(run(p, s, image) for p, s, image in zip(params, stats, images)))
+        return outputs, new
+
+    return forward
 
 
 def _target(encoder: Network, teacher: Variables | None, batch: Batch) -> Array:
