@@ -54,8 +54,8 @@ def within(argument: str, value: object, interval: str, *, whole: bool = False) 
         if high == float("inf")
         else f"in {interval}"
     )
+    allowed += " and finite" if value == float("inf") else ""
     what = "an integer " if whole and not isinstance(value, numbers.Integral) else ""
-    what = "finite and " if value == float("inf") else what
     raise UserError(f"{argument} must be {what}{allowed}, got {value!r}", argument=True)
 
 

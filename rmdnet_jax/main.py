@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 
@@ -27,7 +28,12 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         args, overrides = read(argv[1:])
-        return run(args, overrides)
+        status = run(args, overrides)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # a reader such as head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UserError as error:
         return say(str(error), 2)
     except KeyboardInterrupt:

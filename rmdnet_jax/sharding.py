@@ -50,8 +50,9 @@ def gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array
 
 
 def devices() -> int:
-    """Devices on the data axis of the mesh that is set."""
-    return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
+    """Devices that share the rows of the mesh that is set; within a `shard_map` one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.manual_axes else dict(mesh.shape).get(AXIS, 1)
 
 
 def whole(tree: PyTree) -> PyTree:
@@ -63,7 +64,10 @@ def over_devices(function, *rows: Array):
     """`function(rows, ..., sharded)` on each device's own rows, or on all where there is one."""
     if devices() == 1:
         return function(*rows, sharded=False)
-    split = PartitionSpec(AXIS)
-    return jax.shard_map(
-        functools.partial(function, sharded=True), in_specs=split, out_specs=split, check_vma=False
-    )(*rows)
+    split, part = PartitionSpec(AXIS), functools.partial(function, sharded=True)
+    run = jax.shard_map(part, in_specs=split, out_specs=split, check_vma=False)
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return run(*rows)
+    # Types that name their sharding have to be told what `Auto` finds out.
+    found = run(*(jax.sharding.reshard(x, split) for x in rows))
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, PartitionSpec()), found)

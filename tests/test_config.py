@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import runpy
 import shlex
 import subprocess
@@ -43,10 +44,18 @@ def leaves(tree):
 # The experiments that come with the package.
 
 
+def document(path):
+    return path.read_text().split('"""')[1]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_configs_are_documented_complete_and_shrink(path):
-    text = path.read_text()
-    assert f"configs/{path.name}" in text.split('"""')[1], "the docstring gives the command"
+    commands = re.findall(r"rmdnet train --config (\S+) --workdir \S+", document(path))
+    assert commands, "the docstring gives the command"
+    for command in commands:
+        name, _, arg = command.partition(":")
+        assert name in (path.stem, f"configs/{path.name}")
+        resolve(get_config(f"{path}:{arg}"))
     for arg in ("", "quick", "seed=3"):
         config = load(path.stem, arg)
         check(config)
@@ -567,7 +576,7 @@ def test_a_config_that_is_not_there_is_told_the_nearest():
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_point_of_a_study_is_an_experiment(path):
-    assert f"studies/{path.name}" in path.read_text().split('"""')[1]
+    assert f"rmdnet sweep studies/{path.name} --workdir " in document(path)
     study = runpy.run_path(str(path))
     points = study["sweep"]("root")
     places = {name: i for i, name in enumerate(points)}

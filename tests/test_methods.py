@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
-from rmdnet_jax.app.config import choose
 
 from rmdnet_jax import evaluation, losses
 from rmdnet_jax.app import experiment

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,21 +18,26 @@ from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.schema import Config, choice, put
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.data import sources
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.data.store import Source
+from rmdnet_jax.errors import first_line, wrong
+from rmdnet_jax.labels.classes import array, numbered
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A finished run."""
+    """A finished run.
 
-    summary: dict  # the content of summary.json: accuracies of all arms, noise, environment
-    student: Student  # the trained classifier
+    Args:
+      summary: the content of summary.json: accuracies of all arms, noise, environment.
+      student: the trained classifier; its `classes` are strings, as a file holds them.
+      workdir: where everything was written.
+      classes: in the order of `predict`'s columns, as you gave them: integers stay integers.
+    """
+
+    summary: dict
+    student: Student
     workdir: pathlib.Path
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of `predict`'s columns."""
-        return self.student.classes
+    classes: tuple[Any, ...]
 
     def predict(self, images: Any) -> np.ndarray:
         """Class probabilities float32 [n, C] of images uint8 [n, height, width, channel]."""
@@ -51,7 +58,7 @@ class Trained:
 
 
 def train(
-    preset_or_config: str | Config,
+    preset_or_config: str | os.PathLike | Config,
     workdir: str | pathlib.Path,
     *,
     images: Any = None,
@@ -69,16 +76,17 @@ def train(
         a preset is added to your labels too: `image_folder` adds none.
       workdir: where everything is written.
       images: uint8 [n, height, width] or [n, height, width, channel], or floats in [0, 1]; in place
-        of the preset's data.
-      labels: [n], whole numbers or strings.
+        of the preset's data. Another run's workdir is refused: the same arrays continue.
+      labels: [n], whole numbers of any range or strings.
       test_images: likewise, of examples whose labels are right.
       test_labels: likewise.
-      names: of the classes, where labels are class numbers.
+      names: of the classes, in the sorted order of the labels; None: the labels themselves.
       encoder: the name of an encoder, or a Flax module of your own, see `adapt`.
       overrides: values by dotted or short names: `{"noise.rate": 0.2, "method": "elr"}`.
 
     Returns:
       A record with `summary`, `predict(images)`, `features(images)`, `classes` and `save(path)`.
+      Its `classes` are as you gave them; those that `load` reads from a file are strings.
 
     Raises:
       UserError: a wrong argument, or a workdir that holds another run; nothing is written then.
@@ -98,47 +106,92 @@ def train(
       ...
       >>> run.predict(images[:5]).shape
       (5, 10)
+      >>> run.classes
+      (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     """
-    given: dict[str, Any] = {"overrides": dict(overrides or {})}
-    if isinstance(preset_or_config, str):
-        given["config"] = preset_or_config
-        config = get_config(preset_or_config, overrides)
-    elif isinstance(preset_or_config, ConfigDict):
-        config = override(preset_or_config, overrides or {})
-    else:
-        kind = type(preset_or_config).__name__
-        raise UserError(f"preset_or_config must be a name, a file or a ConfigDict, got {kind}")
+    config, given = _config(preset_or_config, overrides)
     if isinstance(encoder, str):
         config, encoder = override(config, {"encoder": encoder}), None
     elif encoder is not None:
         put(config, "encoder", choice("custom", network=_name(encoder)))
-    source = _source(config, images, labels, test_images, test_labels, names)
-    place = pathlib.Path(workdir).expanduser()
-    done = experiment.run(config, place, given=given, source=source, encoder=encoder)
-    return Trained(done.summary, done.student, place)
-
-
-def _source(config: Config, images, labels, test_images, test_labels, names):
-    """The arrays as a source, or None where there are none; the config says so."""
+    try:
+        place = pathlib.Path(workdir).expanduser()
+    except TypeError:
+        raise wrong("workdir", f"be a path, got {workdir!r:.60}") from None
     if images is None:
         others = {"labels": labels, "test_images": test_images, "test_labels": test_labels}
-        for name, value in others.items():
+        for name, value in {**others, "names": names}.items():
             if value is not None:
-                raise UserError(f"{name} must come with images", argument=True)
-        return None
-    source = sources.arrays(images, labels, test_images, test_labels, names)
-    put(config, "data.name", source.name)
-    limit = config.data.limit
-    if limit:
-        source = source._replace(images=source.images[:limit], labels=source.labels[:limit])
-    return source
+                raise wrong(name, "come with images")
+        source, classes = None, None
+    else:
+        source, classes = _source(images, labels, test_images, test_labels, names)
+        put(config, "data.name", source.name)
+        put(config, "data.dir", _digest(source))
+        source = source.cut(config.data.limit)
+    done = experiment.run(config, place, given=given, source=source, encoder=encoder)
+    return Trained(done.summary, done.student, place, classes or done.student.classes)
+
+
+def _config(preset_or_config: Any, overrides: Any) -> tuple[Config, dict[str, Any]]:
+    """The config, a copy, and what the user gave, as JSON can hold it."""
+    values = {} if overrides is None else overrides
+    if not isinstance(values, Mapping):
+        raise wrong("overrides", f'be like {{"epochs": 10}}, got {values!r:.60}')
+    given: dict[str, Any] = {"overrides": {str(name): _plain(v) for name, v in values.items()}}
+    if isinstance(preset_or_config, str | os.PathLike):
+        given["config"] = os.fspath(preset_or_config)
+        return get_config(given["config"], values), given
+    if not isinstance(preset_or_config, ConfigDict):
+        kind = type(preset_or_config).__name__
+        raise wrong("preset_or_config", f"be a name, a file or a ConfigDict, got {kind}")
+    try:
+        config = override(preset_or_config, {})
+    except (AttributeError, KeyError, TypeError) as error:
+        text = f"be like what get_config gives, got no field {first_line(error)}"
+        raise wrong("preset_or_config", text) from None
+    return override(config, values), given
+
+
+def _plain(value: Any) -> Any:
+    """A value of an override as JSON holds it."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _source(
+    images: Any, labels: Any, test_images: Any, test_labels: Any, names: Any
+) -> tuple[Source, tuple[Any, ...]]:
+    """The arrays as a source, and the classes as the user gave them."""
+    if labels is None:
+        raise wrong("labels", "be given with images")
+    numbers, distinct = numbered(labels, "labels")
+    pixels = array(images, "images")
+    if len(numbers) != (count := len(pixels) if pixels.ndim else 0):
+        raise wrong("labels", f"be one for each of {count} images, got {len(numbers)}")
+    if names is not None:
+        if isinstance(names, str) or not hasattr(names, "__iter__"):
+            raise wrong("names", f"be a list, one for each class, got {names!r:.60}")
+        names = list(names)
+    source = sources.arrays(pixels, labels, test_images, test_labels, names)
+    if len(source.names) < 2:
+        raise wrong("labels", f"be of two or more classes, got {source.names[0]!r} alone")
+    return source, tuple(distinct.tolist() if names is None else names)
+
+
+def _digest(source: Source) -> str:
+    """The sha256 of all pixels and test labels: a workdir continues with the same arrays only."""
+    found = hashlib.sha256()
+    for images in (source.images, source.test_images):
+        for first in range(0, len(images), 1024):
+            found.update(np.ascontiguousarray(images[first : first + 1024]))
+    found.update(np.ascontiguousarray(source.test_labels))
+    return f"sha256 {found.hexdigest()[:16]}"
 
 
 def _name(encoder: Any) -> str:
-    """A name for a network of the user's, by its type."""
-    kind = (
-        encoder
-        if isinstance(encoder, type) or callable(getattr(encoder, "__name__", None))
-        else type(encoder)
-    )
-    return f"{kind.__module__}.{kind.__qualname__}"
+    """A name for a network of the user's: its own, if a class or function, or its type's."""
+    named = encoder if hasattr(encoder, "__qualname__") else type(encoder)
+    return f"{named.__module__}.{named.__qualname__}"

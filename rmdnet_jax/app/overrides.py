@@ -13,8 +13,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from rmdnet_jax.app import schema
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.errors import UserError, one_of, wrong
@@ -30,7 +28,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     Choices are made before their fields are set, whatever the order. A new choice begins with its
     own defaults.
     """
-    config = schema.locked(ConfigDict(config.to_dict()))
+    config = schema.locked(schema.made(config.to_dict()))
     full = dict(item for name, value in values.items() for item in _full(name, value).items())
     for path in sorted(full, key=lambda path: not path.endswith(".name")):
         _set(config, path, full[path])
@@ -68,7 +66,10 @@ def _set(config: Config, path: str, value: Any) -> None:
         return
     own = schema.fields(node, chosen.name)
     if field not in own:
-        raise _unknown(path, [f"{node}.{key}" for key in ("name", *own)])
+        near = difflib.get_close_matches(field, own, n=1, cutoff=0.6)
+        hint = f"did you mean {node}.{near[0]}? " if near else ""
+        text = f"{hint}{chosen.name} has {', '.join(['name', *own])}"
+        raise UserError(f"unknown field {path!r}: {text}")
     if value == "auto" and not isinstance(own[field], str):
         if field in chosen:
             del chosen[field]

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from rmdnet_jax.app import schema
 from rmdnet_jax.app.arms import NAMES
 from rmdnet_jax.app.overrides import typed
@@ -45,9 +43,9 @@ def method_recipe(config: Config) -> dict[str, Any]:
     data, name = config.data.name, config.relation_guided.method.name
     fields = dict(RECIPES.get((data, name), {}))
     if name == "dividemix":
-        # Losses tell nothing in a first epoch, and the warm-up is not to outlast a short training.
-        third = config.relation_guided.epochs // 3
-        fields["warmup_epochs"] = max(2, min(fields.get("warmup_epochs", 10), third))
+        epochs = config.relation_guided.epochs
+        if fields.setdefault("warmup_epochs", 10) >= epochs:  # a training too short for it
+            fields["warmup_epochs"] = max(2, epochs // 3)
         fields |= _unlabelled(config)
     return fields
 
@@ -121,13 +119,13 @@ def _filled(config: Config, path: str) -> Config:
     for key in chosen:
         if key not in defaults:
             raise unknown(f"{path}'s field ({name})", key, ["name", *defaults])
-    schema.put(config, path, ConfigDict({"name": name, **defaults, **chosen}))
+    schema.put(config, path, schema.made({"name": name, **defaults, **chosen}))
     auto = AUTO.get(path, lambda _: {})(config)
     values = {key: chosen.get(key, auto.get(key, default)) for key, default in defaults.items()}
     if values.get("mapping") == "auto":
         values["mapping"] = auto.get("mapping", "pair")
     done = {key: typed(f"{path}.{key}", value, defaults[key]) for key, value in values.items()}
-    return ConfigDict({"name": name, **done})
+    return schema.made({"name": name, **done})
 
 
 # Field -> what numbers it takes; "int" before an interval: whole numbers only.

@@ -81,14 +81,19 @@ def fields(path: str, name: str) -> dict[str, Any]:
     return {**hyper(TABLES[path][name]), **BESIDE.get(path, {})}
 
 
+def made(tree: dict) -> Config:
+    """A config of a tree; `overrides.typed` checks what is set later, so nothing else does."""
+    return ConfigDict(tree, type_safe=False)
+
+
 def choice(name: str, **set_: Any) -> Config:
     """A choice and what is set of its fields."""
-    return ConfigDict({"name": name, **set_})
+    return made({"name": name, **set_})
 
 
 def digits() -> Config:
     """scikit-learn's digits in a minute on two cores: the schema, and a working experiment."""
-    return locked(ConfigDict({
+    return locked(made({
         "seed": 0,
         "data": {
             "name": "digits",  # digits, npz, folder, or a TFDS data set
@@ -152,8 +157,7 @@ def put(config: Config, path: str, value: Any) -> None:
     """Sets the node or value at a dotted path."""
     *parents, last = path.split(".")
     node = at(config, ".".join(parents)) if parents else config
-    with node.ignore_type():
-        node[last] = value
+    node[last] = value
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,6 @@ import os
 import pathlib
 import re
 import shlex
-import signal
 import sys
 
 from rmdnet_jax.app.load import get_config, module_of
@@ -47,8 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     }
     if args.run:
         return run_here(points, args.study, args.workdir)
-    if hasattr(signal, "SIGPIPE"):  # not on Windows
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head may have enough
     for name, arg in points.items():
         words = ("--config", f"{args.study}:{arg}", "--workdir", f"{args.workdir}/{name}")
         print(shlex.join(("rmdnet", "train", *words)))

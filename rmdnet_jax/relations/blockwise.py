@@ -19,11 +19,9 @@ import numbers
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from rmdnet_jax import sharding
-from rmdnet_jax.sharding import gathered
-from rmdnet_jax.types import AXIS, Array
+from rmdnet_jax.sharding import devices, gathered, over_devices
+from rmdnet_jax.types import Array
 
 MASKED = -1e30  # finite, so that masked logits never make a NaN
 
@@ -44,25 +42,6 @@ def blocks(function, shift: Array, block: int, *rows: Array):
     split = [x.reshape(count, block, *x.shape[1:]) for x in rows]
     joined = jax.lax.map(lambda part: function(*part), (shift + block * jnp.arange(count), *split))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), joined)
-
-
-def devices() -> int:
-    """Devices that share the rows: one within a `shard_map`, whose caller has split the rows."""
-    return 1 if jax.sharding.get_abstract_mesh().manual_axes else sharding.devices()
-
-
-def over_devices(function, *rows: Array):
-    """`sharding.over_devices`, but no second `shard_map` within a caller's; and for any mesh."""
-    if devices() == 1:
-        return function(*rows, sharded=False)
-    if not jax.sharding.get_abstract_mesh().explicit_axes:
-        return sharding.over_devices(function, *rows)
-    # Types that name their sharding have to be told what `Auto` finds out.
-    split, whole = (
-        functools.partial(jax.sharding.reshard, out_shardings=PartitionSpec(*axes))
-        for axes in ((AXIS,), ())
-    )
-    return jax.tree.map(whole, sharding.over_devices(function, *map(split, rows)))
 
 
 def _forward(

@@ -195,30 +195,21 @@ def fit(
         stop = stack.enter_context(on_stop())
         begin, state = start(stage, mesh, manager)
         writer.rewind(stage.name, begin)
-        progress = stack.enter_context(
-            contextlib.closing(
-                Progress(stage.name, total, begin, per_epoch, stage.pipeline.batch_size)
-            )
-        )
+        bar = Progress(stage.name, total, begin, per_epoch, stage.pipeline.batch_size)
+        progress = stack.enter_context(contextlib.closing(bar))
         run = jax.jit(functools.partial(step, stage), donate_argnums=0)
         loss, first, began = None, begin, time.perf_counter()
         for number in range(begin, total):
-            before, (state, loss) = (
-                loss,
-                run(state, stage.objective.frozen, stage.pipeline.batch(number), stage.key),
-            )
-            if before is not None and progress.due(
-                number
-            ):  # one step late: reading it does not stall the device
+            rows, before = stage.pipeline.batch(number), loss
+            state, loss = run(state, stage.objective.frozen, rows, stage.key)
+            # One step late: reading a loss then does not stall the device.
+            if before is not None and progress.due(number):
                 progress.show(number, float(before))
             done = number + 1
             if done % per_epoch == 0:
                 _end_epoch(stage, state, done, (done - first, began), writer, progress, manager)
-                if stage.refresh and done < total:
-                    memory = stage.refresh(
-                        state.variables, jax.device_get(state.memory), done // per_epoch
-                    )
-                    state = state._replace(memory=sharding.replicate(mesh, memory))
+                if done < total:
+                    state = _refreshed(stage, mesh, state, done // per_epoch)
                 first, began = done, time.perf_counter()
             stopping = agreed(stop, done % per_epoch == 0)
             if done == total or stopping or manager.should_save(done):
@@ -226,16 +217,21 @@ def fit(
                 checkpoint.save(manager, done, state)
             if stopping and done < total:
                 manager.wait_until_finished()
-                raise Stopped(
-                    f"{stage.name}: stopped at step {done} of {total}, saved; the same command "
-                    "continues"
-                )
+                where = f"stopped at step {done} of {total}, saved"
+                raise Stopped(f"{stage.name}: {where}; the same command continues")
         manager.wait_until_finished()
         if agreed(stop, True):
-            raise Stopped(
-                f"{stage.name}: finished and saved, then stopped; the same command continues"
-            )
+            where = "finished and saved, then stopped"
+            raise Stopped(f"{stage.name}: {where}; the same command continues")
     return state
+
+
+def _refreshed(stage: Stage, mesh: Mesh, state: TrainState, epoch: int) -> TrainState:
+    """The state with its memory as it is after an epoch."""
+    if stage.refresh is None:
+        return state
+    memory = stage.refresh(state.variables, jax.device_get(state.memory), epoch)
+    return state._replace(memory=sharding.replicate(mesh, memory))
 
 
 def _end_epoch(

@@ -120,7 +120,7 @@ class Progress:
             interval,
         )
         self.mark, self.said = None, time.perf_counter()
-        bar = sys.stderr.isatty() and sharding.is_main()
+        bar = (sys.stderr.isatty() or _in_notebook()) and sharding.is_main()
         self.bar = (
             tqdm(total=steps, initial=start, desc=stage, bar_format="|{bar:20}| {desc}")
             if bar
@@ -152,3 +152,8 @@ class Progress:
     def close(self) -> None:
         if self.bar:
             self.bar.close()
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel shows standard error: no terminal, but `\\r` works in it."""
+    return type(sys.stderr).__module__.startswith("ipykernel.")
