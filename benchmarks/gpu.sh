@@ -8,7 +8,7 @@ if [ "$part" = all ] || [ "$part" = speed ]; then
   python3 -m benchmarks.speed --networks resnet18 --out "$out/speed"
 fi
 if [ "$part" = all ] || [ "$part" = speedrun ]; then
-  python3 -m rmdnet_jax.main --config "configs/cifar10_speedrun.py:data=$data" --workdir "$out/speedrun"
+  python3 -m rmdnet_jax.main --config "cifar10_speedrun:data=$data" --workdir "$out/speedrun"
 fi
 if [ "$part" = all ] || [ "$part" = reference ]; then
   python3 -m benchmarks.torch_reference.train --data "$data" --rate 0.5 | tee "$out/reference.log"

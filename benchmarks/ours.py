@@ -1,4 +1,4 @@
-"""What is timed of rmdnet_jax: the stages that `experiment` builds and the loop that `training` runs, on random images."""
+"""What is timed of rmdnet_jax: stages that `experiment` builds, the loop that `fit` runs."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ import jax.numpy as jnp
 
 from rmdnet_jax import sharding
 from rmdnet_jax.app import experiment, report
-from rmdnet_jax.app.config import build, choose, cifar
+from rmdnet_jax.app.arms import own
+from rmdnet_jax.app.overrides import override
+from rmdnet_jax.app.presets import cifar
+from rmdnet_jax.app.resolve import build, resolve
 from rmdnet_jax.app.setup import Run, make_stage, setup
-from rmdnet_jax.labels.noise import KINDS
-from rmdnet_jax.networks.encoders import ENCODERS
+from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.relations import losses as relation
-from rmdnet_jax.ssl import SSL
 from rmdnet_jax.training import fit as training
 from rmdnet_jax.training.objectives import relation_modeling
 
 
 def configured(data: str, network: str, case: str, batch: int, epochs: int):
-    """The CIFAR-10 experiment with this network, on the images of an .npz file."""
-    config = cifar("cifar10")
-    config.data.name, config.data.dir = "npz", data
-    with config.unlocked():
-        config.encoder = choose(ENCODERS, network, dtype=dtype())
-        config.noise = choose(KINDS, "symmetric", rate=0.5)
-        config.noise.seed = 0
-    for stage in (config.relation_modeling, config.relation_guided):
-        stage.batch_size, stage.epochs = batch, epochs
-    config.relation_guided.teacher_features = "stored" if case == "stored" else "online"
-    config.relation_guided.weight = 0.0 if case == "ce" else 1.0
-    config.checkpoint_steps = 10**9
-    return config
+    """The CIFAR-10 experiment with this network, on the images of an .npz file, resolved."""
+    values = {
+        "data.name": "npz",
+        "data.dir": data,
+        "encoder": network,
+        "encoder.dtype": dtype(),
+        "noise": "symmetric",
+        "rate": 0.5,
+        "weight": 0.0 if case == "ce" else 1.0,
+        "relation_guided.teacher_features": "stored" if case == "stored" else "online",
+        "checkpoint_steps": 10**9,
+    }
+    for stage in ("relation_modeling", "relation_guided"):
+        values |= {f"{stage}.batch_size": batch, f"{stage}.epochs": epochs}
+    return resolve(override(cifar("cifar10"), values))
 
 
 def dtype() -> str:
@@ -46,22 +49,17 @@ def dtype() -> str:
 def stage_of(made: Run, case: str) -> training.Stage:
     """The stage that a case trains."""
     if case == "simsiam":
-        ssl = build(
-            SSL,
-            "relation_modeling.ssl",
-            made.config.relation_modeling.ssl,
-            made.encoder,
-            made.config.encoder.dtype,
-        )
+        ssl = build("relation_modeling.ssl", made.config, made.encoder, dtype())
         return make_stage(made, "relation_modeling", 0, relation_modeling(ssl, 1), lambda *_: {})
-    teacher = made.encoder.init(jax.random.key(1), jnp.zeros((2, *made.source.images.shape[1:])))
-    return experiment.guided_stages(made)(
-        "relation_guided", teacher, made.config.relation_guided.weight, "random"
-    )
+    variables = made.encoder.init(jax.random.key(1), jnp.zeros((2, *made.source.images.shape[1:])))
+    stored = case == "stored"
+    features = made.features(variables, made.source.images) if stored else jnp.zeros((0, 0))
+    teacher = Teacher(features, None, variables, {}, {})
+    return experiment.stages(made)(own(made.config), teacher, None)
 
 
 def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Callable) -> dict:
-    """Runs a case: `turn()` is called after the first step or pass, and then after each; returns what else is known of it."""
+    """Runs a case, `turn()` after the first step or pass and after each; returns what it knows."""
     with tempfile.TemporaryDirectory() as workdir:
         made = setup(configured(data, network, case, batch, epochs), pathlib.Path(workdir))
         stage = stage_of(made, "online" if case in ("evaluation", "epoch") else case)
@@ -89,7 +87,7 @@ class Enough(Exception):
 
 
 def epoch(made: Run, stage: training.Stage, turn: Callable) -> dict:
-    """Whole epochs by `training.fit`: data, steps, metrics, evaluation, records; checkpoints are left out."""
+    """Whole epochs by `training.fit`: data, steps, metrics, evaluation, records; no checkpoints."""
 
     def evaluate(*args):
         values = experiment.test(made, *args)

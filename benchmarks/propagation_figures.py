@@ -15,9 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rmdnet_jax import evaluation
-from rmdnet_jax.app import experiment
 from rmdnet_jax.app import setup as run
-from rmdnet_jax.app.config import default
+from rmdnet_jax.app import teacher as teachers
+from rmdnet_jax.app.load import get_config
+from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.labels import noise
 from rmdnet_jax.relations import neighbours, propagation
 
@@ -51,13 +52,11 @@ def given_labels(
 
 def teacher_of(workdir: str) -> tuple[run.Run, np.ndarray, np.ndarray]:
     """A digits run, and its teacher's features of the training and the test images."""
-    config = default()
-    config.teacher = workdir
+    config = resolve(get_config("digits", {"teacher": workdir}))
     made = run.setup(config, pathlib.Path(workdir, "unwritten"))
-    teacher = experiment.load_teacher(made)
-    return made, *(
-        np.asarray(made.features(teacher, x)) for x in (made.source.images, made.source.test_images)
-    )
+    teacher = teachers.source(made)()
+    assert teacher.test_features is not None
+    return made, teacher.features, teacher.test_features
 
 
 def idea(features: np.ndarray, clean: np.ndarray, path: pathlib.Path) -> None:

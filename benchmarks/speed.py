@@ -3,8 +3,10 @@
     python -m benchmarks.speed                                  # every network and case
     python -m benchmarks.speed --networks cnn --cases ce,epoch  # some of them
 
-Each rival works in a process of its own, in turns with the other, so that whatever else the machine does meets both. Seconds are medians
-over the turns, with the lowest and the highest; a ratio is the median of the turns' ratios. Writes speed.json, speed.md and speed.png.
+Each rival works in a process of its own, in turns with the other, so that whatever else the
+machine does meets both. Seconds are medians over the
+turns, with the lowest and the highest; a ratio is the median of the turns' ratios. Writes
+speed.json, speed.md and speed.png.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ DESCRIPTION = {
 
 
 def work(pipe: Any, rival: str, began: float, cache: str, case: str, arguments: tuple) -> None:
-    """A process of one rival. Each True from `pipe` is answered by the seconds of a step or pass, False by what is known at the end."""
+    """A process of one rival: True from `pipe` asks for a step's seconds, False for the rest."""
     os.environ |= {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "RMDNET_CACHE": cache,
@@ -98,7 +100,7 @@ class Rival:
             return self.pipe.recv()
         except (EOFError, BrokenPipeError):
             raise SystemExit(
-                f"benchmarks.speed: the process of {self.name!r} ended early, status {self.process.exitcode}"
+                f"benchmarks.speed: {self.name!r} ended early, status {self.process.exitcode}"
             ) from None
 
 
@@ -117,7 +119,7 @@ def started(cache: str, case: str, arguments: tuple) -> Iterator[list[Rival]]:
 
 
 def compare(cache: str, turns: int, case: str, arguments: tuple) -> dict[str, Any]:
-    """A case's figures: each rival's seconds, and the ratio of their speeds, above 1 where ours is the faster."""
+    """A case's figures: each rival's seconds, and the ratio of speeds, above 1: ours is faster."""
     with started(cache, case, arguments) as rivals:
         for rival in rivals:
             rival.turn()  # the second turn still warms up
@@ -143,7 +145,7 @@ def spread(values: list[float] | tuple[float, ...]) -> dict[str, float]:
 
 
 def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[dict[str, Any]]:
-    """The ceiling, then each network's cases; ours is started twice, first without compiled programs."""
+    """The ceiling, then each network's cases; ours is started twice, first without programs."""
     with tempfile.TemporaryDirectory() as folder:
         top = compare(folder, turns, "ceiling", ())
         yield {"case": "ceiling", **top}
@@ -159,7 +161,8 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
                 cold.process.terminate()
                 images = {"evaluation": TEST, "epoch": STEPS * size}.get(case, size)
                 yield {
-                    "network": network, "case": case, "batch": size, "images": images, "first_step_seconds_cold": seconds,
+                    "network": network, "case": case, "batch": size, "images": images,
+                    "first_step_seconds_cold": seconds,
                     **compare(programs, turns, case, arguments),
                 }  # fmt: skip
         for size, form in itertools.product(
@@ -189,7 +192,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     top = max(rows[0][rival]["flops"] / rows[0][rival]["seconds"]["low"] for rival in RIVALS)
     lines = [
-        "| network, batch | case | ours, images/s | PyTorch, images/s | ratio (lowest to highest) | ours, share of the matrix ceiling "
+        "| network, batch | case | ours, images/s | PyTorch, images/s | ratio (lowest to highest) "
+        "| ours, share of the matrix ceiling "
         "| peak MB, ours / PyTorch | first step, s: cold / cached / PyTorch |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -199,7 +203,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cold = f"{row['first_step_seconds_cold']:.1f}" if "first_step_seconds_cold" in row else "–"
         share = f"{ours['flops'] / ours['seconds']['median'] / top:.2f}" if "flops" in ours else "–"
         lines.append(
-            f"| {row['network']}, {row['batch']} | {DESCRIPTION[row['case']]} | {rates[0]:,.0f} | {rates[1]:,.0f} "
+            f"| {row['network']}, {row['batch']} | {DESCRIPTION[row['case']]} "
+            f"| {rates[0]:,.0f} | {rates[1]:,.0f} "
             f"| **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}) | {share} "
             f"| {ours['peak_bytes'] / 2**20:,.0f} / {theirs['peak_bytes'] / 2**20:,.0f} "
             f"| {cold} / {ours['first_step_seconds']:.1f} / {theirs['first_step_seconds']:.1f} |"

@@ -26,7 +26,7 @@ def place(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def fast(model: torch.nn.Module, network: str) -> torch.nn.Module:
-    """Compiled where that is faster: anywhere but for the small CNN on a CPU (docs/benchmarks.md)."""
+    """Compiled where that is faster: anywhere but for the small CNN on a CPU."""
     return model if DEVICE == "cpu" and network == "cnn" else torch.compile(model)
 
 
@@ -36,7 +36,7 @@ def synchronize() -> None:
 
 
 def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Callable) -> dict:
-    """Runs a case: `turn()` is called after the first step or pass, and then after each; returns what else is known of it."""
+    """Runs a case, `turn()` after the first step or pass and after each; returns what it knows."""
     with np.load(data) as file:
         images, test = (
             torch.from_numpy(file[name]).to(DEVICE) for name in ("images", "test_images")

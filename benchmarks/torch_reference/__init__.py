@@ -1,1 +1,1 @@
-"""RMDNet in plain PyTorch, without a line of rmdnet_jax: what its numbers and its speed are held against."""
+"""RMDNet in plain PyTorch, without a line of rmdnet_jax: what it is held against."""

@@ -1,4 +1,6 @@
-"""Augmentation of a whole batch on its device, each image with its own draw. Images are float NCHW in [0, 1]."""
+"""Augmentation of a whole batch on its device, each image with its own draw.
+
+Images are float NCHW in [0, 1]."""
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ def crop_flip(x: Tensor, padding: int = 4) -> Tensor:
 def resized_crop_flip(
     x: Tensor, scale: tuple[float, float] = (0.2, 1.0), ratio: float = 4 / 3
 ) -> Tensor:
-    """A crop of random area and aspect ratio, resized to the image's size, flipped half of the time."""
+    """A crop of random area and aspect ratio, resized to its size, flipped half the time."""
     area, aspect = (
         _uniform(x, *scale),
         torch.exp(_uniform(x, -1, 1) * torch.log(torch.tensor(ratio))),
@@ -63,7 +65,7 @@ def _hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def jitter(x: Tensor, strength: float = 0.4, hue: float = 0.1) -> Tensor:
-    """Brightness, contrast, saturation and hue; strengths an image's own, their order the batch's."""
+    """Brightness, contrast, saturation and hue; strengths are an image's, the order the batch's."""
     changes = (
         lambda y: _blend(y, torch.zeros_like(y), _uniform(y, 1 - strength, 1 + strength)),
         lambda y: _blend(

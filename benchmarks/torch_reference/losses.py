@@ -1,4 +1,4 @@
-"""SimSiam's loss, and the edge and node losses of relation distillation. Features are [batch, dim]."""
+"""SimSiam's loss, and the edge and node losses of relation distillation, on [batch, dim]."""
 
 import torch
 import torch.nn.functional as F

@@ -1,10 +1,12 @@
-"""Encoders, SimSiam's heads and the student. Images are float NCHW, normalised; parameter names follow torchvision."""
+"""Encoders, SimSiam's heads and the student; parameter names follow torchvision.
+
+Images are float NCHW, normalised."""
 
 from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """Plain network for tiny images: 3x3 convolution, batch norm, ReLU for each width, max pooling between, global average."""
+    """Plain network for tiny images: 3x3 convolution, batch norm, ReLU for each width."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64), channels: int = 3):
         super().__init__()
@@ -44,7 +46,10 @@ class BasicBlock(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """Norm and ReLU before each convolution; the shortcut starts after the first of them (Zagoruyko & Komodakis 2016)."""
+    """Norm and ReLU before each convolution; the shortcut starts after the first of them.
+
+    Source: Zagoruyko & Komodakis 2016.
+    """
 
     def __init__(self, before: int, width: int, stride: int):
         super().__init__()
@@ -116,7 +121,10 @@ ENCODERS = {
 
 
 class Head(nn.Module):
-    """Linear, batch norm, ReLU for each hidden width; the last layer ends in a norm without scale and bias, or has a bias of its own."""
+    """Linear, batch norm, ReLU for each hidden width.
+
+    The last layer ends in a norm without scale and bias, or has a bias of its own.
+    """
 
     def __init__(self, dim: int, widths: tuple[int, ...], norm_last: bool):
         super().__init__()

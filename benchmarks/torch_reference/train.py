@@ -1,9 +1,9 @@
-"""Both stages on images from an .npz file: SimSiam, then cross entropy with relation distillation on symmetric noise.
+"""Both stages on images from an .npz file, under symmetric noise: SimSiam, then relations.
 
     python -m benchmarks.torch_reference.train --data cifar10.npz --rate 0.5
 
-The file holds `images` uint8 [n, h, w, c], `labels` [n], `test_images`, `test_labels`. The data lie on the device; on a GPU the
-networks run in channels_last, under bfloat16 autocast and torch.compile.
+The file holds `images` uint8 [n, h, w, c], `labels` [n], `test_images`, `test_labels`. The data
+lie on the device; on a GPU the networks run in channels_last, under bfloat16 autocast and torch.compile.
 """
 
 import argparse
@@ -72,7 +72,10 @@ def guided_step(
     teacher: nn.Module | Tensor | None,
     weight: float,
 ) -> Tensor:
-    """One step of relation-guided learning; the teacher is a frozen encoder in eval mode, its features, or None for the base method."""
+    """One step of relation-guided learning.
+
+    The teacher is a frozen encoder in eval mode, its features, or None for the base method.
+    """
     with autocast(x.device.type):
         feature, logits = student(x)
         with torch.no_grad():
@@ -190,7 +193,8 @@ def main() -> None:
             schedule.step()
         right = apply(student, test_images, normalise)[1].argmax(1) == test_labels
         print(
-            f"student epoch {epoch + 1} loss {loss:.4f} test {100 * right.float().mean():.2f} % {time.perf_counter() - began:.1f} s",
+            f"student epoch {epoch + 1} loss {loss:.4f} "
+            f"test {100 * right.float().mean():.2f} % {time.perf_counter() - began:.1f} s",
             flush=True,
         )
 

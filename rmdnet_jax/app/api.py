@@ -74,9 +74,9 @@ def train(
     Args:
       preset_or_config: a preset's name, a config file or a config, see `get_config`. The noise of
         a preset is added to your labels too: `image_folder` adds none.
-      workdir: where everything is written.
+      workdir: where everything is written; a run in it continues with the same arrays only.
       images: uint8 [n, height, width] or [n, height, width, channel], or floats in [0, 1]; in place
-        of the preset's data. Another run's workdir is refused: the same arrays continue.
+        of the preset's data.
       labels: [n], whole numbers of any range or strings.
       test_images: likewise, of examples whose labels are right.
       test_labels: likewise.
@@ -169,15 +169,15 @@ def _source(
         raise wrong("labels", "be given with images")
     numbers, distinct = numbered(labels, "labels")
     pixels = array(images, "images")
-    if len(numbers) != (count := len(pixels) if pixels.ndim else 0):
-        raise wrong("labels", f"be one for each of {count} images, got {len(numbers)}")
+    if pixels.ndim in (3, 4) and len(numbers) != len(pixels):
+        raise wrong("labels", f"be one for each of {len(pixels)} images, got {len(numbers)}")
     if names is not None:
         if isinstance(names, str) or not hasattr(names, "__iter__"):
             raise wrong("names", f"be a list, one for each class, got {names!r:.60}")
         names = list(names)
     source = sources.arrays(pixels, labels, test_images, test_labels, names)
     if len(source.names) < 2:
-        raise wrong("labels", f"be of two or more classes, got {source.names[0]!r} alone")
+        raise wrong("labels", f"be of two or more classes, got {distinct.tolist()} alone")
     return source, tuple(distinct.tolist() if names is None else names)
 
 
@@ -186,8 +186,8 @@ def _digest(source: Source) -> str:
     found = hashlib.sha256()
     for images in (source.images, source.test_images):
         for first in range(0, len(images), 1024):
-            found.update(np.ascontiguousarray(images[first : first + 1024]))
-    found.update(np.ascontiguousarray(source.test_labels))
+            found.update(images[first : first + 1024].tobytes())
+    found.update(source.test_labels.tobytes())
     return f"sha256 {found.hexdigest()[:16]}"
 
 
