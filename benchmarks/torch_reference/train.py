@@ -3,7 +3,8 @@
     python -m benchmarks.torch_reference.train --data cifar10.npz --rate 0.5
 
 The file holds `images` uint8 [n, h, w, c], `labels` [n], `test_images`, `test_labels`. The data
-lie on the device; on a GPU the networks run in channels_last, under bfloat16 autocast and torch.compile.
+lie on the device; on a GPU the networks run in channels_last, under bfloat16 autocast and
+torch.compile.
 """
 
 import argparse

@@ -110,25 +110,15 @@ def train(
       (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     """
     config, given = _config(preset_or_config, overrides)
-    if isinstance(encoder, str):
-        config, encoder = override(config, {"encoder": encoder}), None
-    elif encoder is not None:
-        put(config, "encoder", choice("custom", network=_name(encoder)))
     try:
         place = pathlib.Path(workdir).expanduser()
     except TypeError:
         raise wrong("workdir", f"be a path, got {workdir!r:.60}") from None
-    if images is None:
-        others = {"labels": labels, "test_images": test_images, "test_labels": test_labels}
-        for name, value in {**others, "names": names}.items():
-            if value is not None:
-                raise wrong(name, "come with images")
-        source, classes = None, None
-    else:
-        source, classes = _source(images, labels, test_images, test_labels, names)
-        put(config, "data.name", source.name)
-        put(config, "data.dir", _digest(source))
-        source = source.cut(config.data.limit)
+    if isinstance(encoder, str):
+        config, encoder = override(config, {"encoder": encoder}), None
+    elif encoder is not None:
+        put(config, "encoder", choice("custom", network=_name(encoder)))
+    source, classes = _source(config, images, labels, test_images, test_labels, names)
     done = experiment.run(config, place, given=given, source=source, encoder=encoder)
     return Trained(done.summary, done.student, place, classes or done.student.classes)
 
@@ -162,12 +152,20 @@ def _plain(value: Any) -> Any:
 
 
 def _source(
-    images: Any, labels: Any, test_images: Any, test_labels: Any, names: Any
-) -> tuple[Source, tuple[Any, ...]]:
-    """The arrays as a source, and the classes as the user gave them."""
+    config: Config, images: Any, labels: Any, test_images: Any, test_labels: Any, names: Any
+) -> tuple[Source | None, tuple[Any, ...]]:
+    """The arrays as a source, and the classes as the user gave them; the config says so."""
+    if images is None:
+        others = {"labels": labels, "test_images": test_images, "test_labels": test_labels}
+        for name, value in {**others, "names": names}.items():
+            if value is not None:
+                raise wrong(name, "come with images")
+        return None, ()
     if labels is None:
         raise wrong("labels", "be given with images")
     numbers, distinct = numbered(labels, "labels")
+    if len(distinct) < 2:
+        raise wrong("labels", f"be of two or more classes, got {distinct.tolist()} alone")
     pixels = array(images, "images")
     if pixels.ndim in (3, 4) and len(numbers) != len(pixels):
         raise wrong("labels", f"be one for each of {len(pixels)} images, got {len(numbers)}")
@@ -176,9 +174,10 @@ def _source(
             raise wrong("names", f"be a list, one for each class, got {names!r:.60}")
         names = list(names)
     source = sources.arrays(pixels, labels, test_images, test_labels, names)
-    if len(source.names) < 2:
-        raise wrong("labels", f"be of two or more classes, got {distinct.tolist()} alone")
-    return source, tuple(distinct.tolist() if names is None else names)
+    put(config, "data.name", source.name)
+    put(config, "data.dir", _digest(source))
+    classes = tuple(distinct.tolist() if names is None else names)
+    return source.cut(config.data.limit), classes
 
 
 def _digest(source: Source) -> str:
