@@ -1,4 +1,4 @@
-"""What every entry of every table must keep: adding an entry is testing it. Also the names that outside code relies on."""
+"""What every entry of every table must keep: adding an entry is testing it. And the face."""
 
 import doctest
 import inspect
@@ -25,7 +25,8 @@ from rmdnet_jax.training.optimizer import OPTIMIZERS
 from rmdnet_jax.types import Batch, Outputs, Variables, hyper
 
 TABLES = {
-    "KINDS": noise.KINDS, "AUGMENTATIONS": AUGMENTATIONS, "ENCODERS": ENCODERS, "SSL": SSL, "METHODS": METHODS,
+    "KINDS": noise.KINDS, "AUGMENTATIONS": AUGMENTATIONS, "ENCODERS": ENCODERS, "SSL": SSL,
+    "METHODS": METHODS,
     "EDGES": relation.EDGES, "NODES": relation.NODES, "OPTIMIZERS": OPTIMIZERS,
 }  # fmt: skip
 ENTRIES = [
@@ -37,7 +38,7 @@ ENTRIES = [
 
 @pytest.mark.parametrize(("name", "factory"), ENTRIES)
 def test_the_signature_is_the_schema(name, factory):
-    """Every hyper-parameter has a default of a type that a config can hold and a flag can override; every entry says what it is."""
+    """Every hyper-parameter has a default that a config can hold; every entry says what it is."""
     assert factory.__name__ == name
     assert factory.__doc__
     for field, default in hyper(factory).items():
@@ -120,7 +121,7 @@ def test_an_ssl_objective_lowers_its_loss_and_reports_the_spread(name):
 
 
 def test_simsiam_stops_the_gradient_at_the_projections():
-    """d loss / d predictor input flows, d loss / d target does not: the loss's gradient equals that with the targets held constant."""
+    """The loss's gradient equals the one with the targets held constant."""
     from rmdnet_jax.ssl import negative_cosine, simsiam, spread
 
     encoder = ENCODERS["cnn"](widths=(4,))

@@ -58,7 +58,7 @@ class Killed(Exception):
 
 
 def break_off(config, workdir, at, monkeypatch):
-    """Runs an experiment that breaks off before a step, counted over its stages; whatever was not yet saved is lost."""
+    """Runs an experiment that breaks off before a step, counted over its stages."""
     count, original = iter(range(1, 1000)), setup.resident.resident
 
     def resident(*args):
@@ -85,7 +85,7 @@ def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monk
     assert_equal_runs(tmp_path, whole)
 
 
-# Steps after which a run breaks off: one checkpoint after its memory was refreshed from predictions of a whole epoch.
+# Steps after which a run breaks off: a checkpoint after its memory was refreshed by an epoch.
 REFRESHED = {"co_teaching": 8, "jocor": 8, "dividemix": 11}
 
 
@@ -276,7 +276,7 @@ def start(workdir):
 
 
 def stop(workdir, stage, number):
-    """Starts the run, sends it a signal once the stage has written two more epochs; returns its exit status and what it said."""
+    """Starts the run and signals it after two more epochs; returns its status and what it said."""
 
     def written():
         path = workdir / "metrics.jsonl"

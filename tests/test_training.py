@@ -1,4 +1,4 @@
-"""The loop: K = 0 is the base method, averages, epochs' means, what stops a run, devices, pipelines."""
+"""The loop: K = 0 is the base method, averages, what stops a run, devices, pipelines."""
 
 import json
 import re
@@ -117,9 +117,10 @@ def test_a_control_is_the_run_of_weight_zero_bit_for_bit(tmp_path):
     ("ssl", "method"), [("simsiam", "ce"), ("simclr", "elr"), ("barlow_twins", "ce")]
 )
 def test_one_and_eight_devices_agree(ssl, method, tmp_path, monkeypatch):
-    """Up to the order of additions, which a few steps do not amplify much; noise and order agree exactly.
+    """Up to the order of additions, which a few steps do not amplify much.
 
-    SimCLR's negatives and Barlow Twins' statistics are of the whole batch: of a device's part their losses would be others.
+    Noise and order agree exactly. SimCLR's negatives and Barlow Twins' statistics are of the whole
+    batch: of a device's part their losses would be others.
     """
     config = tiny(
         ssl=ssl,
