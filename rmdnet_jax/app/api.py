@@ -98,10 +98,8 @@ def train(
       >>> digits = load_digits()
       >>> images = (digits.images[:400] * 15.9).astype("uint8")
       >>> with tempfile.TemporaryDirectory() as workdir:
-      ...     run = rmd.train(
-      ...         "digits:quick", workdir, images=images, labels=digits.target[:400],
-      ...         overrides={"noise.rate": 0.2, "controls": ()},
-      ...     )
+      ...     run = rmd.train("digits:quick", workdir, images=images, labels=digits.target[:400],
+      ...                     overrides={"noise.rate": 0.2, "controls": ()})
       data   arrays: 400 training and 0 test images of 8x8x1, 10 classes
       ...
       >>> run.predict(images[:5]).shape
@@ -109,25 +107,33 @@ def train(
       >>> run.classes
       (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     """
-    config, given = _config(preset_or_config, overrides)
-    try:
-        place = pathlib.Path(workdir).expanduser()
-    except TypeError:
-        raise wrong("workdir", f"be a path, got {workdir!r:.60}") from None
-    if isinstance(encoder, str):
-        config, encoder = override(config, {"encoder": encoder}), None
-    elif encoder is not None:
+    named = isinstance(encoder, str)
+    config, given = _config(preset_or_config, overrides, {"encoder": encoder} if named else {})
+    place, encoder = _place(workdir), None if named else encoder
+    if encoder is not None:
         put(config, "encoder", choice("custom", network=_name(encoder)))
     source, classes = _source(config, images, labels, test_images, test_labels, names)
     done = experiment.run(config, place, given=given, source=source, encoder=encoder)
     return Trained(done.summary, done.student, place, classes or done.student.classes)
 
 
-def _config(preset_or_config: Any, overrides: Any) -> tuple[Config, dict[str, Any]]:
+def _place(workdir: Any) -> pathlib.Path:
+    """The directory that a path means."""
+    try:
+        place = pathlib.Path(workdir).expanduser()
+    except (TypeError, RuntimeError):  # no path; the home of a user that is not known
+        raise wrong("workdir", f"be a path, got {workdir!r:.60}") from None
+    if place.exists() and not place.is_dir():
+        raise wrong("workdir", f"be a directory, got the file {str(place)!r}")
+    return place
+
+
+def _config(preset_or_config: Any, overrides: Any, more: dict) -> tuple[Config, dict[str, Any]]:
     """The config, a copy, and what the user gave, as JSON can hold it."""
     values = {} if overrides is None else overrides
     if not isinstance(values, Mapping):
         raise wrong("overrides", f'be like {{"epochs": 10}}, got {values!r:.60}')
+    values = {**values, **more}
     given: dict[str, Any] = {"overrides": {str(name): _plain(v) for name, v in values.items()}}
     if isinstance(preset_or_config, str | os.PathLike):
         given["config"] = os.fspath(preset_or_config)
@@ -164,8 +170,6 @@ def _source(
     if labels is None:
         raise wrong("labels", "be given with images")
     numbers, distinct = numbered(labels, "labels")
-    if len(distinct) < 2:
-        raise wrong("labels", f"be of two or more classes, got {distinct.tolist()} alone")
     pixels = array(images, "images")
     if pixels.ndim in (3, 4) and len(numbers) != len(pixels):
         raise wrong("labels", f"be one for each of {len(pixels)} images, got {len(numbers)}")
@@ -174,6 +178,8 @@ def _source(
             raise wrong("names", f"be a list, one for each class, got {names!r:.60}")
         names = list(names)
     source = sources.arrays(pixels, labels, test_images, test_labels, names)
+    if len(source.names) < 2:
+        raise wrong("labels", f"be of two or more classes, got {distinct.tolist()} alone")
     put(config, "data.name", source.name)
     put(config, "data.dir", _digest(source))
     classes = tuple(distinct.tolist() if names is None else names)

@@ -16,7 +16,7 @@ from rmdnet_jax import evaluation, files, sharding
 from rmdnet_jax.app import figures, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
-from rmdnet_jax.app.arms import OWN, Arm, arms, settings
+from rmdnet_jax.app.arms import OWN, Arm, arms, settings, title
 from rmdnet_jax.app.correct import Corrected, corrector
 from rmdnet_jax.app.resolve import build, resolve
 from rmdnet_jax.app.schema import Config
@@ -24,7 +24,7 @@ from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import CUSTOM, FILE, Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import UserError, under
+from rmdnet_jax.errors import under
 from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import mixup
 from rmdnet_jax.training.fit import Stage
@@ -124,10 +124,6 @@ def stages(made: Run) -> Callable[[Arm, Teacher | None, Corrected | None], Stage
     def stage(arm: Arm, teacher: Teacher | None, corrected: Corrected | None) -> Stage:
         stored = config.teacher_features == "stored"
         variables = teacher.variables if teacher else None
-        if teacher and variables is None and not stored and arm.weight:
-            raise UserError(
-                "relation_guided.teacher_features must be stored: the teacher is features"
-            )
         objective = relation_guided(
             student,
             method,
@@ -239,6 +235,8 @@ def measured(made: Run, stage: Stage, variables: Variables, learnt: np.ndarray) 
             "source": "estimate" if estimated else "given",
             "error": used - true if made.known else None,
         }
+    if "validation_accuracy" in last:  # on held-out given labels
+        found["validation_accuracy"] = last["validation_accuracy"]
     accuracies = {kind: last.get(f"train_accuracy_{kind}") for kind in ("given", "clean")}
     speed = made.writer.speed(stage.name)
     return {**found, "train_accuracy": accuracies, "epochs": stage.epochs, **speed}
@@ -264,10 +262,13 @@ def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> 
     rows = rows[np.argsort(made.source.labels[rows], kind="stable")]
     features = {"teacher": teacher.features[rows]} if teacher else {}
     images = made.source.images[rows]
-    features |= {name: made.predict(v, images).feature for name, v in students.items()}
+    method = made.config.relation_guided.method.name
+    for arm, variables in students.items():
+        features[title(method, arm)] = made.predict(variables, images).feature
     if sharding.is_main():
         place, edge = made.workdir / "figures", made.config.relation_guided.edge
-        figures.curves(made.writer.metrics.all, place / "accuracy.png")
+        titles = {arm.stage: title(method, arm.name) for arm in arms(made.config) if arm.stage}
+        figures.curves(made.writer.metrics.all, titles, place / "accuracy.png")
         temperature = edge.get("student_temperature", 0.1)
         labels = made.source.labels[rows]
         figures.relations(features, labels, temperature, place / "relations.png")

@@ -57,13 +57,14 @@ def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -
     _save(figure, path)
 
 
-def curves(records: list[dict], path: pathlib.Path) -> None:
+def curves(records: list[dict], titles: dict[str, str], path: pathlib.Path) -> None:
     """Test accuracy, and training accuracy on given and on clean labels, one panel a student.
 
     A student memorises where accuracy on given labels rises above that on clean ones while test
     accuracy falls.
     """
-    stages = list(dict.fromkeys(r["stage"] for r in records if r["stage"] != "relation_modeling"))
+    seen = {record["stage"] for record in records}
+    stages = [stage for stage in titles if stage in seen]
     figure, axes = _figure(1, len(stages), (4.2 * len(stages), 3.6))
     for axis, stage in zip(axes[0], stages):
         rows = [r for r in records if r["stage"] == stage]
@@ -75,9 +76,7 @@ def curves(records: list[dict], path: pathlib.Path) -> None:
             points = [(r["epoch"], 100 * r[name]) for r in rows if name in r]
             if points:
                 axis.plot(*zip(*points), style, label=label)
-        axis.set(
-            title=stage.removeprefix("controls/").replace("_", " "), xlabel="epoch", ylim=(0, 101)
-        )
+        axis.set(title=titles[stage], xlabel="epoch", ylim=(0, 101))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("accuracy, %")
     axes[0][0].legend(loc="lower right")
@@ -100,7 +99,7 @@ def relations(
         axis.imshow(
             image, cmap="magma", vmin=0, vmax=np.quantile(image, 0.99), interpolation="nearest"
         )
-        axis.set(title=name.replace("_", " "), xticks=[], yticks=[])
+        axis.set(title=name, xticks=[], yticks=[])
         for bound in bounds:
             axis.axhline(bound, color="white", lw=0.3)
             axis.axvline(bound, color="white", lw=0.3)

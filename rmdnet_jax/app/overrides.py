@@ -80,7 +80,9 @@ def _set(config: Config, path: str, value: Any) -> None:
 def _unknown(path: str, known: list[str]) -> UserError:
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
     beside = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(beside or known)}"
+    sections = dict.fromkeys(name.partition(".")[0] for name in known)
+    others = ", ".join(beside or sections)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {others}"
     return UserError(f"unknown field {path!r}: {hint}")
 
 

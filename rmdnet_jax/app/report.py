@@ -42,7 +42,8 @@ def describe(config: Config, source: Source, labels: dict) -> str:
         f"noise  {config.noise.name}, seed {config.noise.seed}: {rate}, "
         f"sha256 {labels['sha256'][:16]}",
     ]
-    return "\n".join([*lines, *("       " + line for line in matrix(labels["transition"]))])
+    shares = matrix(labels["transition"]) if labels["rate"] is not None else []
+    return "\n".join([*lines, *("       " + line for line in shares)])
 
 
 def propagated(about: dict) -> str:
@@ -120,7 +121,9 @@ def table(summary: dict) -> str:
     own = summary["relation_guided"]
     arms = {own["arm"]: own, **summary["controls"]}
     method = own["settings"]["relation_guided.method.name"]
-    rows = {title(method, arm): row for arm, row in arms.items()}
+    rows = {_name(method, arm, row): row for arm, row in arms.items()}
+    if own["test_accuracy"]["last"] is None:
+        return untested(rows)
     width = max(map(len, rows))
     heads = {column: max(12, len(name)) for column, name in COLUMNS.items()}
     lines = [
@@ -135,6 +138,26 @@ def table(summary: dict) -> str:
         labels = "clean labels (an evaluation only)" if known else "the labels as they are"
         lines.append(f"teacher kNN with {labels}: {100 * knn:.2f} %")
     return "\n".join(lines)
+
+
+def _name(method: str, arm: str, row: dict) -> str:
+    """An arm's title; labels that could not be corrected are said to be as given."""
+    doubt = not row.get("propagation", {}).get("used", True)
+    return title(method, arm) + (" (in doubt: as given)" if doubt else "")
+
+
+def untested(rows: dict[str, dict]) -> str:
+    """What can be said without a test set."""
+    held = {
+        name: row["validation_accuracy"]
+        for name, row in rows.items()
+        if "validation_accuracy" in row
+    }
+    if not held:
+        return "no test set, so nothing to measure by; hold out given labels: validation=0.1"
+    width = max(map(len, held))
+    lines = [f"{name:{width}}  {100 * value:6.2f}" for name, value in held.items()]
+    return "\n".join(["accuracy on held-out given labels, which may be wrong, %", *lines])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -55,6 +55,7 @@ SHORT = {
     "edge": "relation_guided.edge.name",
     "node": "relation_guided.node.name",
     "targets": "relation_guided.targets",
+    "in_doubt": "relation_guided.propagation.in_doubt",
     "weight": "relation_guided.weight",
     "epochs": "relation_guided.epochs",
     "learning_rate": "relation_guided.optimizer.learning_rate",

@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from rmdnet_jax import evaluation, sharding
+from rmdnet_jax.app.arms import arms
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.setup import Run, make_stage, train
-from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.errors import UserError, first_line, wrong
 from rmdnet_jax.networks import weights
 from rmdnet_jax.training import checkpoint, fit
 from rmdnet_jax.training.objectives import relation_modeling
@@ -54,6 +55,7 @@ def source(made: Run) -> Callable[[], Teacher]:
     path = pathlib.Path(name).expanduser()
     if path.suffix in ARRAYS:
         found = _given(made, path)
+        _suffices(made, found.features.shape[1])
         return lambda: found
     variables, settings = _loaded(made, path)
     return lambda: _described(made, variables, settings, {"teacher": name})
@@ -165,6 +167,23 @@ def _restored(made: Run, path: pathlib.Path) -> Variables:
             f"teacher {str(path)!r} cannot be read as {name} for images of shape {shape}"
         )
     return found[1]
+
+
+def _suffices(made: Run, dim: int) -> None:
+    """Raises `UserError` where features [n, dim] alone are not what the arms need of a teacher."""
+    guided, plan = made.config.relation_guided, arms(made.config)
+    if any(arm.init == "teacher" for arm in plan):
+        raise wrong("teacher", "be a network, not features, for students that start from it")
+    if not any(arm.weight for arm in plan):
+        return
+    if guided.teacher_features != "stored":
+        raise wrong("relation_guided.teacher_features", "be stored where the teacher is features")
+    image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
+    feature, _ = jax.eval_shape(lambda v, x: made.encoder.apply(v, x, False), _shapes(made), image)
+    if guided.node.weight and dim != feature.shape[-1]:
+        own = feature.shape[-1]
+        text = f"be 0 where the teacher's features have {dim} dimensions and the student's {own}"
+        raise wrong("relation_guided.node.weight", text)
 
 
 def _given(made: Run, path: pathlib.Path) -> Teacher:
