@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rmdnet_jax import sharding
 from rmdnet_jax.app import experiment, report
@@ -53,9 +54,9 @@ def stage_of(made: Run, case: str) -> training.Stage:
         return make_stage(made, "relation_modeling", 0, relation_modeling(ssl, 1), lambda *_: {})
     variables = made.encoder.init(jax.random.key(1), jnp.zeros((2, *made.source.images.shape[1:])))
     stored = case == "stored"
-    features = made.features(variables, made.source.images) if stored else jnp.zeros((0, 0))
+    features = made.features(variables, made.source.images) if stored else np.zeros((0, 0))
     teacher = Teacher(features, None, variables, {}, {})
-    return experiment.stages(made)(own(made.config), teacher, None)
+    return experiment.stage(made, experiment.learner(made), own(made.config), teacher)
 
 
 def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Callable) -> dict:

@@ -54,7 +54,8 @@ def teacher_of(workdir: str) -> tuple[run.Run, np.ndarray, np.ndarray]:
     """A digits run, and its teacher's features of the training and the test images."""
     config = resolve(get_config("digits", {"teacher": workdir}))
     made = run.setup(config, pathlib.Path(workdir, "unwritten"))
-    teacher = teachers.source(made)()
+    teacher = teachers.prepared(made)
+    assert isinstance(teacher, teachers.Teacher)
     assert teacher.test_features is not None
     return made, teacher.features, teacher.test_features
 

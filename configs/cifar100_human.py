@@ -5,7 +5,7 @@
 The file holds one label an image in the original order: .npy, .npz (the array `field`) or .csv.
 CIFAR-N comes as a .pt file, which becomes one of ours by
 `np.savez("cifar100n.npz", **torch.load("CIFAR-100_human.pt", weights_only=False))`.
-With `kind=cifar100_n,path=,field=noise_label` the labels are TFDS's.
+With `data=cifar100_n,path=,field=noise_label` the labels are TFDS's.
 Not yet measured at full size: that needs an accelerator.
 """
 

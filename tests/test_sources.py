@@ -746,7 +746,7 @@ def test_human_labels_of_tfds_are_in_the_original_order(prepared):
     assert_equal(source._replace(name="cifar10"), cifar10())
     expected = (np.arange(40) + 3) % 10
     np.testing.assert_array_equal(loader.labels("cifar10_n", where, "worse_label"), expected)
-    own = {"kind": "cifar10_n", "dir": where, "limit": 30, "noise": "file", "field": "worse_label"}
+    own = {"data": "cifar10_n", "dir": where, "limit": 30, "noise": "file", "field": "worse_label"}
     config = resolve(get_config("digits", own))
     kind, given = corrupt(config, sources.load("cifar10_n", dir=where, limit=30))
     np.testing.assert_array_equal(given, expected[:30])

@@ -39,7 +39,7 @@ def made_of(workdir, **values):
 
 
 def stage_of(made, arm=BASE, teacher=None):
-    return experiment.stages(made)(arm, teacher, None)
+    return experiment.stage(made, experiment.learner(made), arm, teacher)
 
 
 def teacher_of(made, variables):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,42 +27,43 @@ class Corrected(NamedTuple):
     summary: dict  # what the graph knows and what became of the labels
 
 
-def corrector(made: Run) -> Callable[[np.ndarray], Corrected]:
-    """What turns the teacher's features [n, dim] into corrected labels; checks the settings now."""
-    settings = made.config.relation_guided.propagation.to_dict()
-    size = len(made.train)
+def check(made: Run) -> None:
+    """Raises `UserError` for settings or labels that cannot be."""
+    settings, size = made.config.relation_guided.propagation, len(made.train)
     with under(PATH):
-        propagation.settings(
-            settings["neighbours"], settings["temperature"], settings["alpha"], size
-        )
-        neighbours.chosen(settings["search"], size)
+        propagation.settings(settings.neighbours, settings.temperature, settings.alpha, size)
+        neighbours.chosen(settings.search, size)
     propagation.check_labels(made.given[made.train], made.classes)
 
+
+def corrected(made: Run, features: np.ndarray) -> Corrected:
+    """The labels corrected over the graph of the teacher's features [n, dim].
+
+    Read where an earlier start of this run has found them.
+    """
+    if (made.workdir / NAME).exists():
+        return _read(made)
+
     def bar(items, what):
-        return tqdm(
-            items, desc=f"corrected labels, {what}", disable=None if sharding.is_main() else True
+        silent = None if sharding.is_main() else True
+        return tqdm(items, desc=f"corrected labels, {what}", disable=silent)
+
+    with jax.set_mesh(made.mesh), under(PATH):
+        found = propagation.propagate(
+            features[made.train],
+            made.given[made.train],
+            num_classes=made.classes,
+            seed=made.config.seed,
+            watch=bar,
+            **made.config.relation_guided.propagation.to_dict(),
         )
-
-    run = functools.partial(
-        propagation.propagate,
-        num_classes=made.classes,
-        seed=made.config.seed,
-        watch=bar,
-        **settings,
-    )
-
-    def correct(features: np.ndarray) -> Corrected:
-        with jax.set_mesh(made.mesh), under(PATH):
-            return _kept(made, run(features[made.train], made.given[made.train]))
-
-    def read_or_correct(features: np.ndarray) -> Corrected:
-        return _read(made) if (made.workdir / NAME).exists() else correct(features)
-
-    return read_or_correct
+    return _kept(made, found)
 
 
 def _kept(made: Run, found: Propagated) -> Corrected:
     """Writes what was found, for the examples `index` that are trained on, and returns it.
+
+    `name` is an example's file in an image folder.
 
     The summary says how many labels are right where clean ones are known, and holds a hash.
     """
@@ -79,6 +78,7 @@ def _kept(made: Run, found: Propagated) -> Corrected:
         label=label,
         confidence=found.confidence,
         targets=found.targets,
+        name=np.asarray(made.source.files or [""] * len(made.given))[made.train],
         about=np.array(json.dumps(about)),
     )
     return _whole(made, found.targets, about)

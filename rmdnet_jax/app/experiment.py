@@ -6,19 +6,20 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, files, sharding
-from rmdnet_jax.app import figures, report, setup
+from rmdnet_jax.app import correct, figures, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
-from rmdnet_jax.app.arms import OWN, Arm, arms, settings, title
-from rmdnet_jax.app.correct import Corrected, corrector
-from rmdnet_jax.app.resolve import build, resolve
+from rmdnet_jax.app.arms import OWN, Arm, settings, title
+from rmdnet_jax.app.correct import Corrected
+from rmdnet_jax.app.resolve import bound, build, resolve
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import CUSTOM, FILE, Student
@@ -26,7 +27,10 @@ from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import under
 from rmdnet_jax.labels import noise
-from rmdnet_jax.methods import mixup
+from rmdnet_jax.methods import Method, mixup
+from rmdnet_jax.methods.method import Refresh
+from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.training.fit import Stage
 from rmdnet_jax.training.objectives import classifier, relation_guided
 from rmdnet_jax.types import Outputs, Variables
@@ -62,22 +66,24 @@ def run(
     """
     began = time.perf_counter()
     made = setup.setup(resolve(config), pathlib.Path(workdir).expanduser(), source, encoder)
-    plan = arms(made.config)
-    stage = stages(made)
-    for arm in plan:  # everything is built, and so checked, before anything is written
+    parts = learner(made)
+    for arm in made.arms:  # everything is built, and so checked, before anything is written
         if arm.stage:
-            stage(arm, None, None)
-    correct = corrector(made) if any(arm.targets != "given" for arm in plan) else None
-    teach = teachers.source(made) if any(arm.reads_teacher for arm in plan) else None
+            stage(made, parts, arm)
+    if correcting := any(arm.targets != "given" for arm in made.arms):
+        correct.check(made)
+    needed = any(arm.reads_teacher for arm in made.arms)
+    teacher = teachers.prepared(made) if needed else None
     labels = begin(made, given or {})
-    teacher = teach() if teach else None
-    corrected = correct(teacher.features) if correct and teacher else None
+    if isinstance(teacher, Stage):
+        teacher = teachers.trained(made, teacher)
+    corrected = correct.corrected(made, teacher.features) if correcting and teacher else None
     if corrected:
         report.say(report.propagated(corrected.summary))
     results, students = {}, {}
-    for arm in plan:
-        results[arm.name], students[arm.name] = result(made, arm, stage, teacher, corrected)
-    first = plan[0].name
+    for arm in made.arms:
+        results[arm.name], students[arm.name] = result(made, parts, arm, teacher, corrected)
+    first = made.arms[0].name
     summary = {
         "relation_modeling": teacher.summary if teacher else {},
         OWN: results[first],
@@ -108,97 +114,108 @@ def begin(made: Run, given: Mapping[str, Any]) -> dict:
     return labels
 
 
-def stages(made: Run) -> Callable[[Arm, Teacher | None, Corrected | None], Stage]:
-    """`stage(arm, teacher, corrected)`: relation-guided learning as configured, for an arm.
+class Learner(NamedTuple):
+    """What all students of an experiment have in common."""
 
-    Without a teacher the stage is that of the base method: enough to check the settings.
-    """
-    config = made.config.relation_guided
-    path = "relation_guided"
-    method = build(f"{path}.method", made.config, len(made.source.labels), made.classes)
-    with under(path):
-        method = mixup(method, config.mixup, made.classes)
+    method: Method
+    edge: RelationLoss  # weighted
+    node: RelationLoss  # weighted
+    student: Network
+
+
+def learner(made: Run) -> Learner:
+    """The method, the relation losses and the student that a config names."""
+    method = build("relation_guided.method", made.config, len(made.given), made.classes)
+    with under("relation_guided"):
+        method = mixup(method, made.config.relation_guided.mixup, made.classes)
     edge, node = matching(made.config, "edge"), matching(made.config, "node")
-    student = classifier(made.encoder, made.classes)
-
-    def stage(arm: Arm, teacher: Teacher | None, corrected: Corrected | None) -> Stage:
-        stored = config.teacher_features == "stored"
-        variables = teacher.variables if teacher else None
-        objective = relation_guided(
-            student,
-            method,
-            made.encoder,
-            None if stored else variables,
-            weight=arm.weight if teacher else 0.0,
-            edge=edge,
-            node=node,
-            warmup_epochs=config.warmup_epochs,
-            start=variables if arm.init == "teacher" else None,
-        )
-        targets = corrected.targets if corrected and arm.targets != "given" else None
-        learnt = made.given if targets is None else targets.argmax(1)
-        refresh = (
-            functools.partial(remember, made, method.refresh, learnt) if method.refresh else None
-        )
-        features = teacher.features if teacher and stored and arm.weight else None
-        return make_stage(
-            made, arm.stage, 1, objective, functools.partial(test, made), refresh,
-            targets=targets, teacher=features,
-        )  # fmt: skip
-
-    return stage
+    return Learner(method, edge, node, classifier(made.encoder, made.classes))
 
 
-def matching(config: Config, part: str) -> Callable:
+def matching(config: Config, part: str) -> RelationLoss:
     """An edge or node loss with its weight, tried on two examples: bad values are refused now."""
     path = f"relation_guided.{part}"
-    weight = config.relation_guided[part].weight
-    loss = build(path, config, beside=("weight",), bind=True)
+    weight, loss = config.relation_guided[part].weight, bound(path, config)
     example = jax.ShapeDtypeStruct((2, 2), np.float32)
     with under(path):
         jax.eval_shape(loss, example, example)
-    return lambda student, teacher: weight * loss(student, teacher) if weight else 0.0
+    zero = jnp.zeros(())
+    return lambda student, teacher: weight * loss(student, teacher) if weight else zero
+
+
+def stage(
+    made: Run,
+    parts: Learner,
+    arm: Arm,
+    teacher: Teacher | None = None,
+    corrected: Corrected | None = None,
+) -> Stage:
+    """Relation-guided learning as configured, for an arm.
+
+    Without a teacher it is the base method's, which is enough to check the settings.
+    """
+    config, method = made.config.relation_guided, parts.method
+    stored = config.teacher_features == "stored"
+    variables = teacher.variables if teacher else None
+    objective = relation_guided(
+        parts.student,
+        method,
+        made.encoder,
+        None if stored else variables,
+        weight=arm.weight if teacher else 0.0,
+        edge=parts.edge,
+        node=parts.node,
+        warmup_epochs=config.warmup_epochs,
+        start=variables if arm.init == "teacher" else None,
+    )
+    targets = corrected.targets if corrected and arm.targets != "given" else None
+    refresh = None
+    if method.refresh is not None:
+        learnt = made.given if targets is None else targets.argmax(1)
+        refresh = functools.partial(remember, made, method.refresh, learnt)
+    features = teacher.features if teacher and stored and arm.weight else None
+    return make_stage(
+        made, arm.stage, 1, objective, functools.partial(test, made), refresh,
+        targets=targets, teacher=features,
+    )  # fmt: skip
 
 
 def remember(
-    made: Run, refresh: Callable, learnt: np.ndarray, variables: Variables, memory: Any, epoch: int
+    made: Run, refresh: Refresh, learnt: np.ndarray, variables: Variables, memory: Any, epoch: int
 ) -> Any:
     """A method's memory after an epoch, from what each peer says of the examples trained on."""
 
     @functools.cache
     def outputs() -> Outputs:
         peers = [Variables((params,), (stats,)) for params, stats in zip(*variables)]
-        images = made.source.images[made.train]
-        return jax.tree.map(lambda *x: np.stack(x), *(made.predict(p, images) for p in peers))
+        said = [made.predict(peer, made.source.images, made.train) for peer in peers]
+        return jax.tree.map(lambda *x: np.stack(x), *said)
 
     return refresh(outputs, learnt[made.train], made.train, memory, epoch)
 
 
 def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
     """Stage 2's evaluation: accuracy on the test set, and on held-out noisy labels."""
-    splits = {
-        "test_accuracy": (made.source.test_images, made.source.test_labels),
-        "validation_accuracy": (made.source.images[made.held], made.given[made.held]),
-    }
-    return {
-        name: evaluation.accuracy(made.predict(variables, images).logits.argmax(-1), labels)
-        for name, (images, labels) in splits.items()
-        if len(labels)
-    }
+    found = {}
+    if len(made.source.test_labels):
+        logits = made.predict(variables, made.source.test_images).logits
+        found["test_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.source.test_labels)
+    if len(made.held):
+        logits = made.predict(variables, made.source.images, made.held).logits
+        found["validation_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.given[made.held])
+    return found
 
 
 def result(
-    made: Run, arm: Arm, stage: Callable, teacher: Teacher | None, corrected: Corrected | None
+    made: Run, parts: Learner, arm: Arm, teacher: Teacher | None, corrected: Corrected | None
 ) -> tuple[dict, Variables | None]:
     """An arm's part of the summary, and its student where one is trained."""
-    about = {
-        "arm": arm.name,
-        "settings": settings(made.config, arm, teacher.settings if teacher else {}),
-    }
+    read = settings(made.config, arm, teacher.settings if teacher else {})
+    about: dict[str, Any] = {"arm": arm.name, "settings": read}
     if not arm.stage:
         assert teacher is not None
         return {**frozen(made, arm, teacher), **about}, None
-    built = stage(arm, teacher, corrected)
+    built = stage(made, parts, arm, teacher, corrected)
     variables = train(made, built)
     learnt = made.given
     if arm.targets != "given" and corrected:
@@ -267,7 +284,7 @@ def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> 
         features[title(method, arm)] = made.predict(variables, images).feature
     if sharding.is_main():
         place, edge = made.workdir / "figures", made.config.relation_guided.edge
-        titles = {arm.stage: title(method, arm.name) for arm in arms(made.config) if arm.stage}
+        titles = {arm.stage: title(method, arm.name) for arm in made.arms if arm.stage}
         figures.curves(made.writer.metrics.all, titles, place / "accuracy.png")
         temperature = edge.get("student_temperature", 0.1)
         labels = made.source.labels[rows]

@@ -19,7 +19,7 @@ from rmdnet_jax.errors import UserError, one_of, wrong
 
 WORDS = ("auto", "estimate")  # a field that holds one of these takes a number as well
 # Fields of a preset's choice that another entry keeps: heads are as wide as the preset's encoder.
-KEPT = {"relation_modeling.ssl": ("projection", "hidden")}
+KEPT = {"relation_modeling.ssl": ("projection", "hidden"), "encoder": ("dtype",)}
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
@@ -37,6 +37,8 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 
 def _full(name: str, value: Any) -> dict[str, Any]:
     """Dotted paths and values of what a name, short or not, sets."""
+    if not isinstance(name, str):
+        raise UserError(f"a field is named by text, got {name!r}")
     if name != "data":
         return {schema.SHORT.get(name, name): value}
     if str(value).endswith(".npz"):
@@ -70,7 +72,7 @@ def _set(config: Config, path: str, value: Any) -> None:
         hint = f"did you mean {node}.{near[0]}? " if near else ""
         text = f"{hint}{chosen.name} has {', '.join(['name', *own])}"
         raise UserError(f"unknown field {path!r}: {text}")
-    if value == "auto" and not isinstance(own[field], str):
+    if isinstance(value, str) and value == "auto" and not isinstance(own[field], str):
         if field in chosen:
             del chosen[field]
     else:
@@ -110,6 +112,7 @@ def typed(argument: str, value: Any, default: Any) -> Any:
     """`value`, text or of Python, as the type of `default`; an error names `argument`."""
     kind = type(default)
     value = str(value) if isinstance(value, pathlib.PurePath) else value
+    value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
     try:
         found = _read(value, default) if isinstance(value, str) else _convert(value, default)
     except (ValueError, SyntaxError, TypeError):

@@ -38,6 +38,16 @@ WEIGHTS = {
 }  # fmt: skip
 
 
+def recipe(path: str, config: Config) -> dict[str, Any]:
+    """What fills the fields of a choice before the entry's own defaults do."""
+    if path == "noise":  # its seed is the run's; CIFAR has class maps of its own
+        own = config.noise.name == "asymmetric" and config.data.name in ("cifar10", "cifar100")
+        return {"seed": config.seed, **({"mapping": config.data.name} if own else {})}
+    if path in ("relation_guided.edge", "relation_guided.node"):
+        return {"weight": WEIGHTS.get(schema.at(config, path).name, 1.0)}
+    return method_recipe(config) if path == "relation_guided.method" else {}
+
+
 def method_recipe(config: Config) -> dict[str, Any]:
     """What a method's authors set on this data set, under this noise, on these targets."""
     data, name = config.data.name, config.relation_guided.method.name
@@ -51,7 +61,7 @@ def method_recipe(config: Config) -> dict[str, Any]:
 
 
 def _unlabelled(config: Config) -> dict[str, Any]:
-    """DivideMix's settings by noise: none is unlabelled where labels are corrected already."""
+    """DivideMix's weight of unlabelled examples by noise; of corrected labels few are wrong."""
     if config.relation_guided.targets == "propagated":
         return {"unlabelled_weight": 0.0}
     if config.data.name not in UNLABELLED:
@@ -62,26 +72,6 @@ def _unlabelled(config: Config) -> dict[str, Any]:
     return {"unlabelled_weight": UNLABELLED[config.data.name][(rate > 0.35) + (rate > 0.85)]}
 
 
-def noise_recipe(config: Config) -> dict[str, Any]:
-    """The noise's seed is the run's; CIFAR has class maps of its own."""
-    own = config.data.name in ("cifar10", "cifar100") and config.noise.name == "asymmetric"
-    return {"seed": config.seed, **({"mapping": config.data.name} if own else {})}
-
-
-def loss_recipe(part: str) -> Callable[[Config], dict[str, Any]]:
-    """The weight of an edge or node loss by its kind."""
-    return lambda config: {"weight": WEIGHTS.get(config.relation_guided[part].name, 1.0)}
-
-
-# What fills the fields of a choice, before the entry's own defaults do.
-AUTO: dict[str, Callable[[Config], dict[str, Any]]] = {
-    "noise": noise_recipe,
-    "relation_guided.edge": loss_recipe("edge"),
-    "relation_guided.node": loss_recipe("node"),
-    "relation_guided.method": method_recipe,
-}
-
-
 def resolve(config: Config) -> Config:
     """The config with every field set; raises `UserError` for a field or value that cannot be.
 
@@ -89,6 +79,9 @@ def resolve(config: Config) -> Config:
     """
     plain = config.to_dict()
     full = schema.digits()
+    for section, default in full.to_dict().items():
+        if isinstance(default, dict) and not isinstance(plain.get(section, {}), dict):
+            raise wrong(section, f"be a section of fields, got {plain[section]!r:.60}")
     for path, default in schema.flatten(full.to_dict()).items():
         if not path.startswith(tuple(f"{node}." for node in schema.TABLES)):
             schema.put(full, path, typed(path, _pop(plain, path, default), default))
@@ -120,7 +113,7 @@ def _filled(config: Config, path: str) -> Config:
         if key not in defaults:
             raise unknown(f"{path}'s field ({name})", key, ["name", *defaults])
     schema.put(config, path, schema.made({"name": name, **defaults, **chosen}))
-    auto = AUTO.get(path, lambda _: {})(config)
+    auto = recipe(path, config)
     values = {key: chosen.get(key, auto.get(key, default)) for key, default in defaults.items()}
     if values.get("mapping") == "auto":
         values["mapping"] = auto.get("mapping", "pair")
@@ -133,15 +126,18 @@ ALLOWED = {
     "seed": "int [0, 2147483647]",
     "noise.seed": "int [0, 2147483647]",
     "data.validation": "[0, 0.9]",
+    "data.limit": "int [0, inf)",
+    "data.image_size": "int [1, inf)",
     "checkpoint_steps": "int [1, inf)",
     "relation_modeling.epochs": "int [0, inf)",
+    "relation_modeling.batch_size": "int [2, inf)",
     "relation_modeling.average": "[0, 0.99999]",
     "relation_modeling.evaluate_every": "int [1, inf)",
     "relation_modeling.knn.k": "int [1, inf)",
     "relation_modeling.knn.temperature": "(0, inf)",
     "relation_guided.epochs": "int [1, inf)",
+    "relation_guided.batch_size": "int [2, inf)",
     "relation_guided.average": "[0, 0.99999]",
-    "relation_guided.warmup_epochs": "[0, inf)",
     "relation_guided.weight": "[0, inf)",
     "relation_guided.mixup": "[0, 1000]",
     "relation_guided.edge.weight": "[0, inf)",
@@ -168,6 +164,7 @@ def check(config: Config) -> None:
         within(path, schema.at(config, path), interval.removeprefix("int "), whole=whole)
     for path, names in NAMED.items():
         one_of(path, schema.at(config, path), names)
+    within("relation_guided.warmup_epochs", guided.warmup_epochs, f"[0, {guided.epochs}]")
     warm = guided.method.get("warmup_epochs", 0)
     if warm >= guided.epochs:
         raise wrong(
@@ -180,17 +177,15 @@ def check(config: Config) -> None:
             raise wrong("relation_guided.weight", f"be > 0 for the control {control!r}, got 0")
 
 
-def build(
-    path: str, config: Config, *facts: Any, beside: tuple[str, ...] = (), bind: bool = False
-) -> Any:
-    """Calls the entry that a choice names with the facts and its fields; errors say where.
+def build(path: str, config: Config, *facts: Any) -> Any:
+    """Calls the entry that a choice names with the facts and its fields; errors say where."""
+    with under(path):
+        return bound(path, config)(*facts)
 
-    Fields `beside` the entry's own are left out. `bind` gives the entry with its fields bound.
-    """
+
+def bound(path: str, config: Config) -> Callable:
+    """The entry that a choice names, with its own fields bound."""
     chosen = dict(schema.at(config, path))
     factory = schema.TABLES[path][chosen.pop("name")]
-    fields = {key: value for key, value in chosen.items() if key not in beside}
-    if bind:
-        return functools.partial(factory, **fields)
-    with under(path):
-        return factory(*facts, **fields)
+    beside = schema.BESIDE.get(path, {})
+    return functools.partial(factory, **{k: v for k, v in chosen.items() if k not in beside})

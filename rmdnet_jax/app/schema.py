@@ -66,7 +66,6 @@ SHORT = {
     "inclusive": "noise.inclusive",
     "path": "noise.path",
     "field": "noise.field",
-    "kind": "data.name",
     "dir": "data.dir",
     "size": "data.image_size",
     "limit": "data.limit",

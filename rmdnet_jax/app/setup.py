@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
 from rmdnet_jax.app import workdir as directory
+from rmdnet_jax.app.arms import Arm, arms
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.data import resident, sources, store, tfds
@@ -36,6 +36,7 @@ class Run(NamedTuple):
     """What the arms of one experiment share."""
 
     config: Config  # resolved
+    arms: list[Arm]  # the experiment's own first
     workdir: pathlib.Path
     writer: Writer
     mesh: Mesh
@@ -83,8 +84,7 @@ def setup(
     source = read(config) if source is None else source
     kind, given = corrupt(config, source)
     index = np.arange(len(source.labels), dtype=np.int32)
-    shuffled = np.random.default_rng(config.noise.seed).permutation(index)
-    held, train = np.split(shuffled, [round(config.data.validation * len(index))])
+    train, held = resident.split(index, config.data.validation, config.noise.seed)
     mesh = sharding.mesh()
     clean = source.labels if kind.known else None
     columns = (np.asarray(source.images), given, index, clean)
@@ -95,14 +95,15 @@ def setup(
 
     return Run(
         config=config,
+        arms=arms(config),
         workdir=workdir,
         writer=Writer(workdir, config.tensorboard),
         mesh=mesh,
         source=source,
         known=kind.known,
         given=given,
-        train=np.sort(train),
-        held=np.sort(held),
+        train=train,
+        held=held,
         examples=Examples(*sharding.replicate(mesh, columns)),
         statistics=statistics,
         encoder=network,
@@ -152,11 +153,11 @@ def make_stage(
     name: str,
     number: int,
     objective: Objective,
-    evaluate: Callable,
-    refresh: Callable | None = None,
+    evaluate: fit.Evaluate,
+    refresh: fit.Refresh | None = None,
     **columns: np.ndarray | None,
 ) -> fit.Stage:
-    """A stage from its part of the config, trying its shapes so that what cannot be is refused.
+    """A stage from its part of the config; a dry run over shapes refuses what cannot be.
 
     Args:
       made: what the arms share.

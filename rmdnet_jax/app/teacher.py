@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from rmdnet_jax import evaluation, sharding
-from rmdnet_jax.app.arms import arms
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.errors import UserError, first_line, wrong
@@ -39,26 +38,21 @@ class Teacher(NamedTuple):
     summary: dict[str, Any]  # stage 1's part of the summary
 
 
-def source(made: Run) -> Callable[[], Teacher]:
-    """What gives the teacher: checked and loaded now, or trained when it is called."""
+def prepared(made: Run) -> Teacher | fit.Stage:
+    """The teacher where the config names one, or the stage that trains it; writes nothing."""
     name = made.config.teacher
     if not name:
-        ssl = build(
-            "relation_modeling.ssl",
-            made.config,
-            made.encoder,
-            made.config.encoder.get("dtype", "float32"),
-        )
+        dtype = made.config.encoder.get("dtype", "float32")
+        ssl = build("relation_modeling.ssl", made.config, made.encoder, dtype)
         objective = relation_modeling(ssl, made.config.relation_modeling.epochs)
-        stage = make_stage(made, "relation_modeling", 0, objective, functools.partial(watch, made))
-        return functools.partial(_trained, made, stage)
+        return make_stage(made, "relation_modeling", 0, objective, functools.partial(watch, made))
     path = pathlib.Path(name).expanduser()
     if path.suffix in ARRAYS:
         found = _given(made, path)
         _suffices(made, found.features.shape[1])
-        return lambda: found
+        return found
     variables, settings = _loaded(made, path)
-    return lambda: _described(made, variables, settings, {"teacher": name})
+    return _described(made, variables, settings, {"teacher": name})
 
 
 def _described(made: Run, variables: Variables, settings: dict, summary: dict) -> Teacher:
@@ -69,7 +63,7 @@ def _described(made: Run, variables: Variables, settings: dict, summary: dict) -
     return Teacher(features, test, variables, settings, summary)
 
 
-def _trained(made: Run, stage: fit.Stage) -> Teacher:
+def trained(made: Run, stage: fit.Stage) -> Teacher:
     """Relation modeling; the teacher is kept apart from the stage's checkpoints, for other runs."""
     variables = _encoder(train(made, stage))
     with checkpoint.opened(made.workdir / "teacher", 1) as manager:
@@ -105,13 +99,13 @@ def watch(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
     ):
         return {}
     encoder = _encoder(variables)
-    bank = made.features(encoder, made.source.images[made.train])
+    bank = made.features(encoder, made.source.images, made.train)
     query = made.features(encoder, made.source.test_images)
     predicted = nearest(made)(bank, made.source.labels[made.train], query)
     return {"knn_accuracy": evaluation.accuracy(predicted, made.source.test_labels)}
 
 
-def nearest(made: Run) -> Callable:
+def nearest(made: Run) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """The configured kNN classifier: (bank, labels, query) -> predicted."""
     settings = made.config.relation_modeling.knn
     return functools.partial(
@@ -171,7 +165,7 @@ def _restored(made: Run, path: pathlib.Path) -> Variables:
 
 def _suffices(made: Run, dim: int) -> None:
     """Raises `UserError` where features [n, dim] alone are not what the arms need of a teacher."""
-    guided, plan = made.config.relation_guided, arms(made.config)
+    guided, plan = made.config.relation_guided, made.arms
     if any(arm.init == "teacher" for arm in plan):
         raise wrong("teacher", "be a network, not features, for students that start from it")
     if not any(arm.weight for arm in plan):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.data.augment import normalise
+from rmdnet_jax.data.augment import Augment, normalise
 from rmdnet_jax.errors import wrong
 from rmdnet_jax.types import Array, Batch
 
@@ -40,6 +40,12 @@ class Pipeline(NamedTuple):
     steps_per_epoch: int
     batch_size: int
     batch: Callable[[int], Examples]  # step -> rows, split over the devices
+
+
+class Prepare(Protocol):
+    """(rows, key) -> `Batch` of augmented, normalised views, within the jitted step."""
+
+    def __call__(self, rows: Examples, key: Array, /) -> Batch: ...
 
 
 @jax.jit
@@ -79,7 +85,14 @@ def resident(
     return Pipeline(steps, batch_size, batch)
 
 
-def prepare(augment: Callable, views: int, mean: np.ndarray, std: np.ndarray) -> Callable:
+def split(index: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows to train on and a random share of them that is held out, both in order."""
+    shuffled = np.random.default_rng(seed).permutation(index)
+    held, train = np.split(shuffled, [round(share * len(index))])
+    return np.sort(train), np.sort(held)
+
+
+def prepare(augment: Augment, views: int, mean: np.ndarray, std: np.ndarray) -> Prepare:
     """The part of the data path within the jitted step: `(rows, key) -> Batch` of augmented views.
 
     Every draw is a function of the key (of a stage and step), the view and the example index.

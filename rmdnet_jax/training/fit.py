@@ -6,7 +6,6 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.data.resident import Examples, Pipeline
+from rmdnet_jax.data.resident import Examples, Pipeline, Prepare
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.metrics import Progress, Writer
@@ -23,7 +22,7 @@ from rmdnet_jax.training.objectives import Objective
 from rmdnet_jax.training.optimizer import Optimizer
 from rmdnet_jax.training.stop import Stopped as Stopped
 from rmdnet_jax.training.stop import agreed, on_stop
-from rmdnet_jax.types import Array, Batch, PyTree, Variables
+from rmdnet_jax.types import Array, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
 
@@ -48,6 +47,12 @@ class Evaluate(Protocol):
     ) -> dict[str, float]: ...
 
 
+class Refresh(Protocol):
+    """A method's memory after so many epochs, from the network that was trained by then."""
+
+    def __call__(self, variables: Variables, memory: PyTree, epoch: int, /) -> PyTree: ...
+
+
 class Stage(NamedTuple):
     """One stage of a run, built: what `fit` needs."""
 
@@ -55,12 +60,12 @@ class Stage(NamedTuple):
     objective: Objective
     optimizer: Optimizer
     pipeline: Pipeline
-    prepare: Callable[[Examples, Array], Batch]
+    prepare: Prepare
     key: Array  # of the seed and the stage
     epochs: int
     average: float  # decay of the parameters' moving average, 0: none
     evaluate: Evaluate
-    refresh: Callable[[Variables, PyTree, int], PyTree] | None = None  # of memory, between epochs
+    refresh: Refresh | None = None  # after each epoch but the last
 
 
 def final_variables(state: TrainState) -> Variables:

@@ -16,6 +16,7 @@ import time
 from tqdm import tqdm
 
 from rmdnet_jax import sharding
+from rmdnet_jax.errors import UserError, first_line
 from rmdnet_jax.files import write_text
 
 
@@ -24,10 +25,13 @@ class Records:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.all = [
-            json.loads(line) for line in lines if line.endswith("}")
-        ]  # a kill may have cut the last line short
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        try:  # a kill may have cut the last line short
+            self.all = [json.loads(line) for line in lines if line.endswith("}")]
+            if any({"stage", "step"} - record.keys() for record in self.all):
+                raise ValueError("a record has no stage or step")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read: {first_line(error)}") from None
         self.stages = list(dict.fromkeys(record["stage"] for record in self.all))
 
     def of(self, stage: str) -> list[dict]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rmdnet_jax.methods import Method
 from rmdnet_jax.networks.heads import linear
 from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
@@ -84,8 +85,8 @@ def relation_guided(
     teacher: Variables | None,
     *,
     weight: float,
-    edge: Callable,
-    node: Callable,
+    edge: RelationLoss,
+    node: RelationLoss,
     warmup_epochs: float = 0.0,
     start: Variables | None = None,
 ) -> Objective:
@@ -171,7 +172,7 @@ def _target(encoder: Network, teacher: Variables | None, batch: Batch) -> Array:
 
 
 def _relate(
-    outputs: tuple[Outputs, ...], target: Array, edge: Callable, node: Callable
+    outputs: tuple[Outputs, ...], target: Array, edge: RelationLoss, node: RelationLoss
 ) -> tuple[Array, Array]:
     """The edge and the node term, each summed over the peers."""
     edges, nodes = (

@@ -22,9 +22,11 @@ class Evaluate(Protocol):
 
 
 class Predict(Protocol):
-    """(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...]."""
+    """(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...], or of some rows only."""
 
-    def __call__(self, variables: Variables, images: np.ndarray, /) -> Any: ...
+    def __call__(
+        self, variables: Variables, images: np.ndarray, /, rows: np.ndarray | None = None
+    ) -> Any: ...
 
 
 def predictor(
@@ -41,14 +43,15 @@ def predictor(
     def run(variables, images):
         return apply(variables, normalise(to_float(images), mean, std))
 
-    def predict(variables, images):
-        parts = []
-        for first in range(0, len(images), size):
-            part = images[first : first + size]
+    def predict(variables, images, rows=None):
+        parts, count = [], len(images) if rows is None else len(rows)
+        for first in range(0, count, size):
+            here = slice(first, first + size)
+            part = images[here if rows is None else rows[here]]
             padded = np.concatenate(
                 [part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]
             )
             parts.append(jax.device_get(run(variables, sharding.split(mesh, padded))))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
     return predict
