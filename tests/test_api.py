@@ -381,3 +381,34 @@ def test_progress_is_one_bar_where_it_can_be_redrawn_and_lines_elsewhere(screen,
     assert text.count("\n") == (1 if bar else 3)
     assert ("\r" in text) is bar
     assert "epoch 2.0/2  loss 0.5000" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [
+        ({"encoder": "cnn"}, {"encoder": "resnet18"}),
+        ({"images": "yes"}, {"data": "cifar10"}),
+        ({"images": "yes"}, {"data.dir": "elsewhere"}),
+    ],
+)
+def test_what_an_argument_sets_no_override_may_set(given, overrides, tmp_path):
+    """Neither wins in silence."""
+    if "images" in given:
+        given = {"images": np.zeros((40, 8, 8), np.uint8), "labels": np.arange(40) % 4}
+    (name,) = overrides
+    with pytest.raises(rmd.UserError, match=f"overrides must not set {name!r} beside"):
+        rmd.train("digits:quick", tmp_path / "run", **given, overrides=overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_preset_on_arrays_stays_that_experiment(tmp_path):
+    """CIFAR-10's asymmetric noise keeps CIFAR-10's map, ELR the settings of the preset's data."""
+    images = np.random.default_rng(0).integers(0, 256, (256, 8, 8, 3)).astype(np.uint8)
+    values = {"method": "elr", "weight": 0, "epochs": 1, "encoder.width": 2, "controls": ()}
+    values |= {"relation_guided.batch_size": 64, "encoder": "resnet18"}
+    run = rmd.train(
+        "cifar10_asym", tmp_path, images=images, labels=np.arange(256) % 10, overrides=values
+    )
+    assert run.summary["noise"]["mapping"] == "cifar10"
+    assert run.summary["noise"]["transition"][9][1] > 0.1, "trucks pass for automobiles"
+    assert run.summary["noise"]["transition"][1][1] == 1.0, "automobiles stay"

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from rmdnet_jax.app import experiment
 from rmdnet_jax.app.load import get_config
-from rmdnet_jax.app.overrides import override
+from rmdnet_jax.app.overrides import override, paths
+from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.schema import Config, choice, put
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.data import sources
@@ -108,13 +109,26 @@ def train(
       (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     """
     named = isinstance(encoder, str)
+    if encoder is not None:
+        _alone(overrides, "encoder", ("encoder.name",) if named else ("encoder.",))
+    if images is not None:
+        _alone(overrides, "images", ("data.name", "data.dir"))
     config, given = _config(preset_or_config, overrides, {"encoder": encoder} if named else {})
     place, encoder = _place(workdir), None if named else encoder
     if encoder is not None:
         put(config, "encoder", choice("custom", network=_name(encoder)))
+    if images is not None:
+        config = resolve(config)  # now, while the preset's own data set is in it
     source, classes = _source(config, images, labels, test_images, test_labels, names)
     done = experiment.run(config, place, given=given, source=source, encoder=encoder)
     return Trained(done.summary, done.student, place, classes or done.student.classes)
+
+
+def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
+    """Raises `UserError` where overrides set what an argument sets."""
+    for name, value in overrides.items() if isinstance(overrides, Mapping) else ():
+        if any(path.startswith(paths_) for path in paths(name, value)):
+            raise wrong("overrides", f"not set {name!r} beside {argument}=, got {value!r:.60}")
 
 
 def _place(workdir: Any) -> pathlib.Path:

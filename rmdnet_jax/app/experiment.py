@@ -29,7 +29,7 @@ from rmdnet_jax.errors import under
 from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import Method, mixup
 from rmdnet_jax.methods.method import Refresh
-from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.networks.layers import Network, count
 from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.training.fit import Stage
 from rmdnet_jax.training.objectives import classifier, relation_guided
@@ -106,7 +106,8 @@ def begin(made: Run, given: Mapping[str, Any]) -> dict:
     """States what the run is of, in the workdir and on the screen; returns what its labels are."""
     labels = noise.describe(made.source.labels, made.given, made.classes, made.known)
     channels = [values.tolist() for values in made.statistics]
-    data = {"labels": labels["sha256"], "channels": channels}
+    size = count(teachers.shapes(made).params)  # a network of the user's may have changed
+    data = {"labels": labels["sha256"], "channels": channels, "encoder_parameters": size}
     directory.check(made.workdir, data, "data")
     config = {**made.config.to_dict(), directory.GIVEN: dict(given)}
     directory.create(made.workdir, config=config, data=data)

@@ -29,13 +29,13 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     own defaults.
     """
     config = schema.locked(schema.made(config.to_dict()))
-    full = dict(item for name, value in values.items() for item in _full(name, value).items())
+    full = dict(item for name, value in values.items() for item in paths(name, value).items())
     for path in sorted(full, key=lambda path: not path.endswith(".name")):
         _set(config, path, full[path])
     return config
 
 
-def _full(name: str, value: Any) -> dict[str, Any]:
+def paths(name: str, value: Any) -> dict[str, Any]:
     """Dotted paths and values of what a name, short or not, sets."""
     if not isinstance(name, str):
         raise UserError(f"a field is named by text, got {name!r}")
