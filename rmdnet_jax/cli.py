@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import rmdnet_jax
-from rmdnet_jax.errors import UserError, unknown
+from rmdnet_jax.app.command import guarded
+from rmdnet_jax.errors import unknown
 
 COMMANDS = {  # name: (module, what it does)
     "train": ("rmdnet_jax.main", "run an experiment, or continue it"),
@@ -20,40 +20,26 @@ COMMANDS = {  # name: (module, what it does)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns its status: 2 after an error that the user can mend, 130 on Ctrl-C.
+    """Runs one command; returns its status, see `guarded`.
 
     Args:
       argv: the arguments behind `rmdnet`; those of this process unless given.
     """
-    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if command in ("-h", "--help", "help"):
-        print(screen())
-        return 0
-    if command == "--version":
-        print(f"rmdnet {rmdnet_jax.__version__}")
-        return 0
-    try:
-        status = run(command, rest)
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"rmdnet: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("rmdnet: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    return guarded("rmdnet", lambda: run(*words))
 
 
-def run(command: str, rest: list[str]) -> int:
+def run(command: str, *rest: str) -> int | None:
     """Calls the main function of a command; raises `UserError` for an unknown one."""
+    if command in ("-h", "--help", "help"):
+        return print(screen())
+    if command == "--version":
+        return print(f"rmdnet {rmdnet_jax.__version__}")
     if command not in COMMANDS:
         raise unknown("the command", command, COMMANDS)
     module = importlib.import_module(COMMANDS[command][0])
-    # absl, which reads the flags of train, takes the first argument for the program's name
-    return module.main(["rmdnet train", *rest] if command == "train" else rest) or 0
+    # main, which is a program of its own too, is told its name
+    return module.main(["rmdnet train", *rest] if command == "train" else [*rest])
 
 
 def screen() -> str:

@@ -1,8 +1,8 @@
 """Runs one experiment, or continues it.
 
-    python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo
-    python -m rmdnet_jax.main --config cifar10_sym:rate=0.8,seed=1 --workdir runs/sym80
-    python -m rmdnet_jax.main --config digits --config.method=elr --workdir runs/elr
+    rmdnet train --config configs/digits_asym.py --workdir runs/demo
+    rmdnet train --config cifar10_sym:rate=0.8,seed=1 --workdir runs/sym80
+    rmdnet train --config digits --config.method=elr --workdir runs/elr
 
 A config is a file or a preset's name. Values after its colon and `--config.field=value` mean the
 same. `--print_config` shows every field.
@@ -14,34 +14,23 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from rmdnet_jax.app.command import Parser, guarded, say
 from rmdnet_jax.errors import UserError
 
-FIELD = "--config."
+FIELD, NAME = "--config.", "python -m rmdnet_jax.main"
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns 0, 2 after one line on what the user can mend, 130 or 143."""
-    if {"-h", "--help"} & set(argv[1:]):
-        parser().print_help()
-        return 0
-    try:
-        args, overrides = read(argv[1:])
-        status = run(args, overrides)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # a reader such as head has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except UserError as error:
-        return say(str(error), 2)
-    except KeyboardInterrupt:
-        return say("interrupted; the same command continues", 130)
+    """Runs the command that `argv[0]` names; returns its status, see `guarded`; 143: stopped."""
+    again = "interrupted; the same command continues"
+    return guarded(argv[0], lambda: run(*argv), again)
 
 
-def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+def run(prog: str, *words: str) -> int:
     """What was asked for."""
+    args, overrides = read(words, prog)
     from rmdnet_jax.app.load import get_config
     from rmdnet_jax.app.resolve import resolve
 
@@ -52,7 +41,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     import jax
 
     from rmdnet_jax.app import experiment, setup
-    from rmdnet_jax.training.fit import Stopped
+    from rmdnet_jax.training.stop import Stopped
 
     setup.keep_programs()
     if args.multihost:
@@ -60,14 +49,18 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     try:
         experiment.run(config, args.workdir, given={"config": args.config, "overrides": overrides})
     except Stopped as stopped:
-        return say(str(stopped), 143)
+        return say(prog, stopped, 143)
     return 0
 
 
 def join(initialize: Callable) -> None:
-    """Meets the other hosts' processes; raises `UserError` where no cluster answers."""
+    """Meets the other hosts' processes; raises `UserError` where no cluster answers.
+
+    JAX finds a cluster by itself. Elsewhere `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` tell it.
+    """
+    told = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
     try:
-        initialize()
+        initialize(**{name: int(value) for name, value in told.items() if value})
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise UserError(
@@ -76,28 +69,10 @@ def join(initialize: Callable) -> None:
         ) from None
 
 
-def say(text: str, status: int) -> int:
-    """Prints the one line that an exit status other than 0 comes with."""
-    print(f"rmdnet_jax: {text}", file=sys.stderr)
-    return status
-
-
-class Parser(argparse.ArgumentParser):
-    """One that raises `UserError`."""
-
-    def error(self, message: str):
-        raise UserError(message)
-
-
-def parser() -> Parser:
+def parser(prog: str) -> Parser:
     """The flags."""
-    made = Parser(
-        prog="python -m rmdnet_jax.main",
-        usage="%(prog)s --config CONFIG --workdir WORKDIR [--config.field=value ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    usage = "%(prog)s --config CONFIG --workdir WORKDIR [--config.field=value ...]"
+    made = Parser(prog=prog, usage=usage, description=__doc__)
     made.add_argument("--config", help="a preset's name or a file, an argument after a colon")
     made.add_argument("--workdir", help="where everything is written; a run there continues")
     made.add_argument("--print_config", action="store_true", help="show every field, and end")
@@ -107,7 +82,7 @@ def parser() -> Parser:
     return made
 
 
-def read(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+def read(argv: Sequence[str], prog: str = NAME) -> tuple[argparse.Namespace, dict[str, str]]:
     """The flags, and the values of `--config.field=value` or `--config.field value`."""
     rest, overrides, words = [], {}, iter(argv)
     for word in words:
@@ -118,11 +93,7 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         if not given and (value := next(words, None)) is None:
             raise UserError(f"{word} needs a value, as in {word}=1")
         overrides[name] = value
-    args, stray = parser().parse_known_args(rest)
-    if stray:
-        raise UserError(
-            f"unknown argument {stray[0]!r}; --config and --workdir are the ones to give"
-        )
+    args = parser(prog).parse_args(rest)
     if not (args.config and (args.workdir or args.print_config)):
         raise UserError(
             "--config and --workdir are required, as in "
@@ -132,4 +103,4 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main([NAME, *sys.argv[1:]]))

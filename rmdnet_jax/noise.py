@@ -96,9 +96,9 @@ def asymmetric(
     if isinstance(mapping, Mapping):
         classes = numbered(labels, "labels", classes)[1]
         sources, _ = numbered([*mapping.keys()], "mapping", classes)
-        targets, _ = numbered([*mapping.values()], "mapping", classes)
+        goals, _ = numbered([*mapping.values()], "mapping", classes)
         table = np.arange(len(classes))
-        table[sources] = targets
+        table[sources] = goals
         mapping = table.tolist()
     return _drawn("asymmetric", labels, classes, seed, rate=rate, mapping=mapping)
 

@@ -72,7 +72,7 @@ def test_arrays_of_any_kind_train_the_same_network(make, plain, tmp_path):
     np.testing.assert_array_equal(run.predict(TEST), plain.predict(TEST))
     assert run.classes == tuple(sorted(set(np.asarray(labels).tolist())))
     assert [type(value) for value in run.classes] == [type(np.asarray(labels)[0].item())] * 10
-    assert rmd.load(tmp_path / "run").classes == tuple(str(value) for value in run.classes)
+    assert rmd.load(tmp_path / "run").classes == run.classes
 
 
 def test_names_stand_for_the_sorted_labels(plain, tmp_path):

@@ -102,7 +102,8 @@ def test_missing_values_of_pandas_are_refused(kind):
 def test_tensors_that_numpy_cannot_hold_are_refused():
     torch = pytest.importorskip("torch")
     with pytest.raises(UserError, match=r"^labels must be an array or a list, got Tensor"):
-        numbered(torch.ones(3, dtype=torch.bfloat16))
+        numbered(torch.ones(3).to_sparse())
+    assert array(torch.ones(3, dtype=torch.bfloat16), "features").tolist() == [1, 1, 1]
     assert array(torch.ones(3, requires_grad=True), "features").tolist() == [1, 1, 1]
 
 

@@ -19,7 +19,7 @@ from rmdnet_jax.app.arms import NAMES
 from rmdnet_jax.app.load import get_config, presets
 from rmdnet_jax.app.overrides import override, split, typed
 from rmdnet_jax.app.presets import cifar, digits
-from rmdnet_jax.app.resolve import RECIPES, WEIGHTS, build, check, resolve
+from rmdnet_jax.app.resolve import RECIPES, WEIGHTS, bound, build, check, resolve
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.types import hyper
 
@@ -435,7 +435,7 @@ def test_a_choices_fields_are_its_entrys_keywords_and_build_gives_them_back():
     config = load(
         "digits", "relation_guided.edge.student_temperature=0.3,relation_guided.edge.weight=2"
     )
-    edge = build("relation_guided.edge", config, beside=("weight",), bind=True)
+    edge = bound("relation_guided.edge", config)
     assert edge.keywords == {
         "teacher_temperature": 0.04, "student_temperature": 0.3, "block": 0,
     }  # fmt: skip
@@ -559,7 +559,7 @@ def test_a_config_that_fails_is_one_line(text, said, tmp_path, capsys):
     path.write_text(text + "\n")
     assert main.main(["x", "--config", str(path), "--workdir", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"rmdnet_jax: config {str(path)!r}")
+    assert line.startswith(f"x: config {str(path)!r}")
     assert said in line
     assert not (tmp_path / "run").exists()
 

@@ -57,9 +57,9 @@ MISTAKES = {
         ["--config.relation_guided.epochs=many"],
         "relation_guided.epochs must be of type int, got 'many'",
     ),
-    "unknown flag": (["--wrkdir=x"], "unknown argument '--wrkdir=x'"),
-    "abbreviated flag": (["--work=x"], "unknown argument '--work=x'"),
-    "stray argument": (["quickly"], "unknown argument 'quickly'"),
+    "unknown flag": (["--wrkdir=x"], "unrecognized arguments: --wrkdir=x"),
+    "abbreviated flag": (["--work=x"], "unrecognized arguments: --work=x"),
+    "stray argument": (["quickly"], "unrecognized arguments: quickly"),
     "no value": (["--config.seed"], "--config.seed needs a value, as in --config.seed=1"),
     "batch above data": (
         ["--config.relation_guided.batch_size=4096"],
@@ -134,7 +134,7 @@ def test_mistakes_in_files_are_one_line(command, tmp_path):
             "1.png",
         ),
         ("configs/image_folder.py", [f"--config.data.dir={tmp_path / 'absent'}"], "absent"),
-        ("configs/image_folder.py:kind=npz,dir=absent.npz", [], "absent.npz"),
+        ("configs/image_folder.py:data.name=npz,dir=absent.npz", [], "absent.npz"),
         ("configs/image_folder.py:data=absent.npz", [], "absent.npz"),
     ]
     for config, arguments, said in cases:
@@ -161,7 +161,7 @@ def test_workdirs_that_cannot_serve_are_refused(command, tmp_path):
     (tmp_path / "file").write_text("something of the user's")
     status, lines = command(workdir=tmp_path / "file")
     assert (status, len(lines)) == (2, 1)
-    assert "--workdir must be a directory, got the file" in lines[0]
+    assert lines[0].startswith("rmdnet_jax: workdir must be a directory, got the file")
     assert (tmp_path / "file").read_text() == "something of the user's"
     status, lines = command(workdir="/proc/nowhere/run")
     assert (status, len(lines)) == (2, 1)
@@ -198,6 +198,19 @@ def test_what_a_user_gave_may_differ_where_the_config_is_the_same(tmp_path):
         workdir.check(tmp_path, resolve(config).to_dict())
     with pytest.raises(ValueError, match=r"noise\.rate is 0\.2 there, 0\.3 here"):
         workdir.check(tmp_path, resolve(get_config("digits:rate=0.3")).to_dict())
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "null", "{", "\xff"])
+@pytest.mark.parametrize("name", ["config", "data"])
+def test_a_workdir_whose_files_tell_no_run_is_refused(command, tmp_path, name, text):
+    config = {**resolve(get_config("digits:quick")).to_dict(), "given": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / f"{name}.json").write_bytes(text.encode("latin-1"))
+    status, lines = command(workdir=tmp_path)
+    assert (status, len(lines)) == (2, 1), lines
+    assert f"{name}.json cannot be read (" in lines[0]
+    assert lines[0].endswith("; choose another workdir")
+    assert (tmp_path / f"{name}.json").read_bytes() == text.encode("latin-1")
 
 
 def test_an_absent_config_file_and_a_broken_one_are_one_line(command, tmp_path):
@@ -302,7 +315,7 @@ def test_a_cluster_that_is_not_there_is_one_line(command, tmp_path, monkeypatch)
 
 
 def test_ctrl_c_and_a_signal_have_their_status(command, monkeypatch):
-    from rmdnet_jax.training.fit import Stopped
+    from rmdnet_jax.training.stop import Stopped
 
     for error, status, said in (
         (KeyboardInterrupt(), 130, "interrupted; the same command continues"),
@@ -327,7 +340,7 @@ def test_the_status_reaches_the_shell(tmp_path):
     flags = ["--config", "configs/digits.py", "--config.noise.rate=1.4", "--workdir", str(tmp_path)]
     run = shell(*flags)
     assert run.returncode == 2
-    assert run.stderr.splitlines() == ["rmdnet_jax: noise.rate must be in [0, 1], got 1.4"]
+    assert run.stderr == f"{main.NAME}: noise.rate must be in [0, 1], got 1.4\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,14 +22,7 @@ FIELDS += (
     "relation_guided.batch_size=64",
     "checkpoint_steps=3",
 )
-WORKER = """
-import sys
-import jax
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(sys.argv.pop(1), 2, int(sys.argv.pop(1)))
-from rmdnet_jax import main
-sys.exit(main.main(sys.argv))
-"""
+MAIN = (sys.executable, "-m", "rmdnet_jax.main")
 
 
 def command(workdir, *more):
@@ -51,15 +44,15 @@ def start(*arguments):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    kinds = {
-        "cwd": ROOT,
-        "env": environment(1),
-        "stderr": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "text": True,
-    }
+    told = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    told["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     return [
-        subprocess.Popen([sys.executable, "-c", WORKER, address, str(i), *arguments], **kinds)
+        subprocess.Popen(
+            [*MAIN, *arguments, "--multihost"],
+            env={**environment(1), **told, "JAX_PROCESS_ID": str(i)},
+            **pipes,
+        )
         for i in range(2)
     ]
 
@@ -82,10 +75,12 @@ def accuracies(workdir):
 
 
 def test_two_processes_end_as_one_with_all_devices(tmp_path):
-    statuses, said = finish(start(*command(tmp_path / "two", "controls=()")))
-    assert statuses == [0, 0], said
+    local = ["bash", "launch/local.sh", "2", "1", *MAIN, *command(tmp_path / "two", "controls=()")]
+    clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(local, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
     subprocess.run(
-        [sys.executable, "-m", "rmdnet_jax.main", *command(tmp_path / "one", "controls=()")],
+        [*MAIN, *command(tmp_path / "one", "controls=()")],
         cwd=ROOT,
         env=environment(2),
         check=True,

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
+from rmdnet_jax.app import teacher
 from rmdnet_jax.data import sources
 from rmdnet_jax.errors import UserError, under
-from rmdnet_jax.labels import noise
+from rmdnet_jax.labels import files, noise
 from rmdnet_jax.labels.mappings import CIFAR10_MAP, CIFAR100_SUPERCLASSES
 
 N, CLASSES = 20000, 10
@@ -445,12 +447,81 @@ def test_an_absent_field_lists_those_that_are_there(tmp_path):
         )
 
 
+def read_csv(tmp_path, text, field="", **how):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8-sig")
+    return files.read_array(str(tmp_path / "a.csv"), field, "--labels", **how).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "how", "expected"),
+    [
+        ("id, class\n7,cat\n8,007\n", "class", {}, ["cat", "007"]),
+        ("id,class\n7,cat\n8,dog\n", "id", {}, [7, 8]),
+        ("id,labels\n7,1.0\n8,2e0\n", "", {"usual": "labels"}, [1.0, 2.0]),
+        ("1.5\n2.5\n", "", {}, ["1.5", "2.5"]),  # names: no class is a fraction
+        ("9223372036854775808\n1\n", "", {}, ["9223372036854775808", "1"]),
+        ("class\n3\n4\n", "labels", {}, [3, 4]),
+        ("class\ncat\n", "", {"rows": 1}, ["cat"]),
+        ("class\ncat\n", "", {"rows": 2}, ["class", "cat"]),
+        ("# two\n# comments\n1,0\n0.5,0.5\n", "", {}, [[1, 0], [0.5, 0.5]]),
+        ("a,b\n1,0\n\n0.5,0.5,\n", "", {}, [[1, 0], [0.5, 0.5]]),
+        ("", "", {}, []),
+    ],
+)
+def test_tables_are_read_by_column_or_whole(text, field, how, expected, tmp_path):
+    assert read_csv(tmp_path, text, field, **how) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "message"),
+    [
+        ("id,class\n7,cat\n", "clas", "--labels's column must be .* did you mean class"),
+        ("id,class\n7\n", "class", r"--labels must have 2 columns in each row, got \['7'\]"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(text, field, message, tmp_path):
+    with pytest.raises(UserError, match=f"^{message}"):
+        read_csv(tmp_path, text, field)
+
+
+def test_a_field_follows_a_colon():
+    told = {"a.npz:b": ("a.npz", "b"), "a:b/c.csv": ("a:b/c.csv", ""), "a.txt:b": ("a.txt:b", "")}
+    for text, expected in told.items():
+        assert files.named(text) == expected
+
+
+GOOD = np.linspace(0, 1, 15).reshape(5, 3)
+
+
+@pytest.mark.parametrize("test", [None, GOOD[:2]])
+def test_features_of_a_teacher_are_read(test, tmp_path):
+    made = types.SimpleNamespace(
+        source=types.SimpleNamespace(labels=range(5), test_labels=range(2))
+    )
+    more = {} if test is None else {"test_features": test}
+    np.savez(tmp_path / "e.npz", features=GOOD, **more)
+    found = teacher._given(made, tmp_path / "e.npz")
+    np.testing.assert_array_equal(found.features, GOOD.astype(np.float32))
+    assert found.features.dtype == np.float32
+    assert (found.test_features is None) == (test is None)
+    for bad in (GOOD[:4], GOOD[:, 0], np.where(GOOD == 0, np.nan, GOOD), GOOD.astype(str)):
+        for fields in ({"features": bad, **more}, {"features": GOOD, "test_features": bad}):
+            np.savez(tmp_path / "bad.npz", **fields)
+            with pytest.raises(UserError, match=r"^teacher .*bad.npz' must hold finite .*features"):
+                teacher._given(made, tmp_path / "bad.npz")
+    (tmp_path / "cut.npz").write_bytes(b"PK")
+    np.savez(tmp_path / "other.npz", a=GOOD)
+    for name, message in (("cut", "cannot be read"), ("other", "teacher's field must be")):
+        with pytest.raises(UserError, match=message):
+            teacher._given(made, tmp_path / f"{name}.npz")
+
+
 def command(*args):
     """`rmdnet noise ...`, in this process: (status, what it printed)."""
-    from rmdnet_jax.app import noise_tool as tool
+    from rmdnet_jax import cli
 
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
-        return tool.main([*map(str, args)]), out.getvalue()
+        return cli.main(["noise", *map(str, args)]), out.getvalue()
 
 
 def test_a_label_file_is_what_the_experiment_draws(tmp_path):
@@ -488,6 +559,17 @@ def test_a_file_says_which_map_its_labels_are_drawn_by(tmp_path):
         np.testing.assert_array_equal(
             file["labels"][moved], (file["clean"][moved] + 1) % len(file["names"])
         )
+
+
+def test_a_label_file_is_made_for_a_users_own_data(tmp_path):
+    labels = np.arange(30) % 3
+    np.savez(tmp_path / "own.npz", images=np.zeros((30, 2, 2), np.uint8), labels=labels)
+    made = ("make", tmp_path / "y.npz", "--kind", "pair", "--fields", "rate=1.0")
+    assert command(*made, "--data", tmp_path / "own.npz")[0] == 0
+    with np.load(tmp_path / "y.npz") as file:
+        np.testing.assert_array_equal(file["labels"], (labels + 1) % 3)
+    named = ("--data", "npz", "--dir", tmp_path / "own.npz")
+    assert command("show", tmp_path / "y.npz", *named)[0] == 0
 
 
 def test_instance_noise_is_frozen_into_a_file(tmp_path):

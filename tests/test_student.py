@@ -137,6 +137,60 @@ def test_images_come_as_lists_arrays_and_without_their_one_channel():
     expected = student.predict(images)
     for same in (images[..., 0], list(images), list(images[..., 0]), jnp.asarray(images)):
         np.testing.assert_array_equal(student.predict(same), expected)
+    for kind in (np.float64, np.float32):
+        np.testing.assert_array_equal(student.predict((images / 255).astype(kind)), expected)
+    between = RNG.uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    rounded = np.round(255 * between).astype(np.uint8)
+    np.testing.assert_array_equal(student.predict(between), student.predict(rounded))
+
+
+def test_images_come_as_tensors():
+    torch, student, images = pytest.importorskip("torch"), made(), pixels(3)
+    floats = torch.tensor(images / np.float32(255), requires_grad=True)
+    for same in (torch.tensor(images), floats):
+        np.testing.assert_array_equal(student.predict(same), student.predict(images))
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [
+        ((3, 1, 2), (3, 1, 2)),
+        (tuple(np.arange(3)), (0, 1, 2)),
+        ((False, True, "x"), (False, True, "x")),
+        ((b"a", 1.0, "é"), ("b'a'", 1.0, "é")),
+    ],
+)
+def test_a_file_keeps_the_classes_as_they_were_given(classes, kept, tmp_path):
+    made(classes=classes).save(tmp_path / "a.safetensors")
+    again = load(tmp_path / "a.safetensors").classes
+    assert again == kept
+    assert [*map(type, again)] == [*map(type, kept)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "format": ["1", None, 0],
+        "encoder": ["cnn", {}, {"name": 3}, {**CNN, "widths": "ab"}, {**CNN, "depth": 2}],
+        "classes": ["abc", [], [None], {"a": 1}, ["a", "b"]],
+        "image_shape": [[8, 8], [8, 8, 0], [8, 8, "1"], 8, [8, 8, 3]],
+        "mean": [0.5, [], ["a"], [[0.5]], [float("nan")]],
+        "std": [1.0, [0.5, 0.5], None],
+        "peers": [0, "1", 1.0, 2, True],
+    }.items(),
+)
+def test_a_damaged_file_is_refused_in_one_line(name, values, tmp_path):
+    file, student = tmp_path / "a.safetensors", made()
+    student.save(file)
+    state, about = load_file(file), weights.about(file, "path")
+    cut = {key: value for key, value in about.items() if key != name}
+    for changed in (cut, *({**about, name: value} for value in values)):
+        weights.write(file, state, changed)
+        with pytest.raises(UserError, match=r"^(path|encoder)[ .]") as caught:
+            load(file)
+        assert "\n" not in str(caught.value)
+    weights.write(file, state, about)
+    np.testing.assert_array_equal(load(file).predict(pixels(0)), student.predict(pixels(0)))
 
 
 def test_any_number_of_images_is_predicted_by_one_program():
@@ -168,16 +222,15 @@ def test_images_of_another_size_are_taken_where_the_encoder_takes_them():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (
-            np.zeros((2, 8, 8, 1), np.float32),
-            r"be uint8 .* got float32: for .*\[0, 1\] .*255 \* images",
-        ),
-        (np.zeros((2, 8, 8, 1), np.int64), "be uint8 .* got int64: if all values"),
+        (np.full((2, 8, 8, 1), 1.5), r"be uint8 or floats in \[0, 1\], got float64 from 1.5"),
+        (np.full((2, 8, 8, 1), np.nan), "be uint8 or floats .* NaN"),
+        (np.zeros((2, 8, 8, 1), np.int64), r"be uint8 .* got int64 .*images\.astype"),
+        (np.zeros((2, 1, 8, 8), np.uint8), "have their channels last"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"be \[n, .* 1 channel, got shape \(2, 8, 8, 3\)"),
         (np.zeros((8, 8, 1), np.uint8), r".* got shape \(8, 8, 1\); one image is images\[None\]"),
         (np.zeros((8, 8), np.uint8), r".* got shape \(8, 8\); one image is images\[None\]"),
         (np.zeros((2, 8, 0, 1), np.uint8), r".* got shape \(2, 8, 0, 1\)"),
-        ([np.zeros((8, 8)), np.zeros((7, 8))], "be one array .* got setting an array"),
+        ([np.zeros((8, 8)), np.zeros((7, 8))], "be an array or a list, got list: setting an array"),
         ("cat.png", "be uint8 .* got <U7"),
         (None, "be uint8 .* got object"),
     ],
@@ -230,10 +283,10 @@ def test_an_own_network_is_asked_for_and_must_fit(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("a.npz", "end in .safetensors, got"), ("no/a.safetensors", "be a file that can be written")],
+    [("a.npz", "path must end in .safetensors, got"), ("no/a.safetensors", ".* cannot be written")],
 )
 def test_paths_that_cannot_be_written_are_refused(name, message, tmp_path):
-    with pytest.raises(UserError, match=f"^path must {message}"):
+    with pytest.raises(UserError, match=f"^{message}"):
         made().save(tmp_path / name)
 
 

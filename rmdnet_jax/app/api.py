@@ -30,18 +30,21 @@ class Trained:
 
     Args:
       summary: the content of summary.json: accuracies of all arms, noise, environment.
-      student: the trained classifier; its `classes` are strings, as a file holds them.
+      student: the trained classifier.
       workdir: where everything was written.
-      classes: in the order of `predict`'s columns, as you gave them: integers stay integers.
     """
 
     summary: dict
     student: Student
     workdir: pathlib.Path
-    classes: tuple[Any, ...]
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """In the order of `predict`'s columns, as you gave them: integers stay integers."""
+        return self.student.classes
 
     def predict(self, images: Any) -> np.ndarray:
-        """Class probabilities float32 [n, C] of images uint8 [n, height, width, channel]."""
+        """Class probabilities float32 [n, C] of images [n, height, width, channel] as in `train`."""
         return self.student.predict(images)
 
     def features(self, images: Any) -> np.ndarray:
@@ -87,26 +90,21 @@ def train(
 
     Returns:
       A record with `summary`, `predict(images)`, `features(images)`, `classes` and `save(path)`.
-      Its `classes` are as you gave them; those that `load` reads from a file are strings.
 
     Raises:
       UserError: a wrong argument, or a workdir that holds another run; nothing is written then.
 
     Example:
-      >>> import tempfile
-      >>> import rmdnet_jax as rmd
+      >>> import tempfile, rmdnet_jax as rmd
       >>> from sklearn.datasets import load_digits
-      >>> digits = load_digits()
-      >>> images = (digits.images[:400] * 15.9).astype("uint8")
-      >>> with tempfile.TemporaryDirectory() as workdir:
-      ...     run = rmd.train("digits:quick", workdir, images=images, labels=digits.target[:400],
-      ...                     overrides={"noise.rate": 0.2, "controls": ()})
+      >>> images, labels = load_digits().images[:400] / 16, load_digits().target[:400]
+      >>> values = {"noise.rate": 0.2, "controls": ()}
+      >>> run = rmd.train("digits:quick", tempfile.mkdtemp(), images=images, labels=labels,
+      ...                 overrides=values)
       data   arrays: 400 training and 0 test images of 8x8x1, 10 classes
       ...
-      >>> run.predict(images[:5]).shape
-      (5, 10)
-      >>> run.classes
-      (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+      >>> run.predict(images[:5]).shape, run.classes[:3]
+      ((5, 10), (0, 1, 2))
     """
     named = isinstance(encoder, str)
     if encoder is not None:
@@ -120,8 +118,10 @@ def train(
     if images is not None:
         config = resolve(config)  # now, while the preset's own data set is in it
     source, classes = _source(config, images, labels, test_images, test_labels, names)
-    done = experiment.run(config, place, given=given, source=source, encoder=encoder)
-    return Trained(done.summary, done.student, place, classes or done.student.classes)
+    done = experiment.run(
+        config, place, given=given, source=source, encoder=encoder, classes=classes
+    )
+    return Trained(done.summary, done.student, place)
 
 
 def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
@@ -134,12 +134,9 @@ def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
 def _place(workdir: Any) -> pathlib.Path:
     """The directory that a path means."""
     try:
-        place = pathlib.Path(workdir).expanduser()
+        return pathlib.Path(workdir).expanduser()
     except (TypeError, RuntimeError):  # no path; the home of a user that is not known
         raise wrong("workdir", f"be a path, got {workdir!r:.60}") from None
-    if place.exists() and not place.is_dir():
-        raise wrong("workdir", f"be a directory, got the file {str(place)!r}")
-    return place
 
 
 def _config(preset_or_config: Any, overrides: Any, more: dict) -> tuple[Config, dict[str, Any]]:

@@ -50,6 +50,7 @@ def run(
     given: Mapping[str, Any] | None = None,
     source: Source | None = None,
     encoder: Any = None,
+    classes: tuple = (),
 ) -> Outcome:
     """Runs an experiment to its end, continuing what `workdir` holds.
 
@@ -59,10 +60,11 @@ def run(
       given: what the user gave, kept in `config.json`.
       source: examples in memory, in place of those that the config names.
       encoder: a network of the user's, in place of the one that the config names.
+      classes: as the user names them, in the order of the labels; else the source's names.
 
     Raises:
       UserError: the config, the data or the workdir do not allow the run, or it cannot go on.
-      training.fit.Stopped: after SIGTERM or SIGINT, with everything saved.
+      training.stop.Stopped: after SIGTERM or SIGINT, with everything saved.
     """
     began = time.perf_counter()
     made = setup.setup(resolve(config), pathlib.Path(workdir).expanduser(), source, encoder)
@@ -95,7 +97,7 @@ def run(
     }
     students = {name: student for name, student in students.items() if student is not None}
     draw(made, teacher, students)
-    student = student_of(made, students[first])
+    student = student_of(made, students[first], classes or made.source.names)
     student.save(made.workdir / FILE)
     files.write_json(made.workdir / "summary.json", summary)  # last: the run is finished
     report.say(report.table(summary))
@@ -260,13 +262,13 @@ def measured(made: Run, stage: Stage, variables: Variables, learnt: np.ndarray) 
     return {**found, "train_accuracy": accuracies, "epochs": stage.epochs, **speed}
 
 
-def student_of(made: Run, variables: Variables) -> Student:
+def student_of(made: Run, variables: Variables, classes: tuple) -> Student:
     """The trained student with all that it takes to use it."""
     described = made.config.encoder.to_dict()
     return Student(
         encoder=made.encoder,
         variables=variables,
-        classes=made.source.names,
+        classes=classes,
         mean=made.statistics[0],
         std=made.statistics[1],
         image_shape=made.source.images.shape[1:],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 import jax
@@ -10,11 +9,13 @@ import numpy as np
 
 from rmdnet_jax.app import arms, tables
 from rmdnet_jax.errors import UserError
+from rmdnet_jax.files import whole
 from rmdnet_jax.relations.losses import matrix
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]):
-    from matplotlib.figure import Figure  # pyplot would cost half a second, and choose a window
+    # pyplot would cost half a second, and choose a window
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -23,13 +24,9 @@ def _figure(rows: int, columns: int, size: tuple[float, float]):
 def _save(figure, path: pathlib.Path) -> None:
     if path.suffix != ".png":
         raise UserError(f"a figure's name must end in .png, got {str(path)!r}")
-    part = path.with_suffix(".part.png")
-    try:
+    with whole(path) as part:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(part, dpi=120)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"figure {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -> None:
@@ -38,17 +35,10 @@ def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -
     figure, axes = _figure(1, 1, (side + 1, side))
     axis, few = axes[0][0], len(names) <= 20
     image = axis.imshow(100 * shares, cmap="magma_r", vmin=0, vmax=100)
-    for (i, j), share in np.ndenumerate(shares) if few else ():
-        if share:
-            axis.text(
-                j,
-                i,
-                f"{100 * share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if share > 0.5 else "black",
-            )
+    centred = {"ha": "center", "va": "center", "fontsize": 7}
+    for i, j in np.argwhere(shares) if few else ():
+        colour = "white" if shares[i, j] > 0.5 else "black"
+        axis.text(j, i, f"{100 * shares[i, j]:.0f}", color=colour, **centred)
     places = range(len(names)) if few else ()
     axis.set_xticks(places, [names[i] for i in places], rotation=90)
     axis.set_yticks(places, [names[i] for i in places])
@@ -63,16 +53,17 @@ def curves(records: list[dict], titles: dict[str, str], path: pathlib.Path) -> N
     A student memorises where accuracy on given labels rises above that on clean ones while test
     accuracy falls.
     """
+    lines = (
+        ("test_accuracy", "test, clean labels", "C0-"),
+        ("train_accuracy_clean", "training, clean labels", "C2--"),
+        ("train_accuracy_given", "training, given labels", "C3:"),
+    )
     seen = {record["stage"] for record in records}
     stages = [stage for stage in titles if stage in seen]
     figure, axes = _figure(1, len(stages), (4.2 * len(stages), 3.6))
     for axis, stage in zip(axes[0], stages):
         rows = [r for r in records if r["stage"] == stage]
-        for name, label, style in (
-            ("test_accuracy", "test, clean labels", "C0-"),
-            ("train_accuracy_clean", "training, clean labels", "C2--"),
-            ("train_accuracy_given", "training, given labels", "C3:"),
-        ):
+        for name, label, style in lines:
             points = [(r["epoch"], 100 * r[name]) for r in rows if name in r]
             if points:
                 axis.plot(*zip(*points), style, label=label)
@@ -96,16 +87,14 @@ def relations(
     bounds = np.flatnonzero(np.diff(labels)) + 0.5
     for axis, (name, feature) in zip(axes[0], features.items()):
         image = np.asarray(matrix(jax.numpy.asarray(feature), temperature))
-        axis.imshow(
-            image, cmap="magma", vmin=0, vmax=np.quantile(image, 0.99), interpolation="nearest"
-        )
+        bright = np.quantile(image, 0.99)
+        axis.imshow(image, cmap="magma", vmin=0, vmax=bright, interpolation="nearest")
         axis.set(title=name, xticks=[], yticks=[])
         for bound in bounds:
             axis.axhline(bound, color="white", lw=0.3)
             axis.axvline(bound, color="white", lw=0.3)
-    figure.suptitle(
-        f"relations in one batch, sorted by class (temperature {temperature:g})", fontsize=10
-    )
+    title = f"relations in one batch, sorted by class (temperature {temperature:g})"
+    figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
 
@@ -114,30 +103,20 @@ def scores(rows: list[tables.Row], column: str, path: pathlib.Path) -> None:
     places = list(arms.TITLES)
     rows = sorted(rows, key=lambda row: (row.method, places.index(row.arm)))
     settings, _ = tables.labels(rows)
-    names = [
-        ", ".join(filter(None, (arms.title(row.method, row.arm), own)))
-        for row, own in zip(rows, settings)
-    ]
+    titles = [arms.title(row.method, row.arm) for row in rows]
+    names = [", ".join(filter(None, pair)) for pair in zip(titles, settings)]
     order = list(dict.fromkeys(names))
     noises = sorted({row.noise for row in rows})
     figure, axes = _figure(1, len(noises), (4.5 + 4.0 * len(noises), 1.2 + 0.22 * len(order)))
     for i, (axis, noise) in enumerate(zip(axes[0], noises)):
         for row, name in zip(rows, names):
-            if row.noise == noise:
-                values, place, colour = (
-                    np.array(list(row.values.values())),
-                    order.index(name),
-                    f"C{places.index(row.arm)}",
-                )
-                axis.plot(values, np.full(len(values), place), ".", color=colour, alpha=0.3, ms=4)
-                axis.errorbar(
-                    values.mean(),
-                    place,
-                    xerr=values.std(ddof=min(1, len(values) - 1)),
-                    fmt="o",
-                    color=colour,
-                    ms=4,
-                )
+            if row.noise != noise:
+                continue
+            values, place = np.array(list(row.values.values())), order.index(name)
+            spread = values.std(ddof=min(1, len(values) - 1))
+            style = {"color": f"C{places.index(row.arm)}", "ms": 4}
+            axis.plot(values, np.full(len(values), place), ".", alpha=0.3, **style)
+            axis.errorbar(values.mean(), place, xerr=spread, fmt="o", **style)
         axis.set(title=noise, xlabel=f"{tables.COLUMNS[column]}, %", ylim=(len(order) - 0.5, -0.5))
         axis.set_yticks(range(len(order)), order if i == 0 else [])
         axis.grid(alpha=0.3)

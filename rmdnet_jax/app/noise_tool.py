@@ -5,8 +5,8 @@ rmdnet noise show labels.npz --figure transition.png
 rmdnet noise show cifar10n.npz:worse_label --data cifar10
 rmdnet noise diff labels.npz cifar10n.npz:worse_label
 
-FILE is .npy, .npz or .csv, one label for each training example in the original order. An array of
-an .npz follows a colon (`labels` unless said). `make` writes the labels, the clean ones and what
+FILE is .npy, .npz or .csv, one label for each training example in the original order. A field or
+column follows a colon (`labels` unless said). `make` writes the labels, the clean ones and what
 was drawn; experiments read the file by noise.path. `show` holds a file against the clean labels in
 it or of --data. `diff` ends with status 0 where all labels agree, with 1 where some do not.
 """
@@ -16,35 +16,26 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import sys
 
 import numpy as np
 
 from rmdnet_jax import files
-from rmdnet_jax.app import figures, overrides, report
-from rmdnet_jax.data import sources, tfds
-from rmdnet_jax.errors import UserError, one_of, under, unknown
+from rmdnet_jax.app import figures, overrides, report, schema, setup
+from rmdnet_jax.app.command import Parser
+from rmdnet_jax.app.resolve import resolve
+from rmdnet_jax.errors import UserError, under
 from rmdnet_jax.labels import files as label_files
 from rmdnet_jax.labels import noise
-from rmdnet_jax.types import hyper
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the tool; returns its exit status."""
     args = _parser().parse_args(argv)
-    try:
-        return args.action(args)
-    except UserError as error:
-        print(f"rmdnet noise: {error}", file=sys.stderr)
-        return 2
+    return args.action(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rmdnet noise",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="rmdnet noise", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="make | show | diff")
     for action, default in ((make, "digits"), (show, ""), (diff, None)):
         command = commands.add_parser(action.__name__, help=action.__doc__)
@@ -66,16 +57,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def read(text: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The labels that FILE[:FIELD] names, and the clean ones that lie beside them, if any."""
-    path, field = text, "labels"
-    if not pathlib.Path(text).exists() and ":" in text:
-        path, _, field = text.rpartition(":")
-    labels = label_files.read(path, field)
-    if path.endswith(".npz"):
-        with np.load(path, allow_pickle=False) as file:
-            for name in ("clean", "clean_label"):
-                if name in file.files:
-                    return labels, file[name].astype(np.int32)
-    return labels, None
+    path, field = label_files.named(text)
+    labels = label_files.read(path, field or "labels")
+    beside = {"clean", "clean_label"} & {*label_files.fields(path)}
+    return labels, label_files.read(path, min(beside)) if beside else None
 
 
 def make(args: argparse.Namespace) -> int:
@@ -83,15 +68,12 @@ def make(args: argparse.Namespace) -> int:
     path = pathlib.Path(args.file)
     if path.suffix != ".npz":
         raise UserError(f"FILE must end in .npz, got {args.file!r}")
-    fields = _fields(args.kind, args.fields)
-    source = _load(args)
-    if fields.get("mapping") == "auto":
-        fields["mapping"] = args.data if args.data in ("cifar10", "cifar100") else "pair"
-    kind = _kind(args, fields, source)
-    index = np.arange(len(source.labels), dtype=np.int32)
-    given = np.asarray(kind.labels(index, source.labels, source.images))
-    about = {"data": source.name, "name": args.kind, **fields, "seed": args.seed}
-    try:
+    fields = {f"noise.{name}": v for name, v in overrides.split(args.fields).items()}
+    config = _config(args, {"noise": args.kind, "noise.seed": args.seed, **fields})
+    source = setup.read(config)
+    kind, given = setup.corrupt(config, source)
+    about = {"data": source.name, **config.noise.to_dict()}
+    with under("FILE"):
         files.write_arrays(
             path,
             labels=given,
@@ -99,44 +81,20 @@ def make(args: argparse.Namespace) -> int:
             names=np.array(source.names),
             about=np.array(json.dumps(about)),
         )
-    except OSError as error:
-        raise UserError(f"FILE {args.file!r} cannot be written: {error.strerror}") from None
     print(describe(given, source.labels if kind.known else None, len(source.names)))
     return 0
 
 
-def _fields(kind: str, text: str) -> dict:
-    """All fields of a noise kind: its defaults, and those that --fields sets."""
-    one_of("--kind", kind, noise.KINDS)
-    fields = hyper(noise.KINDS[kind])
-    for name, value in overrides.split(text).items():
-        if name not in fields:
-            raise unknown("--fields", name, fields or ["(it has none)"])
-        fields[name] = overrides.typed(f"noise.{name}", value, fields[name])
-    return fields
-
-
-def _load(args: argparse.Namespace) -> sources.Source:
-    with under("data"):
-        return sources.load(args.data, dir=args.dir)
-
-
-def _kind(args: argparse.Namespace, fields: dict, source: sources.Source) -> noise.Noise:
-    """The noise that --kind and --fields name; labels without a path are the data set's own."""
-    with under("noise"):
-        if args.kind == "file" and not fields["path"] and args.data not in sources.KINDS:
-            return noise.frozen(tfds.labels(args.data, args.dir, fields["field"]))
-        kind = noise.make(args.kind, num_classes=len(source.names), seed=args.seed, **fields)
-    if kind.size not in (None, len(source.labels)):
-        text = f"hold {len(source.labels)} labels, one for each training example, got {kind.size}"
-        raise UserError(f"noise.path must {text}")
-    return kind
+def _config(args: argparse.Namespace, values: dict) -> schema.Config:
+    """The config of an experiment on --data, with values set."""
+    place = {"data.dir": args.dir} if args.dir else {}
+    return resolve(overrides.override(schema.digits(), {"data": args.data, **place, **values}))
 
 
 def show(args: argparse.Namespace) -> int:
     """Tells a file's rate, transition matrix and hash."""
     given, clean = read(args.file)
-    source = _load(args) if args.data else None
+    source = setup.read(_config(args, {})) if args.data else None
     clean = clean if source is None else source.labels
     if clean is not None and len(clean) != len(given):
         raise UserError(f"{args.file!r} holds {len(given)} labels for {len(clean)} clean ones")

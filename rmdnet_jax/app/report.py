@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import pathlib
 import platform
 import subprocess
@@ -15,8 +13,9 @@ from importlib import metadata
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import tables
+from rmdnet_jax.app import doctor, figures, tables
 from rmdnet_jax.app.arms import title
+from rmdnet_jax.app.command import Parser
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
 from rmdnet_jax.data.sources import Source
@@ -75,29 +74,21 @@ def matrix(transition: list[list[float]]) -> list[str]:
 
 def environment(mesh: Mesh) -> dict:
     """Versions, devices and the source's git revision."""
-    versions = {
-        name: metadata.version(name)
-        for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    }
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {name: metadata.version(name) for name in names}
     device = mesh.devices.flat[0]
     return {
         "python": platform.python_version(), **versions, "git": _revision(),
         "device": device.device_kind, "devices": mesh.size, "platform": device.platform,
-        "processor": _processor(), "cores": _cores(),
+        "processor": _processor(), "cores": doctor.cores(),
     }  # fmt: skip
-
-
-def _cores() -> int | None:
-    own = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(own(0)) if own else os.cpu_count()
 
 
 def _processor() -> str:
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
+        line = next(line for line in lines if line.startswith("model name"))
+        return line.split(":", 1)[1].strip()
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -106,11 +97,8 @@ def _revision() -> str | None:
     """The git revision of this source tree, marked where changed; None outside a checkout."""
     here = pathlib.Path(__file__).resolve().parent
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-        )
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+        answer = subprocess.run(command, capture_output=True, text=True)
     except OSError:
         return None
     return answer.stdout.strip() or None
@@ -126,13 +114,15 @@ def table(summary: dict) -> str:
         return untested(rows)
     width = max(map(len, rows))
     heads = {column: max(12, len(name)) for column, name in COLUMNS.items()}
-    lines = [
-        f"{'test accuracy, %':{width}}  " + "  ".join(f"{COLUMNS[c]:>{heads[c]}}" for c in heads)
-    ]
+
+    def line(name: str, cells: dict[str, str]) -> str:
+        return "  ".join([f"{name:{width}}", *(f"{cells[c]:>{heads[c]}}" for c in heads)])
+
+    lines = [line("test accuracy, %", COLUMNS)]
     for name, row in rows.items():
         cells = {column: row["test_accuracy"].get(column) for column in COLUMNS}
         shown = {c: "–" if value is None else f"{100 * value:.2f}" for c, value in cells.items()}
-        lines.append(f"{name:{width}}  " + "  ".join(f"{shown[c]:>{heads[c]}}" for c in heads))
+        lines.append(line(name, shown))
     if (knn := summary["relation_modeling"].get("knn_accuracy")) is not None:
         known = summary["noise"]["rate"] is not None
         labels = "clean labels (an evaluation only)" if known else "the labels as they are"
@@ -148,11 +138,8 @@ def _name(method: str, arm: str, row: dict) -> str:
 
 def untested(rows: dict[str, dict]) -> str:
     """What can be said without a test set."""
-    held = {
-        name: row["validation_accuracy"]
-        for name, row in rows.items()
-        if "validation_accuracy" in row
-    }
+    column = "validation_accuracy"
+    held = {name: row[column] for name, row in rows.items() if column in row}
     if not held:
         return "no test set, so nothing to measure by; hold out given labels: validation=0.1"
     width = max(map(len, held))
@@ -162,24 +149,21 @@ def untested(rows: dict[str, dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command `rmdnet report`."""
-    from rmdnet_jax.app import figures
-
-    parser = argparse.ArgumentParser(prog="rmdnet report", description=__doc__)
+    parser = Parser(prog="rmdnet report", description=__doc__)
     commands = parser.add_subparsers(required=True)
     runs = commands.add_parser("table", help="runs over seeds", description=tables.__doc__)
     runs.add_argument("runs", nargs="+", help="workdirs of finished runs")
-    runs.add_argument(
-        "--column", choices=list(COLUMNS), default="last", help="columns are never mixed"
-    )
+    columns = {"choices": [*COLUMNS], "default": "last", "help": "columns are never mixed"}
+    runs.add_argument("--column", **columns)
     runs.add_argument("--best", action="store_true", help="of each arm, only its best settings")
     runs.add_argument("--csv", default="", help="a file for the same table as CSV")
     runs.add_argument("--figure", default="", help="a .png file for the same table as a figure")
     args = parser.parse_args(argv)
     rows = tables.rows(args.runs, args.column, args.best)
     lines = tables.compare(rows, args.column)
-    if args.csv:
-        tables.write_csv(lines, args.csv)
     if args.figure:
         figures.scores(rows, args.column, pathlib.Path(args.figure))
+    if args.csv:
+        tables.write_csv(lines, pathlib.Path(args.csv))
     print(tables.markdown(lines))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -59,8 +58,7 @@ class Run(NamedTuple):
 
 def keep_programs() -> None:
     """Keeps compiled programs on disk, so that later runs need not compile them again."""
-    place = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(store.root() / "compiled"))
-    jax.config.update("jax_compilation_cache_dir", place)
+    jax.config.update("jax_compilation_cache_dir", store.compiled())
 
 
 def setup(
@@ -131,7 +129,8 @@ def corrupt(config: Config, source: sources.Source) -> tuple[noise.Noise, np.nda
 def make_noise(config: Config, source: sources.Source) -> noise.Noise:
     """The configured noise; a `file` without a path reads the TFDS data set's own labels."""
     fields, data = config.noise, config.data
-    if fields.name == "file" and not fields.path and data.name not in sources.KINDS:
+    own_files = (*sources.KINDS, "arrays")
+    if fields.name == "file" and not fields.path and data.name not in own_files:
         with under("noise"):
             return noise.frozen(
                 tfds.labels(data.name, data.dir, fields.field)[: data.limit or None]

@@ -6,10 +6,12 @@ of the first peer have torchvision's names; those of a further one the same unde
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import sharding
-from rmdnet_jax.errors import first_line, wrong
+from rmdnet_jax.data.sources import pixels
+from rmdnet_jax.errors import first_line, under, wrong
 from rmdnet_jax.networks import weights
 from rmdnet_jax.networks.adapters import adapt
 from rmdnet_jax.networks.encoders import ENCODERS
@@ -29,6 +32,7 @@ from rmdnet_jax.types import Array, Variables
 FORMAT = 1  # of the file; a reader refuses what is newer
 FILE = "student.safetensors"  # in a run's workdir
 CUSTOM = {"name": "custom"}  # the description of a user's own network
+JSON = {str, int, float, bool}  # labels that a file keeps as they are; others become text
 BATCH = 128
 
 
@@ -39,7 +43,7 @@ class Student:
     Args:
       encoder: the network below the linear head.
       variables: of `training.objectives.classifier`; params and stats are tuples, one tree a peer.
-      classes: the names of the classes, in the order of the labels.
+      classes: names or numbers, in the order of the columns of `predict`.
       mean: per-channel mean of the training pixels in [0, 1].
       std: per-channel standard deviation, likewise.
       image_shape: (height, width, channel) of the training images.
@@ -48,7 +52,7 @@ class Student:
 
     encoder: Network = dataclasses.field(repr=False)
     variables: Variables = dataclasses.field(repr=False)
-    classes: tuple[str, ...]
+    classes: tuple[str | int, ...]
     mean: np.ndarray
     std: np.ndarray
     image_shape: tuple[int, ...]
@@ -58,11 +62,11 @@ class Student:
         """The probability of each class: float32 [n, class], rows of sum 1.
 
         Args:
-          images: uint8 in [0, 255], [n, height, width, channel], or [n, height, width] for one
-            channel, of any size that the encoder takes.
+          images: uint8, or floats in [0, 1], [n, height, width, channel]; [n, height, width] for
+            one channel. Of any size that the encoder takes.
 
         Raises:
-          UserError: images of another type or shape.
+          UserError: images of another type, range or shape.
         """
         return self._outputs(images)[1]
 
@@ -79,10 +83,11 @@ class Student:
         path = pathlib.Path(path)
         if path.suffix != ".safetensors":
             raise wrong("path", f"end in .safetensors, got {str(path)!r}")
+        plain = (x.item() if isinstance(x, np.generic) else x for x in self.classes)
         about = {
             "format": FORMAT,
             "encoder": self.description,
-            "classes": list(self.classes),
+            "classes": [x if type(x) in JSON else str(x) for x in plain],
             "mean": np.asarray(self.mean).tolist(),
             "std": np.asarray(self.std).tolist(),
             "image_shape": list(self.image_shape),
@@ -128,28 +133,16 @@ def _prefix(peer: int) -> str:
 
 
 def _checked(images: Any, image_shape: tuple[int, ...]) -> np.ndarray:
-    """The images as uint8 [n, height, width, channel]; raises `UserError` for what they are not."""
-    channels = image_shape[-1]
-    shape = "[n, height, width, channel]"
-    try:
-        images = np.asarray(images)
-    except ValueError as error:  # rows of several lengths
-        raise wrong("images", f"be one array {shape}, got {first_line(error)}") from None
-    if images.ndim and not len(images):
+    """The images as uint8 [n, height, width, channel], with the channels of `image_shape`."""
+    found, channels = pixels(images), image_shape[-1]
+    if found.ndim and not len(found):
         return np.zeros((0, *image_shape), np.uint8)
-    if images.dtype.kind == "f":
-        how = "for values in [0, 1] give np.uint8(np.round(255 * images))"
-        raise wrong("images", f"be uint8 in [0, 255], got {images.dtype}: {how}")
-    if images.dtype != np.uint8:
-        how = "if all values are in [0, 255], give np.asarray(images, np.uint8)"
-        raise wrong("images", f"be uint8 in [0, 255], got {images.dtype}: {how}")
-    if images.ndim == 3 and channels == 1 and images.shape[-1] > 1:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] != channels or not images.size:
-        one = "; one image is images[None]" if images.ndim < 4 else ""
-        must = f"be {shape} with {channels} channel{'s' if channels > 1 else ''}"
-        raise wrong("images", f"{must}, got shape {images.shape}{one}")
-    return images
+    if found.ndim != 4 or found.shape[-1] != channels or not found.size:
+        shape = np.shape(images)
+        one = "; one image is images[None]" if len(shape) < 4 else ""
+        must = f"be [n, height, width, channel] with {channels} channel{'s' * (channels > 1)}"
+        raise wrong("images", f"{must}, got shape {tuple(shape)}{one}")
+    return found
 
 
 def load(path: str | os.PathLike, encoder: Any = None) -> Student:
@@ -185,12 +178,7 @@ def load(path: str | os.PathLike, encoder: Any = None) -> Student:
       (3, 2)
     """
     file = _found(pathlib.Path(path))
-    about = weights.about(file, "path")
-    if not {"format", "encoder", "image_shape"} <= about.keys():
-        raise wrong("path", f"hold a saved student, got weights alone: {str(file)!r}")
-    if about["format"] > FORMAT:
-        newer = f"{about['format']} of {str(file)!r}: a newer rmdnet_jax reads it"
-        raise wrong("path", f"hold a student of format {FORMAT}, got {newer}")
+    about = _about(file)
     described = about["encoder"]
     network = _network(described, encoder)
     shape, classes = tuple(about["image_shape"]), tuple(about["classes"])
@@ -223,6 +211,40 @@ def _found(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _sound(values: list, about: dict[str, Any]) -> bool:
+    """Whether there is a finite number for each channel."""
+    return np.shape(values) == (about["image_shape"][2],) and bool(np.isfinite(values).all())
+
+
+# What a file says of its student, in the order of the checks; one that raises has failed.
+FITS: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
+    "format": lambda value, about: value == FORMAT,
+    "encoder": lambda value, about: isinstance(value["name"], str),
+    "classes": lambda value, about: type(value) is list and set() < {*map(type, value)} <= JSON,
+    "image_shape": lambda value, about: [*map(type, value)] == [int] * 3 and min(value) > 0,
+    "mean": _sound,
+    "std": _sound,
+    "peers": lambda value, about: type(value) is int and value > 0,
+}
+
+
+def _about(file: pathlib.Path) -> dict[str, Any]:
+    """What a file says of its student; raises `UserError` where it is none, newer or damaged."""
+    about = weights.about(file, "path")
+    if not {"format", "encoder", "image_shape"} <= about.keys():
+        raise wrong("path", f"hold a saved student, got weights alone: {str(file)!r}")
+    if type(about["format"]) is int and about["format"] > FORMAT:
+        newer = f"{about['format']} of {str(file)!r}: a newer rmdnet_jax reads it"
+        raise wrong("path", f"hold a student of format {FORMAT}, got {newer}")
+    for name, fits in FITS.items():
+        with contextlib.suppress(Exception):  # whatever another kind of value makes a check raise
+            if fits(about[name], about):
+                continue
+        got = f"{name} {about.get(name)!r:.60} in {str(file)!r}"
+        raise wrong("path", f"hold an undamaged student, got {got}")
+    return about
+
+
 def _network(described: dict[str, Any], encoder: Any) -> Network:
     """The network that a file describes, or the one given in its place."""
     if encoder is not None:
@@ -231,7 +253,9 @@ def _network(described: dict[str, Any], encoder: Any) -> Network:
         raise wrong("encoder", "be given: this student's network is your own, not one of ENCODERS")
     fields = {name: value for name, value in described.items() if name != "name"}
     try:
-        return adapt(ENCODERS[described["name"]](**fields))
+        with under("encoder"):
+            network = ENCODERS[described["name"]](**fields)
+        return adapt(network)
     except (KeyError, TypeError):
         raise wrong("encoder", f"be given: this version knows no encoder {described}") from None
 

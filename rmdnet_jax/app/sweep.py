@@ -10,25 +10,20 @@ those of `--match '(^|/)teacher/'` are to end first.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import pathlib
 import re
 import shlex
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 
+from rmdnet_jax.app.command import Parser, say
 from rmdnet_jax.app.load import get_config, module_of
 from rmdnet_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command `rmdnet sweep`."""
-    parser = argparse.ArgumentParser(
-        prog="rmdnet sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="rmdnet sweep", description=__doc__)
     parser.add_argument("study")
     parser.add_argument("--workdir", required=True, help="the root of all points' workdirs")
     parser.add_argument("--run", action="store_true", help="run the points in this process")
@@ -58,7 +53,7 @@ def run_here(points: dict[str, str], study: str, root: str) -> int:
 
     from rmdnet_jax.app import experiment, setup, workdir
     from rmdnet_jax.app.resolve import resolve
-    from rmdnet_jax.training.fit import Stopped
+    from rmdnet_jax.training.stop import Stopped
 
     setup.keep_programs()
     bar = tqdm(points.items(), unit="run")
@@ -70,12 +65,9 @@ def run_here(points: dict[str, str], study: str, root: str) -> int:
                 workdir.check(place, resolve(config).to_dict())  # the study may have changed since
                 continue
             given = {"config": f"{study}:{arg}"}
-            with open(os.devnull, "w") as quiet, contextlib.ExitStack() as stack:
-                stack.enter_context(contextlib.redirect_stdout(quiet))
-                stack.enter_context(contextlib.redirect_stderr(quiet))
+            with open(os.devnull, "w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
                 experiment.run(config, place, given=given)
         except (UserError, Stopped) as error:
             bar.close()
-            print(f"{name}: {error}", file=sys.stderr)
-            return 143 if isinstance(error, Stopped) else 2
+            return say(name, error, 143 if isinstance(error, Stopped) else 2)
     return 0

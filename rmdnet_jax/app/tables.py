@@ -18,6 +18,7 @@ import numpy as np
 from rmdnet_jax.app.arms import TITLES, title
 from rmdnet_jax.app.schema import flatten
 from rmdnet_jax.errors import UserError
+from rmdnet_jax.files import whole
 
 COLUMNS = {
     "last": "last",
@@ -238,12 +239,9 @@ def markdown(lines: list[dict[str, str]]) -> str:
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *body])
 
 
-def write_csv(lines: list[dict[str, str]], path: str) -> None:
+def write_csv(lines: list[dict[str, str]], path: pathlib.Path) -> None:
     """The table as a CSV file; raises `UserError` where it cannot be written."""
-    try:
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, [*lines[0]])
-            writer.writeheader()
-            writer.writerows(lines)
-    except OSError as error:
-        raise UserError(f"--csv {path!r} cannot be written: {error.strerror}") from None
+    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*lines[0]])
+        writer.writeheader()
+        writer.writerows(lines)

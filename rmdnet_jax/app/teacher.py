@@ -18,7 +18,8 @@ import numpy as np
 from rmdnet_jax import evaluation, sharding
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.setup import Run, make_stage, train
-from rmdnet_jax.errors import UserError, first_line, wrong
+from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.labels import files as label_files
 from rmdnet_jax.networks import weights
 from rmdnet_jax.training import checkpoint, fit
 from rmdnet_jax.training.objectives import relation_modeling
@@ -113,7 +114,7 @@ def nearest(made: Run) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndar
     )
 
 
-def _shapes(made: Run) -> Variables:
+def shapes(made: Run) -> Variables:
     """The shapes of the run's encoder."""
     image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
     return jax.eval_shape(made.encoder.init, jax.random.key(0), image)
@@ -123,7 +124,7 @@ def _loaded(made: Run, path: pathlib.Path) -> tuple[Variables, dict]:
     """The encoder of an earlier run or of a file of weights, and its settings."""
     if path.suffix in weights.SUFFIXES:
         state = weights.read(path, "teacher")
-        variables = weights.from_state_dict(state, _shapes(made), f"teacher {str(path)!r}")
+        variables = weights.from_state_dict(state, shapes(made), f"teacher {str(path)!r}")
         return sharding.replicate(made.mesh, variables), {"teacher": path.name}
     try:
         there = json.loads((path / "config.json").read_text())
@@ -150,7 +151,7 @@ def _restored(made: Run, path: pathlib.Path) -> Variables:
         )
     place = sharding.everywhere(made.mesh)
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), _shapes(made)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes(made)
     )
     with checkpoint.opened(path / "teacher", 1) as manager:
         found = checkpoint.restore(manager, like)
@@ -173,7 +174,7 @@ def _suffices(made: Run, dim: int) -> None:
     if guided.teacher_features != "stored":
         raise wrong("relation_guided.teacher_features", "be stored where the teacher is features")
     image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
-    feature, _ = jax.eval_shape(lambda v, x: made.encoder.apply(v, x, False), _shapes(made), image)
+    feature, _ = jax.eval_shape(lambda v, x: made.encoder.apply(v, x, False), shapes(made), image)
     if guided.node.weight and dim != feature.shape[-1]:
         own = feature.shape[-1]
         text = f"be 0 where the teacher's features have {dim} dimensions and the student's {own}"
@@ -182,24 +183,16 @@ def _suffices(made: Run, dim: int) -> None:
 
 def _given(made: Run, path: pathlib.Path) -> Teacher:
     """Features [n, dim] of any model, by example index: a .npy file, or `features` in an .npz."""
-    try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {"features": content} if isinstance(content, np.ndarray) else dict(content)
-        features = np.asarray(arrays["features"], np.float32)
-        test = arrays.get("test_features")
-    except Exception as error:  # a damaged file raises anything
-        raise UserError(
-            f"teacher must be a file of features [n, dim], got {str(path)!r}: {first_line(error)}"
-        ) from None
-    sizes = (
-        (features, len(made.source.labels), "training"),
-        (test, len(made.source.test_labels), "test"),
-    )
-    for x, n, what in sizes:
-        if x is not None and (np.ndim(x) != 2 or len(x) != n or not np.isfinite(x).all()):
-            raise UserError(
-                f"teacher {str(path)!r} must hold finite features [{n}, dim] of the {what} "
-                f"examples, got shape {np.shape(x)}"
-            )
-    test = None if test is None else np.asarray(test, np.float32)
+
+    def table(field: str, n: int) -> np.ndarray:
+        x = label_files.read_array(str(path), field, "teacher")
+        x = x.astype(np.float32) if x.dtype.kind in "fiu" else x
+        if x.dtype != np.float32 or x.ndim != 2 or len(x) != n or not np.isfinite(x).all():
+            got = f"{x.dtype} of shape {x.shape}"
+            raise wrong(f"teacher {str(path)!r}", f"hold finite {field} [{n}, dim], got {got}")
+        return x
+
+    features, test = table("features", len(made.source.labels)), None
+    if "test_features" in label_files.fields(str(path)):
+        test = table("test_features", len(made.source.test_labels))
     return Teacher(features, test, None, {"teacher": path.name}, {"teacher": str(path)})

@@ -6,8 +6,8 @@ import json
 import pathlib
 
 from rmdnet_jax.app.schema import flatten
-from rmdnet_jax.errors import UserError
-from rmdnet_jax.files import write_json
+from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.files import write_json, writing
 
 GIVEN = "given"  # the entry of config.json that holds what the user gave: it may differ
 
@@ -15,29 +15,28 @@ GIVEN = "given"  # the entry of config.json that holds what the user gave: it ma
 def check(workdir: pathlib.Path, content: dict, what: str = "config") -> None:
     """Raises `UserError` unless `workdir` is new, or holds a run of this very config, or data."""
     if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir must be a directory, got the file {workdir}")
+        raise wrong("workdir", f"be a directory, got the file {str(workdir)!r}")
     path = workdir / f"{what}.json"
     if not path.exists():
         return
     try:
         there = json.loads(path.read_text())
-        there.pop(GIVEN, None)
-        there, here = flatten(there), flatten(json.loads(json.dumps(content)))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from None
-    gone = "absent"
+        if not isinstance(there, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose another workdir") from None
+    there.pop(GIVEN, None)
+    there, here, gone = flatten(there), flatten(json.loads(json.dumps(content))), "absent"
     pairs = {name: (there.get(name, gone), here.get(name, gone)) for name in sorted(there | here)}
     rows = [f"{name} is {a} there, {b} here" for name, (a, b) in pairs.items() if a != b]
     if rows:
         differs = f"holds a run whose {what} differs ({'; '.join(rows)})"
-        raise UserError(f"--workdir {workdir} {differs}; choose another --workdir")
+        raise UserError(f"workdir {workdir} {differs}; choose another workdir")
 
 
 def create(workdir: pathlib.Path, **contents: dict) -> None:
     """Makes the directory and states each of `contents` as `{name}.json`."""
-    try:
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            write_json(workdir / f"{name}.json", content)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
+    for name, content in contents.items():
+        write_json(workdir / f"{name}.json", content)

@@ -87,10 +87,10 @@ def arrays(
     if names is not None and len(names) > len(classes):  # labels are positions in names
         _check_positions(classes, names)
         numbers, classes = distinct[numbers], list(range(len(names)))
-    found = {"images": _pixels("images", images), "labels": numbers}
+    found = {"images": pixels(images), "labels": numbers}
     found["names"] = _names(classes if names is None else names, len(classes))
     if test_images is not None:
-        found["test_images"] = _pixels("test_images", test_images)
+        found["test_images"] = pixels(test_images, "test_images")
         found["test_labels"], _ = numbered(test_labels, "test_labels", classes)
     return checked(name, found)
 
@@ -113,14 +113,32 @@ def _names(names: Sequence, count: int) -> np.ndarray:
     return np.array(values, str)
 
 
-def _pixels(argument: str, images: Any) -> np.ndarray:
-    """Images as uint8: floats only where they really lie in [0, 1]."""
+def pixels(images: Any, argument: str = "images") -> np.ndarray:
+    """Images as uint8 [n, height, width, channel], for training as for prediction.
+
+    Args:
+      images: uint8, or floats in [0, 1], which become `round(255 x)`; grey ones may come without
+        their channel. A list, or an array of NumPy, JAX or PyTorch.
+      argument: what errors call them.
+
+    Raises:
+      UserError: another type, values outside, or channels that come first. It looks at no other
+        part of the shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from rmdnet_jax.data import sources
+      >>> sources.pixels(np.array([[[0.0, 1.0], [0.2, 0.4]]])).ravel()
+      array([  0, 255,  51, 102], dtype=uint8)
+    """
     images = array(images, argument)
+    if images.ndim == 3 and images.shape[-1] > 1:  # else it may be one grey image
+        images = images[..., None]
     if images.ndim == 4 and images.shape[-1] not in MODES and images.shape[1] in MODES:
         move = f"move them by np.moveaxis({argument}, 1, -1)"
         raise wrong(argument, f"have their channels last, got {[*images.shape]}: {move}")
     if images.dtype == np.uint8 or not images.size:
-        return images
+        return images.astype(np.uint8, copy=False)
     if images.dtype.kind not in "fiu" and images.dtype.name != "bfloat16":
         raise wrong(argument, f"be uint8 or floats in [0, 1], got {images.dtype}")
     low, high = float(images.min()), float(images.max())

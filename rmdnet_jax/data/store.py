@@ -66,6 +66,11 @@ def root() -> Path:
     return Path(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax").expanduser()
 
 
+def compiled() -> str:
+    """Where compiled programs lie, perhaps in a bucket: as JAX is told, else below `root()`."""
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(root() / "compiled")
+
+
 def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source:
     """The source made of arrays; refuses a wrong type, shape, length, label or number of names.
 

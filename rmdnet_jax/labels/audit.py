@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmdnet_jax.errors import within, wrong
+from rmdnet_jax.labels.classes import array, numbered
 from rmdnet_jax.relations.doubt import Test, tests
 from rmdnet_jax.relations.neighbours import Item, unwatched
 from rmdnet_jax.relations.propagation import Auto, Propagated, propagate
@@ -30,10 +31,16 @@ SLACK = 0.01  # by which rows of probabilities may miss 1: float16 is welcome
 class LabelErrors:
     """What `find_label_errors` found. `n` examples, `C` classes.
 
-    The table's columns: `index`, `given`, `suggested`, `probability` (that the given label is
-    right), `confidence` (of the suggestion), `vote` (of the neighbours for the given label, which
-    itself is unheard), `margin` (that vote less the best other), `model` (its probability of the
-    given label, if any), `decision` (`keep`, `change`, or `in doubt`: a change that was not made).
+    The table's columns:
+
+    - `index`: the example's row in what was given.
+    - `given`, `suggested`: its label, and the most likely one.
+    - `probability`: how likely the given label is right, in [0, 1].
+    - `confidence`: how likely the suggested label is right, in [0, 1].
+    - `vote`: the neighbours' share for the given label. The example itself does not vote.
+    - `margin`: that share less the largest of another class.
+    - `model`: the model's probability of the given label, where probabilities were given.
+    - `decision`: `keep`, `change`, or `in doubt`. In doubt, the label stays as it was given.
     """
 
     table: DataFrame  # a row an example, most suspect first
@@ -187,32 +194,15 @@ def _reason(found: Propagated, size: int) -> str:
 
 
 def _classes(labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted classes [C], and each label's place among them, int [n]."""
-    import pandas
-
-    given = _array("labels", labels)
-    if given.ndim != 1:
-        raise wrong("labels", f"be one a row, shape [n], got shape {given.shape}")
-    each = np.array(labels, dtype=object) if isinstance(labels, list | tuple) else given
-    missing = np.flatnonzero(pandas.isna(each))
-    if len(missing):
-        raise wrong("labels", f"be there in each row, {_where(missing)} has none")
-    if each.dtype == object and len({isinstance(label, str | bytes) for label in each}) > 1:
-        raise wrong("labels", "be all numbers or all strings, got both")
-    if given.dtype.kind == "f" and not np.array_equal(given, np.rint(given)):
-        part = given[given != np.rint(given)][0]
-        raise wrong("labels", f"be whole numbers or strings, got {part:g}")
-    try:
-        classes, codes = np.unique(given, return_inverse=True)
-    except TypeError as error:
-        raise wrong("labels", f"be of a kind that has an order ({error})") from None
+    """The sorted classes [C], and each label's place among them, int32 [n]; refuses too few."""
+    given, classes = numbered(labels)
     if len(given) < FEWEST:
         raise wrong("labels", f"have at least {FEWEST} rows, got {len(given)}")
     if len(classes) < 2:
         raise wrong("labels", f"hold two classes or more, got only {classes[0]}")
     if 2 * len(classes) > len(given):
         raise wrong("labels", f"repeat, got {len(classes)} different ones in {len(given)} rows")
-    return classes, codes
+    return classes, given
 
 
 def _features(features: Any, told: np.ndarray | None, size: int) -> np.ndarray:
@@ -244,7 +234,7 @@ def _probabilities(probabilities: Any, classes: np.ndarray, size: int) -> np.nda
 
 def _numbers(name: str, table: Any, size: int) -> np.ndarray:
     """A table of finite numbers as float32 [size, columns]."""
-    rows = _array(name, table)
+    rows = array(table, name)
     if rows.ndim != 2 or 0 in rows.shape:
         raise wrong(name, f"be a table [n, columns], got shape {rows.shape}")
     if len(rows) != size:
@@ -263,17 +253,6 @@ def _numbers(name: str, table: Any, size: int) -> np.ndarray:
     if len(bad):
         raise wrong(name, f"be finite, {_where(bad)} has NaN or infinity")
     return rows
-
-
-def _array(name: str, values: Any) -> np.ndarray:
-    """A NumPy array of anything like one; torch tensors may need a gradient or lie on a GPU."""
-    try:
-        if hasattr(values, "detach"):
-            values = values.detach().cpu()
-            values = values.float() if "bfloat16" in str(values.dtype) else values
-        return np.asarray(values)
-    except (TypeError, ValueError):
-        raise wrong(name, "be an array, got rows of different lengths") from None
 
 
 def _where(rows: np.ndarray) -> str:

@@ -23,7 +23,8 @@ def array(values: Any, argument: str) -> np.ndarray:
         raise wrong(argument, "not hold masked entries")
     try:
         if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps on a GPU
-            values = values.detach().cpu().numpy()
+            values = values.detach().cpu()
+            values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
         found = np.asarray(values)
         if found.dtype.kind in "US" and isinstance(values, list | tuple):
             # NumPy makes text of [1, "a"] and of ["a", nan]: these stay what they are.

@@ -35,7 +35,9 @@ def _superclass(y: int) -> tuple[int, ...]:
     return group[place + 1 :] + group[:place]
 
 
-MAPPINGS: dict[str, Callable[[int], Sequence]] = {  # targets of each class, by number of classes
+# What each class is mistaken for, by the number of classes.
+MAPPINGS: dict[str, Callable[[int], Sequence]] = {
+    "auto": _next,  # an experiment on CIFAR takes CIFAR's own map instead
     "cifar10": lambda count: CIFAR10_MAP,
     "cifar100": lambda count: [_superclass(y)[0] for y in range(100)],
     "superclass_uniform": lambda count: [sorted(_superclass(y)) for y in range(100)],
@@ -43,23 +45,22 @@ MAPPINGS: dict[str, Callable[[int], Sequence]] = {  # targets of each class, by 
     "next": _next,
     "pair": _next,
 }
-NAMES = ("auto", *MAPPINGS)
 
 
-def targets(mapping: str | Sequence[int], num_classes: int) -> np.ndarray:
-    """The target classes int32 [C, choices] of each class, from a name or a sequence."""
+def table(mapping: str | Sequence[int], num_classes: int) -> np.ndarray:
+    """What each class is mistaken for, int32 [C, choices], from a name or a sequence."""
     try:
         if not isinstance(mapping, str):
             found = [*map(operator.index, mapping)]
-        elif mapping in NAMES:
-            found = MAPPINGS["pair" if mapping == "auto" else mapping](num_classes)
+        elif mapping in MAPPINGS:
+            found = MAPPINGS[mapping](num_classes)
         else:
             found = [*map(int, mapping.split())]
     except (TypeError, ValueError):
-        text = f"be {', '.join(NAMES)} or one class number a class, got {mapping!r}"
+        text = f"be {', '.join(MAPPINGS)} or one class number a class, got {mapping!r}"
         raise wrong("mapping", text) from None
-    table = np.array(found)
-    if len(table) != num_classes or not ((table >= 0) & (table < num_classes)).all():
+    classes = np.array(found)
+    if len(classes) != num_classes or not ((classes >= 0) & (classes < num_classes)).all():
         text = f"give one class in [0, {num_classes}) for each of the {num_classes} classes"
         raise wrong("mapping", f"{text}, got {mapping!r}")
-    return table.astype(np.int32).reshape(num_classes, -1)
+    return classes.astype(np.int32).reshape(num_classes, -1)

@@ -18,8 +18,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from rmdnet_jax.errors import one_of, unknown, within, wrong
+from rmdnet_jax.labels import mappings
 from rmdnet_jax.labels.files import read, read_array
-from rmdnet_jax.labels.mappings import targets
 from rmdnet_jax.types import Array, hyper
 
 
@@ -114,11 +114,10 @@ def asymmetric(
       mapping: `cifar10` (Patrini et al. 2017), `cifar100` (the circularly next class inside the
         true superclass), `superclass_uniform` (any other class inside it), `blocks_of_five` (the
         next of classes 0 to 4, 5 to 9, ...: Patrini's, JoCoR's, UNICON's and ELR's code), `next` or
-        `pair` (y + 1 mod C), or one target for each class: "1 0 2". `auto` is `pair`; an experiment
-        on `cifar10` or `cifar100` takes the map of that name.
+        `pair` (y + 1 mod C), or one class for each class: "1 0 2". `auto` is `pair`.
     """
     _check(num_classes, rate)
-    return _mapped(targets(mapping, num_classes), seed, rate)
+    return _mapped(mappings.table(mapping, num_classes), seed, rate)
 
 
 def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:

@@ -50,12 +50,6 @@ class Refresh(Protocol):
     ) -> PyTree: ...
 
 
-class Criterion(Protocol):
-    """A per-example loss: (logits [batch, class], label [batch]) -> [batch]."""
-
-    def __call__(self, logits: Array, label: Array, /) -> Array: ...
-
-
 class Method(NamedTuple):
     """A base method as pure functions; all state is `memory`, carried in the train state."""
 
@@ -66,7 +60,7 @@ class Method(NamedTuple):
     refresh: Refresh | None = None  # after each epoch but the last
 
 
-def from_criterion(criterion: Criterion) -> Method:
+def from_criterion(criterion: losses.Criterion) -> Method:
     """The method that minimises the batch mean of a per-example loss.
 
     Example:

@@ -10,12 +10,22 @@ from rmdnet_jax.methods.method import Method, from_criterion
 
 
 def ce(num_examples: int, num_classes: int) -> Method:
-    """Cross entropy on the given labels."""
+    """Cross entropy on the given labels: the batch mean of `-log p_given`, p the softmax.
+
+    Args:
+      num_examples: not read: it keeps no memory of examples.
+      num_classes: not read: the logits [batch, class] tell.
+    """
     return from_criterion(losses.cross_entropy)
 
 
 def gce(num_examples: int, num_classes: int, *, q: float = 0.7) -> Method:
-    """Generalized cross entropy `(1 - p^q) / q`, q in (0, 1].
+    """Generalized cross entropy: the batch mean of `(1 - p_given^q) / q`.
+
+    Args:
+      num_examples: not read, as for `ce`.
+      num_classes: not read, likewise.
+      q: in (0, 1]: near 0 it is cross entropy, at 1 absolute error, which noise moves least.
 
     Source: Zhang & Sabuncu, NeurIPS 2018; q 0.7 is theirs.
     """
@@ -24,9 +34,17 @@ def gce(num_examples: int, num_classes: int, *, q: float = 0.7) -> Method:
 
 
 def sce(num_examples: int, num_classes: int, *, alpha: float = 0.1, beta: float = 1.0) -> Method:
-    """Symmetric cross entropy `alpha CE + beta RCE`.
+    """Symmetric cross entropy: the batch mean of `alpha CE + beta RCE`.
 
-    Source: Wang et al., ICCV 2019; (0.1, 1) for CIFAR-10, (6, 0.1) for CIFAR-100.
+    RCE exchanges label and prediction: `-log(1e-4) (1 - p_given)`.
+
+    Args:
+      num_examples: not read, as for `ce`.
+      num_classes: not read, likewise.
+      alpha: the weight of cross entropy, >= 0; 0.1 for CIFAR-10, 6 for CIFAR-100.
+      beta: the weight of RCE, >= 0; 1 for CIFAR-10, 0.1 for CIFAR-100.
+
+    Source: Wang et al., ICCV 2019.
     """
     within("alpha", alpha, "[0, inf)")
     within("beta", beta, "[0, inf)")

@@ -8,7 +8,6 @@ and layout (`own=True`). Nothing that is read can run code.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -17,9 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from rmdnet_jax.errors import UserError, first_line, wrong
+from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.files import whole
 from rmdnet_jax.types import Variables
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -155,11 +155,6 @@ def write(path: pathlib.Path, state: dict[str, np.ndarray], about: dict[str, Any
 
     `about` becomes its metadata, each value as JSON.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        save_file(state, part, {name: json.dumps(value) for name, value in about.items()})
-        os.replace(part, path)
-    except Exception as error:  # safetensors raises a type of its own
-        raise wrong(
-            "path", f"be a file that can be written, got {str(path)!r}: {first_line(error)}"
-        ) from None
+    content = save(state, {name: json.dumps(value) for name, value in about.items()})
+    with whole(path) as part:
+        part.write_bytes(content)

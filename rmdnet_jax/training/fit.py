@@ -20,8 +20,7 @@ from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.metrics import Progress, Writer
 from rmdnet_jax.training.objectives import Objective
 from rmdnet_jax.training.optimizer import Optimizer
-from rmdnet_jax.training.stop import Stopped as Stopped
-from rmdnet_jax.training.stop import agreed, on_stop
+from rmdnet_jax.training.stop import Stopped, agreed, on_stop
 from rmdnet_jax.types import Array, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
