@@ -44,7 +44,7 @@ class Trained:
         return self.student.classes
 
     def predict(self, images: Any) -> np.ndarray:
-        """Class probabilities float32 [n, C] of images [n, height, width, channel] as in `train`."""
+        """Class probabilities float32 [n, C] of images [n, height, width, channel], see `train`."""
         return self.student.predict(images)
 
     def features(self, images: Any) -> np.ndarray:
