@@ -79,8 +79,7 @@ def train(
       preset_or_config: a preset's name, a config file or a config, see `get_config`. The noise of
         a preset is added to your labels too: `image_folder` adds none.
       workdir: where everything is written; a run in it continues with the same arrays only.
-      images: uint8 [n, height, width] or [n, height, width, channel], or floats in [0, 1]; in place
-        of the preset's data.
+      images: uint8 or floats in [0, 1], [n, height, width] or [n, height, width, channel].
       labels: [n], whole numbers of any range or strings.
       test_images: likewise, of examples whose labels are right.
       test_labels: likewise.
