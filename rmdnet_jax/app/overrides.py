@@ -39,6 +39,8 @@ def paths(name: str, value: Any) -> dict[str, Any]:
     """Dotted paths and values of what a name, short or not, sets."""
     if not isinstance(name, str):
         raise UserError(f"a field is named by text, got {name!r}")
+    if name == "batch_size":
+        return {f"{stage}.batch_size": value for stage in ("relation_modeling", "relation_guided")}
     if name != "data":
         return {schema.SHORT.get(name, name): value}
     if str(value).endswith(".npz"):
@@ -80,7 +82,8 @@ def _set(config: Config, path: str, value: Any) -> None:
 
 
 def _unknown(path: str, known: list[str]) -> UserError:
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
+    known = [*known, "batch_size", "data", "quick", "small"]
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.6 if "." in path else 0.5)
     beside = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]]
     sections = dict.fromkeys(name.partition(".")[0] for name in known)
     others = ", ".join(beside or sections)
@@ -129,7 +132,7 @@ def _read(text: str, default: Any) -> Any:
     if isinstance(default, str):
         return _number(text) if default in WORDS else text
     if isinstance(default, tuple):
-        value = ast.literal_eval(text)
+        value = text if text.isidentifier() else ast.literal_eval(text)
         return _convert(value if isinstance(value, tuple | list) else (value,), default)
     return type(default)(text)
 

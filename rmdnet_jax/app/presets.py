@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from rmdnet_jax.app.overrides import override, split
+from rmdnet_jax.app.overrides import override, paths, split
 from rmdnet_jax.app.schema import Config, choice, digits, locked, put
 from rmdnet_jax.errors import wrong
 
@@ -49,15 +48,17 @@ def small(config: Config) -> None:
         put(config, path, value)
 
 
-def quick(config: Config) -> None:
-    """Shrinks an experiment to seconds on the digits, to try its wiring; it measures nothing."""
+def quick(config: Config, own_data: bool = False) -> None:
+    """Shrinks an experiment to seconds, to try its wiring; it measures nothing.
+
+    On the digits, unless the user names `own_data`.
+    """
     if config.noise.name == "file":
         put(config, "noise", choice("pair"))
     elif "mapping" in config.noise:
         del config.noise["mapping"]
     dtype = {"dtype": config.encoder.dtype} if "dtype" in config.encoder else {}
     values = {
-        "data": digits().data,
         "encoder": choice("cnn", widths=(8, 16), **dtype),
         "relation_modeling.ssl.projection": 32,
         "relation_modeling.ssl.hidden": 16,
@@ -68,13 +69,15 @@ def quick(config: Config) -> None:
             f"relation_{stage}.augmentation": choice(augmentation),
             f"relation_{stage}.optimizer.warmup_epochs": 0.0,
             f"relation_{stage}.epochs": epochs,
-            f"relation_{stage}.batch_size": 128,
+            f"relation_{stage}.batch_size": 64,
         }
+    if not own_data:
+        put(config, "data", digits().data)
     for path, value in values.items():
         put(config, path, value)
 
 
-SIZES: dict[str, Callable[[Config], None]] = {"small": small, "quick": quick}
+SIZES = ("small", "quick")
 
 
 def experiment(base: Config, arg: str = "", **values: Any) -> Config:
@@ -97,10 +100,13 @@ def experiment(base: Config, arg: str = "", **values: Any) -> Config:
     """
     given = split(arg)
     config = override(base, values)
-    for name, shrink in SIZES.items():
-        flag = given.pop(name, "false").lower()
+    sizes = {name: given.pop(name, "false").lower() for name in SIZES}
+    for name, flag in sizes.items():
         if flag not in ("true", "false"):
             raise wrong(name, f"be true or false, got {flag!r}")
-        if flag == "true":
-            shrink(config)
+    if sizes["small"] == "true":
+        small(config)
+    if sizes["quick"] == "true":
+        named = [path for name, value in given.items() for path in paths(name, value)]
+        quick(config, own_data=bool({"data.name", "data.dir"}.intersection(named)))
     return override(config, given)

@@ -19,6 +19,7 @@ from rmdnet_jax.app.command import Parser
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
 from rmdnet_jax.data.sources import Source
+from rmdnet_jax.relations.doubt import tests
 
 
 def say(text: str) -> None:
@@ -56,7 +57,11 @@ def propagated(about: dict) -> str:
         f"chance {about['chance_agreement']:.3f}"
     )
     if not about["used"]:
-        return f"{graph}in doubt, so labels stay as given ({agreement})"
+        why = next(test for test in tests(about).values() if not test.passed)
+        return (
+            f"{graph}in doubt, so labels stay as given; in_doubt=use corrects them ({agreement})\n"
+            f"       {why}"
+        )
     right = f", then {about['right']:.4f} are right" if "right" in about else ""
     doubt = "in doubt, used nevertheless: " if about["in_doubt"] else ""
     return f"{graph}{doubt}{about['changed']:.4f} of the labels are changed{right} ({agreement})"

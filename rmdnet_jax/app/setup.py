@@ -175,6 +175,10 @@ def make_stage(
     examples = made.examples._replace(
         **{k: sharding.replicate(made.mesh, v) for k, v in columns.items() if v is not None}
     )
+    if config.batch_size > len(rows) > 1:
+        fits = f"[2, {len(rows)}] (the training examples), got {config.batch_size}"
+        largest = 1 << len(rows).bit_length() - 1
+        raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
     with under(part):
         batches = resident.resident(
             examples, rows, config.batch_size, jax.random.fold_in(key, fit.ORDER), made.mesh

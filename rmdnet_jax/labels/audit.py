@@ -187,9 +187,8 @@ def _reason(found: Propagated, size: int) -> str:
     done = f"{changed:,} are changed nevertheless" if found.summary["used"] else "none is changed"
     why = failed[0]
     return (
-        f"In doubt whether the features know better than the labels, {done}: "
-        f"{why.asks}: {why.value:.2f} ± {why.error:.2f}, and less its error it must reach "
-        f"{why.bound:g}."
+        f"In doubt whether the features know better than the labels; {done}. {why}. "
+        "Scaled columns, or features of another model, may help."
     )
 
 

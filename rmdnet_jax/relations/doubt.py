@@ -39,6 +39,9 @@ class Test(NamedTuple):
     bound: float
     passed: bool
 
+    def __str__(self) -> str:
+        return f"{self.asks} {self.value:.2f} - {self.error:.2f} is below {self.bound:g}"
+
 
 class Hops(NamedTuple):
     """Agreement of given labels along the graph; a hop is a step to one of the neighbours."""
