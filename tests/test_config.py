@@ -361,7 +361,7 @@ def test_numbers_of_numpy_are_numbers():
         (1, False, "bool"),
         (3.5, 1, "int"),
         (3, "", "str"),
-        ("base", (), "tuple"),
+        ("b ase", (), "tuple"),
         (None, 0.5, "float"),
         ({"a": 1}, (), "tuple"),
     ],
@@ -395,7 +395,7 @@ WRONG = [
     ("data.limit.x=1", "unknown field 'data.limit.x': did you mean data.limit"),
     ("seed.x=1", "unknown field 'seed.x'"),
     ("epochs=2.5", "relation_guided.epochs must be of type int, got '2.5'"),
-    ("controls=base", "controls must be of type tuple, got 'base'"),
+    ("controls=bse", "controls must be one of the known names, got 'bse': did you mean base"),
     ("controls=('bse',)", f"controls {KNOWN} 'bse': did you mean base"),
 ]
 
@@ -664,3 +664,19 @@ def test_a_sweep_refuses_a_point_of_older_settings(tmp_path, capsys):
         "a run whose config differs (relation_guided.epochs is 9 there, 80 here)"
         in capsys.readouterr().err.splitlines()[-1]
     )
+
+
+def test_one_name_is_a_list_of_one_and_a_batch_size_is_of_all_stages():
+    config = resolve(override(digits(), {"controls": "base", "batch_size": 32}))
+    assert config.controls == ("base",)
+    assert config.relation_modeling.batch_size == config.relation_guided.batch_size == 32
+
+
+@pytest.mark.parametrize("own", ["dir=photos", "data=own.npz", "data.name=cifar10"])
+def test_quick_keeps_the_data_that_the_user_names(own):
+    """It shrinks the network and the training; without a word on data it takes the digits."""
+    config = load("image_folder", f"quick,{own}")
+    assert (config.data.name, config.data.dir) != ("digits", "")
+    assert config.data.name != "digits"
+    assert config.relation_guided.epochs == 3
+    assert load("image_folder", "quick").data.name == "digits"
