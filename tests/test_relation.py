@@ -417,7 +417,8 @@ def test_features_that_do_not_fit_each_other_are_refused(loss):
 @pytest.mark.parametrize("bad", [0, 0.0, -1.0, np.nan, np.inf, "0.1", None, True, 1j])
 @pytest.mark.parametrize(("loss", "argument"), TEMPERATURES)
 def test_bad_temperatures_are_refused(loss, argument, bad):
-    must = f"must be > 0, got {bad!r}"
+    allowed = "> 0 and finite" if bad is np.inf else "> 0"
+    must = f"must be {allowed}, got {bad!r}"
     refusal(f"{argument} {must}", loss, GOOD, GOOD, **{argument: bad})
     refusal(f"temperature {must}", relation.matrix, GOOD, bad)
     jitted = jax.jit(lambda s: loss(s, GOOD, **{argument: bad}))
