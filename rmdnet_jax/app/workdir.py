@@ -14,11 +14,14 @@ GIVEN = "given"  # the entry of config.json that holds what the user gave: it ma
 
 def check(workdir: pathlib.Path, content: dict, what: str = "config") -> None:
     """Raises `UserError` unless `workdir` is new, or holds a run of this very config, or data."""
-    if workdir.exists() and not workdir.is_dir():
-        raise wrong("workdir", f"be a directory, got the file {str(workdir)!r}")
     path = workdir / f"{what}.json"
-    if not path.exists():
-        return
+    try:
+        if workdir.exists() and not workdir.is_dir():
+            raise wrong("workdir", f"be a directory, got the file {str(workdir)!r}")
+        if not path.exists():
+            return
+    except OSError as error:  # a name that is too long
+        raise wrong("workdir", f"be a path that can be used, got {error.strerror}") from None
     try:
         there = json.loads(path.read_text())
         if not isinstance(there, dict):
