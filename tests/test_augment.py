@@ -465,7 +465,7 @@ BAD = [
     ("simsiam", "flip_probability", 1.1, r"in \[0, 1\]"),
     ("simsiam", "jitter_probability", -0.1, r"in \[0, 1\]"),
     ("simsiam", "grey_probability", "often", r"in \[0, 1\]"),
-    ("simsiam", "contrast", float("inf"), ">= 0"),
+    ("simsiam", "contrast", float("inf"), ">= 0 and finite"),
     ("simsiam", "saturation", -1, ">= 0"),
     ("simsiam", "hue", 0.6, r"in \[0, 0.5\]"),
 ]
