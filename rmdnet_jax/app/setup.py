@@ -175,10 +175,7 @@ def make_stage(
     examples = made.examples._replace(
         **{k: sharding.replicate(made.mesh, v) for k, v in columns.items() if v is not None}
     )
-    if config.batch_size > len(rows) > 1:
-        fits = f"[2, {len(rows)}] (the training examples), got {config.batch_size}"
-        largest = 1 << len(rows).bit_length() - 1
-        raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
+    _check_batch(part, config.batch_size, len(rows))
     with under(part):
         batches = resident.resident(
             examples, rows, config.batch_size, jax.random.fold_in(key, fit.ORDER), made.mesh
@@ -208,6 +205,14 @@ def make_stage(
         with under(part):
             fit.shapes(stage, made.mesh, like)
     return stage
+
+
+def _check_batch(part: str, batch_size: int, rows: int) -> None:
+    """Raises `UserError` for a batch larger than the training set, and says what would fit."""
+    if batch_size > rows > 1:
+        fits = f"[2, {rows}] (the training examples), got {batch_size}"
+        largest = 1 << rows.bit_length() - 1
+        raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
 
 
 def train(made: Run, stage: fit.Stage) -> Variables:
