@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Iterator
 
@@ -42,9 +43,12 @@ def within(argument: str, value: object, interval: str, *, whole: bool = False) 
       whole: whether only integers are allowed.
     """
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    kind = numbers.Integral if whole else numbers.Real
+    kind, number = numbers.Integral if whole else numbers.Real, math.nan
     if isinstance(value, kind) and not isinstance(value, bool):
-        number = float(value)  # type: ignore[arg-type]  # the abstract classes promise less
+        try:
+            number = float(value)  # type: ignore[arg-type]  # the abstract classes promise less
+        except OverflowError:
+            number = math.inf
         above = number > low if interval[0] == "(" else number >= low
         below = number < high if interval[-1] == ")" else number <= high
         if above and below:
@@ -54,9 +58,9 @@ def within(argument: str, value: object, interval: str, *, whole: bool = False) 
         if high == float("inf")
         else f"in {interval}"
     )
-    allowed += " and finite" if value == float("inf") else ""
+    allowed += " and finite" if number == math.inf else ""
     what = "an integer " if whole and not isinstance(value, numbers.Integral) else ""
-    raise UserError(f"{argument} must be {what}{allowed}, got {value!r}", argument=True)
+    raise UserError(f"{argument} must be {what}{allowed}, got {value!r:.80}", argument=True)
 
 
 def one_of(argument: str, value: object, allowed: Iterable[str]) -> None:

@@ -246,3 +246,13 @@ def test_audit_of_digits_finds_wrong_labels(tmp_path, capsys):
     assert run_audit(tmp_path / "e.npy", tmp_path / "y.npy", tmp_path / "out.csv") == 0
     top = pandas.read_csv(tmp_path / "out.csv")["index"][:20]
     assert np.isin(top, wrong).mean() > 0.8
+
+
+@pytest.mark.parametrize("out", ["table.npy", "labels.csv"])
+def test_an_audit_never_writes_over_its_inputs(out, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((20, 2)))
+    (tmp_path / "labels.csv").write_text("a\n" * 20)
+    words = ["--features", str(tmp_path / "x.npy"), "--labels", str(tmp_path / "labels.csv")]
+    assert cli.main(["audit", *words, "--out", str(tmp_path / out), "--force"]) == 2
+    assert "--out must be a .csv file beside the inputs" in capsys.readouterr().err
+    assert (tmp_path / "labels.csv").read_text() == "a\n" * 20

@@ -680,3 +680,29 @@ def test_quick_keeps_the_data_that_the_user_names(own):
     assert config.data.name != "digits"
     assert config.relation_guided.epochs == 3
     assert load("image_folder", "quick").data.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("arg", "flags", "field", "value"),
+    [
+        ("rate=0.9", {"noise": "pair"}, "noise.rate", 0.9),
+        ("rate=0.9", {"noise.name": "pair", "rate": 0.2}, "noise.rate", 0.2),
+        (
+            "learning_rate=0.5",
+            {"relation_guided.optimizer.name": "adamw"},
+            "relation_guided.optimizer.learning_rate",
+            0.5,
+        ),
+    ],
+)
+def test_a_field_after_the_colon_outlives_a_choice_by_a_flag(arg, flags, field, value):
+    together = ",".join([arg, *(f"{name}={said}" for name, said in flags.items())])
+    for config in (get_config(f"digits:{arg}", flags), get_config(f"digits:{together}")):
+        assert schema.at(resolve(config), field) == value
+    with pytest.raises(UserError, match=r"unknown field 'noise\.inclusive': pair has name, rate"):
+        get_config("digits:inclusive", {"noise": "pair"})
+
+
+def test_a_number_that_no_float_holds_is_one_line():
+    with pytest.raises(UserError, match=r"relation_guided\.epochs must be >= 1 and finite, got 9"):
+        resolve(override(digits(), {"epochs": "9" * 400}))

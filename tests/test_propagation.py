@@ -517,6 +517,11 @@ def test_a_run_keeps_its_targets_beside_the_given_labels(in_doubt, tmp_path, cap
     assert 0 <= about["right"] <= 1
     assert len(about["sha256"]) == 64
     assert summary["relation_guided"]["test_accuracy"]["noisy_validation"] is not None
+    with np.load(tmp_path / "propagated.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "propagated.npz", **{**arrays, "targets": arrays["targets"][:100]})
+    with pytest.raises(UserError, match=r"propagated\.npz cannot be read \(it is not of these"):
+        experiment.run(config, tmp_path)
     (tmp_path / "propagated.npz").write_bytes(b"half")
     with pytest.raises(UserError, match=r"propagated\.npz cannot be read"):
         experiment.run(config, tmp_path)

@@ -134,6 +134,18 @@ def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch):
     assert_equal_runs(tmp_path / "run", whole)
 
 
+def test_records_that_are_gone_are_named(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl has no records .* relation_guided; delete"
+    ):
+        experiment.run(tiny(controls=("base",)), tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"stage": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: a record has no stage"):
+        experiment.run(tiny(controls=("base",)), tmp_path / "run")
+
+
 def arrays(directory):
     """The files that hold arrays; which of them are read depends on the arrays' sizes."""
     return [path for path in directory.rglob("d/*") if path.is_file()]

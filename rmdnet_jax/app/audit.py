@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     within("--top", args.top, "[0, inf)")
     out = pathlib.Path(args.out).expanduser()
+    inputs = [pathlib.Path(named(text)[0]).expanduser() for text in (args.features, args.labels)]
+    if out.suffix != ".csv" or out.resolve() in [path.resolve() for path in inputs]:
+        raise wrong("--out", f"be a .csv file beside the inputs, got {args.out!r}")
     if out.exists() and not args.force:
         raise wrong("--out", f"be a new file, got {args.out!r}: --force replaces it")
 

@@ -90,6 +90,10 @@ def _read(made: Run) -> Corrected:
     try:
         with np.load(path, allow_pickle=False) as file:
             targets, about = file["targets"], json.loads(str(file["about"]))
+            same = np.array_equal(file["given"], made.given[made.train])
+        whole = targets.shape == (len(made.train), made.classes) and np.isfinite(targets).all()
+        if not (same and whole and "used" in about):
+            raise ValueError("it is not of these labels")
     except Exception as error:  # a damaged file raises anything
         raise UserError(
             f"{path} cannot be read ({first_line(error)}); delete it and it is made again"

@@ -25,7 +25,7 @@ from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import CUSTOM, FILE, Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import under
+from rmdnet_jax.errors import UserError, under
 from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import Method, mixup
 from rmdnet_jax.methods.method import Refresh
@@ -240,6 +240,11 @@ def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
 def measured(made: Run, stage: Stage, variables: Variables, learnt: np.ndarray) -> dict:
     """What a trained student is worth."""
     records = made.writer.metrics.of(stage.name)
+    if not records:
+        raise UserError(
+            f"{made.writer.metrics.path} has no records of the finished stage {stage.name}; delete "
+            f"{made.workdir / 'checkpoints' / stage.name} and it is trained again"
+        )
     last = records[-1]
     found: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
     if len(made.source.test_labels):

@@ -11,8 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import rmdnet_jax
-from rmdnet_jax.app.overrides import override
-from rmdnet_jax.app.schema import Config
+from rmdnet_jax.app.overrides import override, paths, split
+from rmdnet_jax.app.schema import TABLES, Config
 from rmdnet_jax.errors import UserError, first_line
 
 
@@ -55,7 +55,19 @@ def get_config(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
         raise UserError(f"config {name!r} failed: {_told(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config {name!r}: get_config must return a ConfigDict, got {config!r:.60}")
-    return override(config, overrides or {})
+    values = overrides or {}
+    return override(override(config, values), kept(arg, values))
+
+
+def kept(arg: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that an argument sets of choices that values make anew: they are set again.
+
+    So it does not matter whether a field stands after the colon or beside the new choice.
+    """
+    new = {path for name, value in values.items() for path in paths(name, value)}
+    said = {path: v for name, value in split(arg).items() for path, v in paths(name, value).items()}
+    choices = {path.rpartition(".")[0] for path in new if path.endswith(".name")} & set(TABLES)
+    return {p: v for p, v in said.items() if p not in new and p.rpartition(".")[0] in choices}
 
 
 def module_of(name: str) -> dict[str, Any]:
