@@ -142,8 +142,7 @@ def matching(config: Config, part: str) -> RelationLoss:
     example = jax.ShapeDtypeStruct((2, 2), np.float32)
     with under(path):
         jax.eval_shape(loss, example, example)
-    zero = jnp.zeros(())
-    return lambda student, teacher: weight * loss(student, teacher) if weight else zero
+    return lambda student, teacher: weight * loss(student, teacher) if weight else jnp.zeros(())
 
 
 def stage(
@@ -174,8 +173,7 @@ def stage(
     targets = corrected.targets if corrected and arm.targets != "given" else None
     refresh = None
     if method.refresh is not None:
-        learnt = made.given if targets is None else targets.argmax(1)
-        refresh = functools.partial(remember, made, method.refresh, learnt)
+        refresh = functools.partial(remember, made, method.refresh, learnt(made, arm, corrected))
     features = teacher.features if teacher and stored and arm.weight else None
     return make_stage(
         made, arm.stage, 1, objective, functools.partial(test, made), refresh,
@@ -183,8 +181,13 @@ def stage(
     )  # fmt: skip
 
 
+def learnt(made: Run, arm: Arm, corrected: Corrected | None) -> np.ndarray:
+    """The labels int32 [n] that an arm learns: as given, or the likeliest of corrected targets."""
+    return corrected.targets.argmax(1) if corrected and arm.targets != "given" else made.given
+
+
 def remember(
-    made: Run, refresh: Refresh, learnt: np.ndarray, variables: Variables, memory: Any, epoch: int
+    made: Run, refresh: Refresh, labels: np.ndarray, variables: Variables, memory: Any, epoch: int
 ) -> Any:
     """A method's memory after an epoch, from what each peer says of the examples trained on."""
 
@@ -194,7 +197,7 @@ def remember(
         said = [made.predict(peer, made.source.images, made.train) for peer in peers]
         return jax.tree.map(lambda *x: np.stack(x), *said)
 
-    return refresh(outputs, learnt[made.train], made.train, memory, epoch)
+    return refresh(outputs, labels[made.train], made.train, memory, epoch)
 
 
 def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
@@ -220,11 +223,10 @@ def result(
         return {**frozen(made, arm, teacher), **about}, None
     built = stage(made, parts, arm, teacher, corrected)
     variables = train(made, built)
-    learnt = made.given
     if arm.targets != "given" and corrected:
-        learnt = corrected.targets.argmax(1)
         about["propagation"] = corrected.summary
-    return {**measured(made, built, variables, learnt), **about}, variables
+    found = measured(made, built, variables, learnt(made, arm, corrected))
+    return {**found, **about}, variables
 
 
 def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
@@ -237,7 +239,7 @@ def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
     return {"test_accuracy": {"last": evaluation.accuracy(predicted, made.source.test_labels)}}
 
 
-def measured(made: Run, stage: Stage, variables: Variables, learnt: np.ndarray) -> dict:
+def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) -> dict:
     """What a trained student is worth."""
     records = made.writer.metrics.of(stage.name)
     if not records:
@@ -253,7 +255,7 @@ def measured(made: Run, stage: Stage, variables: Variables, learnt: np.ndarray) 
         found["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
     if "noise_rate" in last:  # what a method that selects examples took it to be
         used = last["noise_rate"]
-        true = float(np.mean((learnt != made.source.labels)[made.train]))
+        true = float(np.mean((labels != made.source.labels)[made.train]))
         estimated = made.config.relation_guided.method.get("rate") == "estimate"
         found["noise_rate"] = {
             "used": used,
@@ -295,5 +297,4 @@ def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> 
         titles = {arm.stage: title(method, arm.name) for arm in made.arms if arm.stage}
         figures.curves(made.writer.metrics.all, titles, place / "accuracy.png")
         temperature = edge.get("student_temperature", 0.1)
-        labels = made.source.labels[rows]
-        figures.relations(features, labels, temperature, place / "relations.png")
+        figures.relations(features, made.source.labels[rows], temperature, place / "relations.png")

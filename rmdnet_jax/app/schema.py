@@ -104,7 +104,7 @@ def digits() -> Config:
         },
         "noise": choice("symmetric"),
         "encoder": choice("cnn"),
-        "teacher": "",  # an earlier run's workdir or a file of weights; "": stage 1 trains it
+        "teacher": "",  # a run's workdir, a file of weights or of features; "": stage 1 trains it
         "relation_modeling": {
             "ssl": choice("simsiam", projection=128, hidden=64),
             "augmentation": choice("digits"),
