@@ -1,0 +1,1 @@
+"""What is measured on one accelerator, a script a part; README.md beside this is the recipe."""
