@@ -194,11 +194,17 @@ def _npz(name: str, dir: str, image_size: int) -> Source:
 
 
 def _folder(name: str, dir: str, image_size: int) -> Source:
-    """Images in `dir`/train/<class>/ and perhaps test/<class>/, sorted, as RGB squares."""
+    """Images in `dir`/train/<class>/ and perhaps test/<class>/, sorted, as RGB squares.
+
+    Where there is neither, all of `dir`/<class>/ is the training set.
+    """
     root = Path(dir).expanduser()
     train, test = _listing(root / "train"), _listing(root / "test")
+    if dir and not ((root / "train").exists() or (root / "test").exists()):
+        train = _listing(root, bare=True)
     if not dir or not train:
-        raise wrong("dir", f"be a folder that holds train/<class>/ for name=folder, got {dir!r}")
+        must = "be a folder that holds train/<class>/ or <class>/ for name=folder"
+        raise wrong("dir", f"{must}, got {dir!r}")
     if unseen := sorted(set(test) - set(train)):
         must = f"be one of the classes of train, {', '.join(train)}"
         raise UserError(f"dir: {str(root / 'test' / unseen[0])!r} must {must}", argument=True)
@@ -221,14 +227,17 @@ def _folder(name: str, dir: str, image_size: int) -> Source:
     return cached(name, [str(root.resolve()), image_size, files], build)
 
 
-def _listing(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder, both sorted; refuses a class without one."""
+def _listing(folder: Path, bare: bool = False) -> dict[str, list[Path]]:
+    """The image files of each class folder, both sorted; refuses one without, or leaves it out."""
     classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     listing = {
         path.name: sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
         for path in classes
     }
-    if empty := [label for label, files in listing.items() if not files]:
+    empty = [label for label, files in listing.items() if not files]
+    if bare:
+        return {label: files for label, files in listing.items() if files}
+    if empty:
         must = f"hold at least one of *{', *'.join(SUFFIXES)}, got none"
         text = f"dir: class folder {str(folder / empty[0])!r} must {must}"
         raise UserError(text, argument=True)
