@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.labels.classes import numbered
 from rmdnet_jax.labels.files import TABLES, column, named, read_array, read_table, values
 
 if TYPE_CHECKING:
@@ -47,16 +48,17 @@ def of_files(args: argparse.Namespace) -> Inputs:
     """The inputs that the flags name."""
     label_path, label_field = named(args.labels)
     rows, own, said = None, None, "the probabilities"
+    one_table = named(args.features)[0] == label_path
     if args.features:
-        leave = (label_field or LABELS) if named(args.features)[0] == label_path else ()
+        leave = ((label_field,) if label_field else LABELS) if one_table else ()
         rows, own, said = _features(args.features, leave)
     told, heads = _probabilities(args.probabilities) if args.probabilities else (None, None)
     size = next((len(x) for x in (rows, told) if x is not None and x.ndim), 0)
     labels, beside = _labels(label_path, label_field, size)
-    same = own if beside is None or len(beside.columns) == 0 else beside
     _check_order(own, beside)
-    names = _names(args.names, same, len(labels))
-    texts = _texts(args.texts, same, len(labels))
+    beside = own if one_table or beside is None or not len(beside.columns) else beside
+    names = _names(args.names, beside, len(labels))
+    texts = _texts(args.texts, beside, len(labels))
     root = pathlib.Path(args.images or pathlib.Path(label_path).parent).expanduser()
     if args.images and not root.is_dir():
         raise wrong("--images", f"be a folder, got {args.images!r}")
@@ -68,12 +70,12 @@ def of_files(args: argparse.Namespace) -> Inputs:
         texts=texts,
         images=_pictures(root, names),
         root=str(root) if args.images else None,
-        beside=same,
+        beside=beside,
         said=said,
     )
 
 
-def _features(text: str, leave: tuple[str, ...] | str) -> tuple[np.ndarray, DataFrame | None, str]:
+def _features(text: str, leave: tuple[str, ...]) -> tuple[np.ndarray, DataFrame | None, str]:
     """Features, the columns beside them, and which they are."""
     path, field = named(text)
     if not path.endswith(TABLES):
@@ -109,8 +111,10 @@ def _sorted(
     told: np.ndarray | None, heads: list[str] | None, labels: np.ndarray
 ) -> np.ndarray | None:
     """Probabilities with columns in the order of the sorted classes, where headings say classes."""
-    classes = [str(label) for label in np.unique(labels).tolist()]
-    if told is None or heads is None or sorted(heads) != sorted(classes):
+    if told is None or heads is None:
+        return told
+    classes = [str(label) for label in numbered(labels, "--labels")[1].tolist()]
+    if sorted(heads) != sorted(classes):
         return told
     return told[:, [heads.index(label) for label in classes]]
 

@@ -34,21 +34,23 @@ DATALAB = {"given": "given_label", "suggested": "predicted_label", "probability"
 FIRST = ("index", "name", "is_label_issue", "label_score", "given_label", "predicted_label")
 
 
-def refuse(out: pathlib.Path, force: bool, inputs: Sequence[str | None] = ()) -> None:
+def refuse(
+    out: pathlib.Path, force: bool, inputs: Sequence[str] = (), argument: str = "--out"
+) -> None:
     """Raises `UserError` where `out` holds what must stay; writes nothing."""
     for path in (pathlib.Path(text).expanduser() for text in inputs if text):
         if path.resolve().is_relative_to(out.resolve()):
-            raise wrong("--out", f"not hold the inputs, got {str(out)!r} with {path.name!r} in it")
+            raise wrong(argument, f"not hold the inputs, got {str(out)!r} with {path.name!r} in it")
     if not out.exists():
         return
     if not out.is_dir():
-        raise wrong("--out", f"be a folder or a .csv file, got the file {str(out)!r}")
+        raise wrong(argument, f"be a folder or a .csv file, got the file {str(out)!r}")
     if not any(out.iterdir()):
         return
     if not (out / SUMMARY).is_file() or not (out / SUSPECTS).is_file():
-        raise wrong("--out", f"be a new folder, got {str(out)!r}, which holds other files")
+        raise wrong(argument, f"be a new folder, got {str(out)!r}, which holds other files")
     if not force:
-        raise wrong("--out", f"be a new folder, got an audit in {str(out)!r}: --force replaces it")
+        raise wrong(argument, f"be a new folder, got an audit in {str(out)!r}: --force replaces it")
 
 
 @contextlib.contextmanager
