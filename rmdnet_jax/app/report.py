@@ -157,7 +157,7 @@ def below(summary: dict, held: int) -> str:
     return (
         f"held out: {title(method, own['arm'])} has {100 * mine:.1f} % of {held} given labels, "
         f"below its control {title(method, best['arm'])} with {100 * theirs:.1f} %"
-        + (", which may be chance" if chance else ": it does harm here")
+        + (", which may be chance" if chance else ": prefer the control")
     )
 
 

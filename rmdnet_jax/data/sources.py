@@ -201,7 +201,7 @@ def _folder(name: str, dir: str, image_size: int) -> Source:
     root = Path(dir).expanduser()
     train, test = _listing(root / "train"), _listing(root / "test")
     if dir and not ((root / "train").exists() or (root / "test").exists()):
-        train = _listing(root, bare=True)
+        train = _listing(root) if any(root.glob("[!.]*/[!.]*.*")) else {}
     if not dir or not train:
         must = "be a folder that holds train/<class>/ or <class>/ for name=folder"
         raise wrong("dir", f"{must}, got {dir!r}")
@@ -227,17 +227,14 @@ def _folder(name: str, dir: str, image_size: int) -> Source:
     return cached(name, [str(root.resolve()), image_size, files], build)
 
 
-def _listing(folder: Path, bare: bool = False) -> dict[str, list[Path]]:
-    """The image files of each class folder, both sorted; refuses one without, or leaves it out."""
+def _listing(folder: Path) -> dict[str, list[Path]]:
+    """The image files of each class folder, both sorted; refuses a class without one."""
     classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     listing = {
         path.name: sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
         for path in classes
     }
-    empty = [label for label, files in listing.items() if not files]
-    if bare:
-        return {label: files for label, files in listing.items() if files}
-    if empty:
+    if empty := [label for label, files in listing.items() if not files]:
         must = f"hold at least one of *{', *'.join(SUFFIXES)}, got none"
         text = f"dir: class folder {str(folder / empty[0])!r} must {must}"
         raise UserError(text, argument=True)

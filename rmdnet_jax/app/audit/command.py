@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         outputs.write(place, found, read, command)
     print(outputs.told(found, read, args.top))
     print(f"written   {out}/: {', '.join(sorted(path.name for path in out.iterdir()))}")
-    print(f"next      open {out / outputs.PAGE} in a browser, mark, and export reviewed.csv; then")
-    print("          rmdnet train --config CONFIG,labels=reviewed.csv --workdir RUN")
+    print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv;")
+    print("          train with labels=reviewed.csv, or on corrected_labels.csv as it is")
     return 0
 
 

@@ -21,6 +21,7 @@ from rmdnet_jax.app.workdir import GIVEN
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.files import named, read_array
+from rmdnet_jax.networks import weights
 
 PATH = "the audited PATH"
 
@@ -86,11 +87,15 @@ def of_folder(path: pathlib.Path, args: argparse.Namespace) -> Inputs:
 
 def _seen(args: argparse.Namespace) -> Config:
     """A config with the encoder and the image size of the teacher."""
-    config = schema.digits()
-    config.noise, place = schema.choice("none"), pathlib.Path(args.teacher).expanduser()
+    config, place = schema.digits(), pathlib.Path(args.teacher).expanduser()
+    config.noise = schema.choice("none")
+    about = weights.about(place, "teacher") if place.suffix == ".safetensors" else {}
     if args.teacher and (place / "config.json").is_file():
         there = _config(place)
         config.encoder, config.data.image_size = there.encoder, there.data.image_size
+    elif "encoder" in about:  # a student's file
+        config.encoder = schema.made(about["encoder"])
+        config.data.image_size = about["image_shape"][0]
     if args.encoder:
         config.encoder = schema.choice(args.encoder)
     if args.size:
