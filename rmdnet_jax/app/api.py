@@ -86,8 +86,7 @@ def train(
       test_labels: likewise.
       names: of the classes, in the sorted order of the labels; None: the labels themselves.
       encoder: the name of an encoder, or a Flax module of your own, see `adapt`.
-      reviewed: a CSV of labels that replace the given ones, see `app.reviewed`: `reviewed.csv` of
-        a report, whose labels are then certain, or `corrected_labels.csv`.
+      reviewed: a CSV of labels that replace given ones, `reviewed.csv` or `corrected_labels.csv`.
       overrides: values by dotted or short names: `{"noise.rate": 0.2, "method": "elr"}`.
 
     Returns:
@@ -108,17 +107,11 @@ def train(
       >>> run.predict(images[:5]).shape, run.classes[:3]
       ((5, 10), (0, 1, 2))
     """
-    named = isinstance(encoder, str)
-    if encoder is not None:
-        _alone(overrides, "encoder", ("encoder.name",) if named else ("encoder.",))
     if images is not None:
         _alone(overrides, "images", ("data.name", "data.dir"))
-    more: dict[str, Any] = {"encoder": encoder} if named else {}
-    if reviewed is not None:
-        _alone(overrides, "reviewed", ("data.labels",))
-        more["data.labels"] = os.fspath(_place(reviewed, "reviewed"))
-    config, given = _config(preset_or_config, overrides, more)
-    place, encoder = _place(workdir), None if named else encoder
+    values = _values(overrides, encoder, reviewed)
+    config, given = _config(preset_or_config, overrides, values)
+    place, encoder = _place(workdir), None if isinstance(encoder, str) else encoder
     if encoder is not None:
         put(config, "encoder", choice("custom", network=_name(encoder)))
     if images is not None:
@@ -128,6 +121,19 @@ def train(
         config, place, given=given, source=source, encoder=encoder, classes=classes
     )
     return Trained(done.summary, done.student, place)
+
+
+def _values(overrides: Any, encoder: Any, reviewed: Any) -> dict[str, Any]:
+    """The values that arguments set; refuses overrides that set them, too."""
+    values = {}
+    if isinstance(encoder, str):
+        values["encoder"] = encoder
+    if encoder is not None:
+        _alone(overrides, "encoder", ("encoder.name",) if values else ("encoder.",))
+    if reviewed is not None:
+        _alone(overrides, "reviewed", ("data.labels",))
+        values["data.labels"] = str(_place(reviewed, "reviewed"))
+    return values
 
 
 def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:

@@ -88,23 +88,34 @@ def run(
     results, students = {}, {}
     for arm in made.arms:
         results[arm.name], students[arm.name] = result(made, parts, arm, teacher, corrected)
-    first = made.arms[0].name
     summary = {
         "relation_modeling": teacher.summary if teacher else {},
-        OWN: results[first],
+        OWN: results[made.arms[0].name],
         "controls": {name: results[name] for name in made.config.controls},
         "noise": {**json.loads(made.config.noise.to_json()), **labels},
         "environment": report.environment(made.mesh),
         # Of this process; the arms' own seconds count all.
         "session_seconds": round(time.perf_counter() - began, 3),
     }
-    students = {name: student for name, student in students.items() if student is not None}
-    finish.draw(made, teacher, students)
-    student = finish.student_of(made, students[first], classes or made.source.names)
+    return end(made, summary, teacher, corrected, students, classes)
+
+
+def end(
+    made: Run,
+    summary: dict,
+    teacher: Teacher | None,
+    corrected: Corrected | None,
+    students: dict[str, Variables | None],
+    classes: tuple,
+) -> Outcome:
+    """Writes what a run leaves; with its summary it is finished, an audit comes behind."""
+    trained = {name: student for name, student in students.items() if student is not None}
+    finish.draw(made, teacher, trained)
+    student = finish.student_of(made, trained[made.arms[0].name], classes or made.source.names)
     student.save(made.workdir / FILE)
     if corrected and corrected.summary["used"]:
         finish.suspects(made, corrected.targets)
-    files.write_json(made.workdir / "summary.json", summary)  # the run is finished
+    files.write_json(made.workdir / "summary.json", summary)
     report.say(report.table(summary))
     if watched := report.below(summary, len(made.held)):
         report.say(watched)
