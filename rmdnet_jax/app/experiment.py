@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax import evaluation, files
+from rmdnet_jax import evaluation
 from rmdnet_jax.app import correct, finish, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
@@ -22,7 +22,7 @@ from rmdnet_jax.app.correct import Corrected
 from rmdnet_jax.app.resolve import bound, build, resolve
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run, make_stage, train
-from rmdnet_jax.app.student import FILE, Student
+from rmdnet_jax.app.student import Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import UserError, under
@@ -97,30 +97,7 @@ def run(
         # Of this process; the arms' own seconds count all.
         "session_seconds": round(time.perf_counter() - began, 3),
     }
-    return end(made, summary, teacher, corrected, students, classes)
-
-
-def end(
-    made: Run,
-    summary: dict,
-    teacher: Teacher | None,
-    corrected: Corrected | None,
-    students: dict[str, Variables | None],
-    classes: tuple,
-) -> Outcome:
-    """Writes what a run leaves; with its summary it is finished, an audit comes behind."""
-    trained = {name: student for name, student in students.items() if student is not None}
-    finish.draw(made, teacher, trained)
-    student = finish.student_of(made, trained[made.arms[0].name], classes or made.source.names)
-    student.save(made.workdir / FILE)
-    if corrected and corrected.summary["used"]:
-        finish.suspects(made, corrected.targets)
-    files.write_json(made.workdir / "summary.json", summary)
-    report.say(report.table(summary))
-    if watched := report.below(summary, len(made.held)):
-        report.say(watched)
-    if made.config.audit and teacher:
-        finish.audit(made, teacher)
+    student = finish.end(made, summary, teacher, corrected, students, classes)
     return Outcome(summary, student)
 
 
@@ -214,8 +191,9 @@ def reviewed(made: Run, corrected: Corrected) -> Corrected:
         return corrected
     one_hot = np.eye(made.classes, dtype=np.float32)[made.given]
     targets = np.where(made.certain[:, None], one_hot, corrected.targets)
-    label, about = targets.argmax(1)[made.train], {"certain": int(made.certain.sum())}
-    about["changed"] = float(np.mean(label != made.given[made.train]))
+    label = targets.argmax(1)[made.train]
+    changed = float(np.mean(label != made.given[made.train]))
+    about = {"certain": int(made.certain.sum()), "changed": changed}
     if made.known:
         about["right"] = float(np.mean(label == made.source.labels[made.train]))
     return Corrected(targets, corrected.summary | about)

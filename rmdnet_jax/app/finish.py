@@ -9,13 +9,38 @@ from rmdnet_jax.app import figures, report
 from rmdnet_jax.app.arms import title
 from rmdnet_jax.app.audit import outputs
 from rmdnet_jax.app.audit import run as audits
+from rmdnet_jax.app.correct import Corrected
 from rmdnet_jax.app.setup import Run
-from rmdnet_jax.app.student import CUSTOM, Student
+from rmdnet_jax.app.student import CUSTOM, FILE, Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.labels.audit import find_label_errors
 from rmdnet_jax.types import Variables
 
 DRAWN = 200  # examples in the figure of relations
+
+
+def end(
+    made: Run,
+    summary: dict,
+    teacher: Teacher | None,
+    corrected: Corrected | None,
+    students: dict[str, Variables | None],
+    classes: tuple,
+) -> Student:
+    """Writes what a run leaves; with its summary it is finished, an audit comes behind."""
+    trained = {name: student for name, student in students.items() if student is not None}
+    draw(made, teacher, trained)
+    student = student_of(made, trained[made.arms[0].name], classes or made.source.names)
+    student.save(made.workdir / FILE)
+    if corrected and corrected.summary["used"]:
+        suspects(made, corrected.targets)
+    files.write_json(made.workdir / "summary.json", summary)
+    report.say(report.table(summary))
+    if watched := report.below(summary, len(made.held)):
+        report.say(watched)
+    if made.config.audit and teacher:
+        audit(made, teacher)
+    return student
 
 
 def student_of(made: Run, variables: Variables, classes: tuple) -> Student:

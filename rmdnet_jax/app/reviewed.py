@@ -81,7 +81,7 @@ def _read(path: str) -> DataFrame:
 
 def _examples(table: DataFrame, source: Source, size: int) -> np.ndarray:
     """The example of each row: by its file where both sides name files, else by its index."""
-    name = next((n for n in NAMES if n in table.columns and (table[n] != "").all()), None)
+    name = next((n for n in NAMES if n in table.columns and "" not in table[n].tolist()), None)
     if name is not None and (source.files or "index" not in table.columns):
         if not source.files:
             raise wrong(ARGUMENT, f"name examples of {source.name} by an index, got {name!r}")

@@ -11,14 +11,14 @@ import itertools
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 TABLES = (".csv", ".parquet")
@@ -171,8 +171,8 @@ def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str 
     return None
 
 
-def values(cells: Series) -> np.ndarray:
-    """A column as whole numbers, or else as numbers, where all are; rows [n, d] where cells are."""
+def values(cells: Any) -> np.ndarray:
+    """A pandas column as whole numbers, or else as numbers, where all are; rows [n, d] where cells are."""
     found = cells.to_numpy()
     if len(found) and isinstance(found[0], list | tuple | np.ndarray):
         return np.stack([*found])
@@ -192,7 +192,8 @@ def harmless(table: DataFrame) -> DataFrame:
         formula = isinstance(value, str) and value.startswith(FORMULA) and _as(float, value) is None
         return f"'{value}" if formula else value
 
-    return table.apply(lambda cells: cells.map(cell)).rename(columns=cell)
+    safe = table.apply(lambda cells: cells.map(cell))
+    return safe.set_axis([cell(name) for name in safe.columns], axis=1)
 
 
 def _typed(cells: np.ndarray) -> np.ndarray:

@@ -118,12 +118,13 @@ def table(found: LabelErrors, inputs: Inputs) -> DataFrame:
     for name, values in inputs.signals.items():
         ours[name] = values[index]
     first = [name for name in FIRST if name in ours.columns]
-    ours = ours[[*first, *(name for name in ours.columns if name not in first)]]
+    order = [*first, *(name for name in ours.columns if name not in first)]
+    ours = ours.reindex(columns=order).reset_index(drop=True)
     if inputs.beside is None:
         return ours
     theirs = inputs.beside.iloc[index].reset_index(drop=True)
     theirs.columns = [f"{x} (yours)" if x in ours.columns else str(x) for x in theirs.columns]
-    return ours.reset_index(drop=True).join(theirs)
+    return ours.join(theirs)
 
 
 def corrected(found: LabelErrors, names: Sequence[str] | None) -> DataFrame:
