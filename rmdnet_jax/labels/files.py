@@ -172,7 +172,7 @@ def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str 
 
 
 def values(cells: Any) -> np.ndarray:
-    """A pandas column as whole numbers, or else as numbers, where all are; rows [n, d] where cells are."""
+    """A pandas column: text as numbers where all are; rows [n, d] where its cells are lists."""
     found = cells.to_numpy()
     if len(found) and isinstance(found[0], list | tuple | np.ndarray):
         return np.stack([*found])
@@ -192,8 +192,12 @@ def harmless(table: DataFrame) -> DataFrame:
         formula = isinstance(value, str) and value.startswith(FORMULA) and _as(float, value) is None
         return f"'{value}" if formula else value
 
-    safe = table.apply(lambda cells: cells.map(cell))
-    return safe.set_axis([cell(name) for name in safe.columns], axis=1)
+    safe = table.copy()
+    safe.columns = [cell(name) for name in table.columns]
+    for place, kind in enumerate(table.dtypes):
+        if kind.kind not in "biuf":
+            safe.isetitem(place, table.iloc[:, place].map(cell))
+    return safe
 
 
 def _typed(cells: np.ndarray) -> np.ndarray:
