@@ -13,7 +13,7 @@ from rmdnet_jax import cli
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.files import FORMULA
 
-SIZE, NEAR = 24, 3
+SIZE, NEAR = 24, 10
 FEATURES = np.random.default_rng(0).normal(size=(SIZE, 4)).astype(np.float32)
 WORDS = np.array(["=1+1", "@dog", "bär", "zoo, 1"])
 NUMBERS = np.arange(SIZE) % 4
@@ -111,9 +111,9 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def audit(line, **values):
-    """Runs the command; paths without spaces."""
-    return cli.main(["audit", *shlex.split(line.format(**values))])
+def audit(line):
+    """Runs the command."""
+    return cli.main(["audit", *shlex.split(line)])
 
 
 def write(kind):
@@ -142,7 +142,7 @@ def names():
 )  # fmt: skip
 def test_labels_come_in_each_form(place, finder, kind, labels):
     write(kind)
-    assert audit("--features e.npy --labels {labels} --out out.csv", labels=labels) == 0
+    assert audit(f"--features e.npy --labels {labels} --out out.csv") == 0
     np.testing.assert_array_equal(finder[0][0], FEATURES)
     assert finder[0][1].tolist() == LABELS[kind], "01 and 1 are two classes"
 
@@ -154,7 +154,7 @@ def test_labels_come_in_each_form(place, finder, kind, labels):
 )  # fmt: skip
 def test_features_come_in_each_form(place, finder, features):
     write("ints")
-    assert audit("--features {features} --labels y.npy --out out.csv", features=features) == 0
+    assert audit(f"--features {features} --labels y.npy --out out.csv") == 0
     np.testing.assert_allclose(finder[0][0], FEATURES, rtol=1e-6)
 
 
@@ -258,24 +258,20 @@ def test_the_graph_holds_the_distances_in_order(place, finder, page):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_cleanlab_takes_the_graph(place, finder, page, monkeypatch):
+def test_cleanlab_takes_the_graph(place, finder, page):
     """Datalab finds in it the outliers that it finds in the features themselves."""
     pytest.importorskip("datasets", reason="Datalab needs it: cleanlab[datalab]")
     datalab = pytest.importorskip("cleanlab").Datalab
     write("ints")
-    monkeypatch.setattr("test_audit_command.NEAR", 10)
-    monkeypatch.setattr(neighbours, "__defaults__", (10,))
     assert audit("--features e.npy --labels y.npy --out out") == 0
     issues = []
-    for given in ({"knn_graph": scipy.sparse.load_npz("out/knn_graph.npz")},
-                  {"features": FEATURES}):  # fmt: skip
+    graph = scipy.sparse.load_npz("out/knn_graph.npz")
+    for given in ({"knn_graph": graph}, {"features": FEATURES}):
         lab = datalab({"label": LABELS["ints"]}, label_name="label", verbosity=0)
-        kinds = {"outlier": {"k": 10}, "near_duplicate": {"metric": "cosine", "k": 10}}
-        lab.find_issues(**given, issue_types=kinds)
-        scores = lab.get_issues()
-        issues.append(scores[["outlier_score", "near_duplicate_score"]].to_numpy())
-    if FEATURES.shape[1] > 3:  # where Datalab takes cosine distances, too
-        np.testing.assert_allclose(issues[0], issues[1], atol=1e-5)
+        lab.find_issues(**given, issue_types={"outlier": {}, "near_duplicate": {}})
+        issues.append(lab.get_issues()[["outlier_score", "near_duplicate_score"]].to_numpy())
+    np.testing.assert_allclose(issues[0], issues[1], atol=1e-5)
+    assert len(np.unique(issues[0])) > SIZE, "scores that say something"
 
 
 def test_an_audit_is_replaced_only_when_told_to(place, finder, page, capsys):
@@ -337,7 +333,10 @@ def test_nothing_is_half_written(place, finder, page, monkeypatch, error):
         ("--features e.npy --labels y.npy --out full --force", "which holds other files"),
         ("--features e.npy --labels y.npy --out file", "got the file 'file'"),
         ("--features e.npy --labels y.npy --out file/a", "'file/a' cannot be written"),
-        ("--features e.npy --labels y.npy --out no/a.csv", "'no/a.csv' cannot be written"),
+        (
+            "--features e.npy --labels y.npy --out no/a.csv",
+            "--out must be in a folder that is there, got 'no",
+        ),
         ("--features e.npy --labels wide.csv:note --out wide.csv", "be a file beside the inputs"),
         ("--features e.npy --labels y.npy --out few.csv", "be a new file, got 'few.csv'"),
         ("--labels y.npy --out a", "name --features or --probabilities, and --labels"),
@@ -346,7 +345,7 @@ def test_nothing_is_half_written(place, finder, page, monkeypatch, error):
         ("none --out a", "must be a run's workdir or a folder of images, got 'none'"),
         ("full --out a", "--features FILE of any model, or --teacher"),
         ("full --labels y.npy --out a", "--labels must be left out beside 'full'"),
-        ("full --teacher none --out a", "teacher must be the workdir of an earlier run"),
+        ("full --teacher none --out a", "must be a folder that holds train/<class>/"),
         ("full --features e.npy --out a", "must be a folder that holds train/<class>/"),
     ],
 )
@@ -415,7 +414,7 @@ def of_probabilities(table):
 def test_bad_values_are_one_line_that_names_the_flag(place, capsys, make, words, out):
     """Of the real `find_label_errors`; nothing is left."""
     line = make()
-    assert audit("{line} --labels y.npy --out {out}", line=line, out=out) == 2
+    assert audit(f"{line} --labels y.npy --out {out}") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert words in error

@@ -103,6 +103,8 @@ def _out(args) -> pathlib.Path:
     if out.suffix == ".csv":
         if out.resolve() in [pathlib.Path(path).expanduser().resolve() for path in given]:
             raise wrong("--out", f"be a file beside the inputs, got {args.out!r}")
+        if not out.parent.is_dir():
+            raise wrong("--out", f"be in a folder that is there, got {args.out!r}")
         if out.exists() and not args.force:
             raise wrong("--out", f"be a new file, got {args.out!r}: --force replaces it")
     else:
