@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, text, words):
 
 def test_files_that_cannot_be_are_one_line(tmp_path):
     for name, words in (("none.csv", "cannot be read"), ("x.txt", "must be a .csv or .parquet")):
-        with pytest.raises(UserError, match=f"^labels.*{words}"):
+        with pytest.raises(UserError, match=rf"^labels.*{words}"):
             review(str(tmp_path / name), source(), GIVEN)
     path = write(tmp_path / "r.csv", "file,label\n1.png,cat\n")
     with pytest.raises(UserError, match="must name examples of folder by an index, got 'file'"):
