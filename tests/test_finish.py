@@ -117,7 +117,7 @@ def test_what_cannot_be_audited_is_said_before_the_run(tmp_path, finder, capsys,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "audit").mkdir(parents=True)
     (tmp_path / "run" / "audit" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="audit must be a new folder, got .* holds other files"):
+    with pytest.raises(UserError, match=r"audit must be a new folder, got .* holds other files"):
         experiment.run(tiny(audit=True), "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["audit"]
     experiment.run(tiny(weight=0.0), "base")

@@ -93,7 +93,7 @@ def test_without_a_file_nothing_changes():
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path, text, words):
-    with pytest.raises(UserError, match="^labels") as error:
+    with pytest.raises(UserError, match=r"^labels") as error:
         review(write(tmp_path / "r.csv", text), source(), GIVEN)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
