@@ -158,21 +158,22 @@ def test_features_come_in_each_form(place, finder, features):
     np.testing.assert_allclose(finder[0][0], FEATURES, rtol=1e-6)
 
 
-def test_one_table_may_hold_all(place, finder, capsys):
+@pytest.mark.parametrize("labels", [*LABELS.values(), ["NA", "None"] * (SIZE // 2)])
+def test_one_table_may_hold_all(place, finder, capsys, labels):
     """Names, counts and the label itself are no features."""
     frame = pandas.DataFrame(FEATURES, columns=[*"abcd"])
     frame.insert(0, "id", range(100, 100 + SIZE))
     frame.insert(1, "file", names())
-    frame["class"] = LABELS["ints"]
+    frame["class"] = labels
     frame.to_csv("all.csv", index=False)
     assert audit("--features all.csv --labels all.csv:class --out out.csv") == 0
     np.testing.assert_allclose(finder[0][0], FEATURES, rtol=1e-6)
-    assert finder[0][1].tolist() == LABELS["ints"]
+    assert finder[0][1].tolist() == labels
     table = pandas.read_csv("out.csv")
     assert table["name"].tolist()[:2] == [names()[4], names()[1]]
     assert table["id"].tolist()[:2] == [104, 101]
     assert "a" not in table.columns
-    assert "4 columns of all.csv, all but id, file" in capsys.readouterr().out
+    assert "4 columns of all.csv, all but id, file, class" in capsys.readouterr().out
 
 
 def test_probabilities_follow_their_headings(place, finder):

@@ -52,8 +52,8 @@ def test_a_pipeline_finds_what_the_function_finds(pipeline):
 
 def test_suspects_are_minus_one_as_outliers_are(pipeline):
     said = pipeline.fit_predict(FEATURES, GIVEN)
-    np.testing.assert_array_equal(said, np.where(WRONG, -1, 1))
-    np.testing.assert_array_equal(pipeline[-1].labels_, np.array(["ant", "bee", "cow"])[CLEAN])
+    assert {*said.tolist()} == {-1, 1}
+    assert np.mean(said[WRONG] == -1) > 0.5 > 0.02 > np.mean(said[~WRONG] == -1)
 
 
 def test_its_parameters_are_those_of_the_function():

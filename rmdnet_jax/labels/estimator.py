@@ -45,8 +45,8 @@ class LabelAuditor(BaseEstimator):
       >>> audit = make_pipeline(StandardScaler(), rmd.LabelAuditor())
       >>> np.flatnonzero(audit.fit_predict(features, animals) == -1)
       array([7])
-      >>> str(audit[-1].labels_[7])
-      'cat'
+      >>> bool(audit[-1].suspect_[7])
+      True
     """
 
     def __init__(

@@ -91,7 +91,13 @@ def read_array(
 
 
 def read_table(
-    path: str, argument: str = "path", *, field: str = "", rows: int = 0, numbers: bool = False
+    path: str,
+    argument: str = "path",
+    *,
+    field: str = "",
+    rows: int = 0,
+    numbers: bool = False,
+    text: tuple[str, ...] = (),
 ) -> DataFrame:
     """The table in a `.csv` or `.parquet`; without a heading its columns are 0, 1, ...
 
@@ -101,6 +107,7 @@ def read_table(
       field: a column; a first line that holds it is a heading.
       rows: how many rows there should be, so that one more is a heading; 0: not known.
       numbers: whether columns of a `.csv` that can be numbers are; else its cells stay text.
+      text: columns that stay text nevertheless.
 
     Raises:
       UserError: it cannot be read, or a row is too short.
@@ -120,9 +127,12 @@ def read_table(
         if not first:
             return pandas.DataFrame()
         headed = field in first or _heading(first, second)
+        missing = {name: ["", "nan", "NaN", "NA"] for name in first if name not in text}
         found = pandas.read_csv(
             place, sep=mark, skiprows=skip, header=0 if headed else None, index_col=False,
             encoding="utf-8-sig", skipinitialspace=True, low_memory=False,
+            dtype=dict.fromkeys(text, str), keep_default_na=not headed,
+            na_values=missing if headed else None,
         )  # fmt: skip
         return found.set_axis(first, axis=1) if headed else found
 

@@ -49,14 +49,18 @@ def of_files(args: argparse.Namespace) -> Inputs:
     label_path, label_field = named(args.labels)
     rows, own, said = None, None, "the probabilities"
     one_table = named(args.features)[0] == label_path
+    columns = (label_field,) if label_field else LABELS
     if args.features:
-        leave = ((label_field,) if label_field else LABELS) if one_table else ()
-        rows, own, said = _features(args.features, leave)
+        rows, own, said = _features(args.features, columns if one_table else ())
     told, heads = _probabilities(args.probabilities) if args.probabilities else (None, None)
     size = next((len(x) for x in (rows, told) if x is not None and x.ndim), 0)
-    labels, beside = _labels(label_path, label_field, size)
-    _check_order(own, beside)
-    beside = own if one_table or beside is None or not len(beside.columns) else beside
+    name = next((name for name in columns if one_table and own is not None and name in own), None)
+    if name is not None and own is not None:
+        labels, beside = values(own[name]), own.drop(columns=name)
+    else:
+        labels, beside = _labels(label_path, label_field, size)
+        _check_order(own, beside)
+        beside = own if beside is None or not len(beside.columns) else beside
     names = _names(args.names, beside, len(labels))
     texts = _texts(args.texts, beside, len(labels))
     root = pathlib.Path(args.images or pathlib.Path(label_path).parent).expanduser()
@@ -75,17 +79,17 @@ def of_files(args: argparse.Namespace) -> Inputs:
     )
 
 
-def _features(text: str, leave: tuple[str, ...]) -> tuple[np.ndarray, DataFrame | None, str]:
-    """Features, the columns beside them, and which they are."""
+def _features(text: str, labels: tuple[str, ...]) -> tuple[np.ndarray, DataFrame | None, str]:
+    """Features, the columns beside them, labels among these, and which they are."""
     path, field = named(text)
     if not path.endswith(TABLES):
         return read_array(path, field, "--features", usual="features"), None, text
-    table = read_table(path, "--features", field=field, numbers=True)
+    table = read_table(path, "--features", field=field, numbers=True, text=labels)
     one = column(table, field, "--features")
     if one is not None:
         found = values(table[one])
         return found.reshape(len(found), -1), table.drop(columns=one).astype(str), text
-    left = [name for name in table.columns if str(name).lower() in NUMBERS or name in leave]
+    left = [name for name in table.columns if str(name).lower() in NUMBERS or name in labels]
     rest = table.drop(columns=left)
     vectors = [name for name in rest.columns if values(rest[name]).ndim == 2]
     numbers = vectors[:1] or [*rest.select_dtypes("number").columns]
@@ -93,7 +97,7 @@ def _features(text: str, leave: tuple[str, ...]) -> tuple[np.ndarray, DataFrame 
         got = ", ".join(map(str, table.columns[:5]))
         raise wrong("--features", f"hold columns of numbers, got {got or 'an empty file'}")
     found = values(table[numbers[0]]) if vectors else table[numbers].to_numpy()
-    beside = table.drop(columns=[*numbers, *(name for name in left if name in leave)])
+    beside = table.drop(columns=numbers)
     ignored = f", all but {', '.join(map(str, beside.columns[:5]))}" if len(beside.columns) else ""
     return found, beside.astype(str), f"{found.shape[1]} columns of {path}{ignored}"
 
