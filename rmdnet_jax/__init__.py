@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rmdnet_jax.errors import UserError as UserError
     from rmdnet_jax.labels.audit import LabelErrors as LabelErrors
     from rmdnet_jax.labels.audit import find_label_errors as find_label_errors
+    from rmdnet_jax.labels.estimator import LabelAuditor as LabelAuditor
     from rmdnet_jax.labels.noise import KINDS as KINDS
     from rmdnet_jax.methods import METHODS as METHODS
     from rmdnet_jax.networks.adapters import adapt as adapt
@@ -57,6 +58,7 @@ _SHOWN = {
     "data.augment": ("AUGMENTATIONS",),
     "errors": ("UserError",),
     "labels.audit": ("find_label_errors", "LabelErrors"),
+    "labels.estimator": ("LabelAuditor",),
     "labels.noise": ("KINDS",),
     "methods": ("METHODS",),
     "networks.adapters": ("adapt",),

@@ -11,7 +11,7 @@ from rmdnet_jax.errors import unknown
 
 COMMANDS = {  # name: (module, what it does)
     "train": ("rmdnet_jax.main", "run an experiment, or continue it"),
-    "audit": ("rmdnet_jax.app.audit", "find wrong labels, given the features of any model"),
+    "audit": ("rmdnet_jax.app.audit.command", "find wrong labels, and write a report to review"),
     "report": ("rmdnet_jax.app.report", "compare several runs in one table"),
     "noise": ("rmdnet_jax.app.noise_tool", "make, show and compare files of noisy labels"),
     "sweep": ("rmdnet_jax.app.sweep", "run the grid of a config, or print its commands"),

@@ -28,13 +28,14 @@ HOMES = {
     "ml_collections": {"app"},
     "optax": {"losses", "training"},
     "matplotlib": {"app"},
-    "sklearn": {"data", "evaluation"},
+    "sklearn": {"data", "evaluation", "labels"},
     "faiss": {"relations"},
-    "PIL": {"data"},
+    "PIL": {"app", "data"},
     "tqdm": {"training", "data", "app", "labels"},
     "safetensors": {"networks"},
     "torch": {"networks"},
-    "pandas": {"labels"},
+    "pandas": {"app", "labels"},
+    "scipy": {"app"},
 }
 FILES = sorted((ROOT / "rmdnet_jax").rglob("*.py"))
 EXPERIMENTS = sorted(path for name in ("configs", "studies") for path in (ROOT / name).glob("*.py"))

@@ -62,7 +62,8 @@ def away(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_the_presets(wheel):
     found = set(zipfile.ZipFile(wheel).namelist())
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rmdnet_jax").rglob("*.py")}
+    kinds = [(ROOT / "rmdnet_jax").rglob(f"*.{kind}") for kind in ("py", "html")]
+    modules = {path.relative_to(ROOT).as_posix() for found in kinds for path in found}
     presets = {f"rmdnet_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert len(presets) > 10
     own = {name for name in found if ".dist-info/" not in name}

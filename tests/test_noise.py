@@ -373,7 +373,7 @@ def test_describe_states_rate_transition_and_hash():
         ("matrix", {"rows": (*ROWS[:-1], (-0.5, *[0.0] * 8, 1.5))}, "row 9 .* least entry -0.5"),
         ("file", {"path": ""}, "^path must name a"),
         ("file", {"path": "/nowhere/labels.npy"}, "cannot be read"),
-        ("file", {"path": "labels.txt"}, r"must end in .npy, .npz or .csv"),
+        ("file", {"path": "labels.txt"}, r"must end in .npy, .npz, .csv or .parquet"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(name, fields, message, tmp_path):
@@ -605,7 +605,7 @@ def test_label_files_are_compared(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("show", "labels.txt"), "must end in .npy, .npz or .csv"),
+        (("show", "labels.txt"), "must end in .npy, .npz, .csv or .parquet"),
         (("show", "absent.npy"), "cannot be read"),
         (("make", "labels.csv"), "must end in .npz"),
         (("make", "labels.npz", "--kind", "pear"), "did you mean pair"),

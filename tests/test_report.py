@@ -467,7 +467,7 @@ def test_a_run_ends_with_one_line_an_arm():
     cells = [[cell for cell in line.split("  ") if cell.strip()] for line in lines]
     found = [[cell.strip() for cell in line] for line in cells]
     assert found == [
-        ["test accuracy, %", *tables.COLUMNS.values()],
+        ["test accuracy, %", *(v for k, v in tables.COLUMNS.items() if k != "validation")],
         ["elr + RMDNet", "81.25", "80.00", "90.00", "–"],
         ["elr", "50.00", "25.00", "62.50", "37.50"],
         ["teacher kNN, given labels", "70.00", "–", "–", "–"],

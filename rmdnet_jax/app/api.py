@@ -71,6 +71,7 @@ def train(
     test_labels: Any = None,
     names: Any = None,
     encoder: Any = None,
+    reviewed: str | os.PathLike | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Trains the teacher, the student and its controls; a workdir that holds this run continues.
@@ -85,6 +86,7 @@ def train(
       test_labels: likewise.
       names: of the classes, in the sorted order of the labels; None: the labels themselves.
       encoder: the name of an encoder, or a Flax module of your own, see `adapt`.
+      reviewed: a CSV of labels that replace given ones, `reviewed.csv` or `corrected_labels.csv`.
       overrides: values by dotted or short names: `{"noise.rate": 0.2, "method": "elr"}`.
 
     Returns:
@@ -105,13 +107,11 @@ def train(
       >>> run.predict(images[:5]).shape, run.classes[:3]
       ((5, 10), (0, 1, 2))
     """
-    named = isinstance(encoder, str)
-    if encoder is not None:
-        _alone(overrides, "encoder", ("encoder.name",) if named else ("encoder.",))
     if images is not None:
         _alone(overrides, "images", ("data.name", "data.dir"))
-    config, given = _config(preset_or_config, overrides, {"encoder": encoder} if named else {})
-    place, encoder = _place(workdir), None if named else encoder
+    values = _values(overrides, encoder, reviewed)
+    config, given = _config(preset_or_config, overrides, values)
+    place, encoder = _place(workdir), None if isinstance(encoder, str) else encoder
     if encoder is not None:
         put(config, "encoder", choice("custom", network=_name(encoder)))
     if images is not None:
@@ -123,6 +123,19 @@ def train(
     return Trained(done.summary, done.student, place)
 
 
+def _values(overrides: Any, encoder: Any, reviewed: Any) -> dict[str, Any]:
+    """The values that arguments set; refuses overrides that set them, too."""
+    values = {}
+    if isinstance(encoder, str):
+        values["encoder"] = encoder
+    if encoder is not None:
+        _alone(overrides, "encoder", ("encoder.name",) if values else ("encoder.",))
+    if reviewed is not None:
+        _alone(overrides, "reviewed", ("data.labels",))
+        values["data.labels"] = str(_place(reviewed, "reviewed"))
+    return values
+
+
 def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
     """Raises `UserError` where overrides set what an argument sets."""
     for name, value in overrides.items() if isinstance(overrides, Mapping) else ():
@@ -130,12 +143,12 @@ def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
             raise wrong("overrides", f"not set {name!r} beside {argument}=, got {value!r:.60}")
 
 
-def _place(workdir: Any) -> pathlib.Path:
-    """The directory that a path means."""
+def _place(path: Any, argument: str = "workdir") -> pathlib.Path:
+    """The directory or file that a path means."""
     try:
-        return pathlib.Path(workdir).expanduser()
+        return pathlib.Path(path).expanduser()
     except (TypeError, RuntimeError):  # no path; the home of a user that is not known
-        raise wrong("workdir", f"be a path, got {workdir!r:.60}") from None
+        raise wrong(argument, f"be a path, got {path!r:.60}") from None
 
 
 def _config(preset_or_config: Any, overrides: Any, more: dict) -> tuple[Config, dict[str, Any]]:

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax import evaluation, files, sharding
-from rmdnet_jax.app import correct, figures, report, setup
+from rmdnet_jax import evaluation
+from rmdnet_jax.app import correct, finish, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
-from rmdnet_jax.app.arms import OWN, Arm, settings, title
+from rmdnet_jax.app.arms import OWN, Arm, settings
 from rmdnet_jax.app.correct import Corrected
 from rmdnet_jax.app.resolve import bound, build, resolve
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run, make_stage, train
-from rmdnet_jax.app.student import CUSTOM, FILE, Student
+from rmdnet_jax.app.student import Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import UserError, under
@@ -74,33 +74,30 @@ def run(
             stage(made, parts, arm)
     if correcting := any(arm.targets != "given" for arm in made.arms):
         correct.check(made)
-    needed = any(arm.reads_teacher for arm in made.arms)
+    needed = any(arm.reads_teacher for arm in made.arms) or made.config.audit
+    if made.config.audit:
+        finish.check_audit(made)
     teacher = teachers.prepared(made) if needed else None
     labels = begin(made, given or {})
     if isinstance(teacher, Stage):
         teacher = teachers.trained(made, teacher)
     corrected = correct.corrected(made, teacher.features) if correcting and teacher else None
     if corrected:
+        corrected = reviewed(made, corrected)
         report.say(report.propagated(corrected.summary))
     results, students = {}, {}
     for arm in made.arms:
         results[arm.name], students[arm.name] = result(made, parts, arm, teacher, corrected)
-    first = made.arms[0].name
     summary = {
         "relation_modeling": teacher.summary if teacher else {},
-        OWN: results[first],
+        OWN: results[made.arms[0].name],
         "controls": {name: results[name] for name in made.config.controls},
         "noise": {**json.loads(made.config.noise.to_json()), **labels},
         "environment": report.environment(made.mesh),
         # Of this process; the arms' own seconds count all.
         "session_seconds": round(time.perf_counter() - began, 3),
     }
-    students = {name: student for name, student in students.items() if student is not None}
-    draw(made, teacher, students)
-    student = student_of(made, students[first], classes or made.source.names)
-    student.save(made.workdir / FILE)
-    files.write_json(made.workdir / "summary.json", summary)  # last: the run is finished
-    report.say(report.table(summary))
+    student = finish.end(made, summary, teacher, corrected, students, classes)
     return Outcome(summary, student)
 
 
@@ -110,10 +107,12 @@ def begin(made: Run, given: Mapping[str, Any]) -> dict:
     channels = [values.tolist() for values in made.statistics]
     size = count(teachers.shapes(made).params)  # a network of the user's may have changed
     data = {"labels": labels["sha256"], "channels": channels, "encoder_parameters": size}
+    if made.certain.any():
+        data["certain"] = noise.digest(np.flatnonzero(made.certain))
     directory.check(made.workdir, data, "data")
     config = {**made.config.to_dict(), directory.GIVEN: dict(given)}
     directory.create(made.workdir, config=config, data=data)
-    report.say(report.describe(made.config, made.source, labels))
+    report.say(report.describe(made.config, made.source, labels, made.reviewed))
     return labels
 
 
@@ -184,6 +183,20 @@ def stage(
 def learnt(made: Run, arm: Arm, corrected: Corrected | None) -> np.ndarray:
     """The labels int32 [n] that an arm learns: as given, or the likeliest of corrected targets."""
     return corrected.targets.argmax(1) if corrected and arm.targets != "given" else made.given
+
+
+def reviewed(made: Run, corrected: Corrected) -> Corrected:
+    """Corrected labels, but for those that somebody has reviewed: they are what they are."""
+    if not made.certain.any():
+        return corrected
+    one_hot = np.eye(made.classes, dtype=np.float32)[made.given]
+    targets = np.where(made.certain[:, None], one_hot, corrected.targets)
+    label = targets.argmax(1)[made.train]
+    changed = float(np.mean(label != made.given[made.train]))
+    about = {"certain": int(made.certain.sum()), "changed": changed}
+    if made.known:
+        about["right"] = float(np.mean(label == made.source.labels[made.train]))
+    return Corrected(targets, corrected.summary | about)
 
 
 def remember(
@@ -264,37 +277,7 @@ def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) 
         }
     if "validation_accuracy" in last:  # on held-out given labels
         found["validation_accuracy"] = last["validation_accuracy"]
-    accuracies = {kind: last.get(f"train_accuracy_{kind}") for kind in ("given", "clean")}
+    kinds = ("given", "clean") if made.known else ("given",)
+    accuracies = {kind: last.get(f"train_accuracy_{kind}") for kind in kinds}
     speed = made.writer.speed(stage.name)
     return {**found, "train_accuracy": accuracies, "epochs": stage.epochs, **speed}
-
-
-def student_of(made: Run, variables: Variables, classes: tuple) -> Student:
-    """The trained student with all that it takes to use it."""
-    described = made.config.encoder.to_dict()
-    return Student(
-        encoder=made.encoder,
-        variables=variables,
-        classes=classes,
-        mean=made.statistics[0],
-        std=made.statistics[1],
-        image_shape=made.source.images.shape[1:],
-        description=CUSTOM if described["name"] == CUSTOM["name"] else described,
-    )
-
-
-def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> None:
-    """The figures. Every process predicts, the main one draws."""
-    rows = made.train[:200]
-    rows = rows[np.argsort(made.source.labels[rows], kind="stable")]
-    features = {"teacher": teacher.features[rows]} if teacher else {}
-    images = made.source.images[rows]
-    method = made.config.relation_guided.method.name
-    for arm, variables in students.items():
-        features[title(method, arm)] = made.predict(variables, images).feature
-    if sharding.is_main():
-        place, edge = made.workdir / "figures", made.config.relation_guided.edge
-        titles = {arm.stage: title(method, arm.name) for arm in made.arms if arm.stage}
-        figures.curves(made.writer.metrics.all, titles, place / "accuracy.png")
-        temperature = edge.get("student_temperature", 0.1)
-        figures.relations(features, made.source.labels[rows], temperature, place / "relations.png")

@@ -54,7 +54,7 @@ def curves(records: list[dict], titles: dict[str, str], path: pathlib.Path) -> N
     accuracy falls.
     """
     lines = (
-        ("test_accuracy", "test, clean labels", "C0-"),
+        ("test_accuracy", "test", "C0-"),
         ("train_accuracy_clean", "training, clean labels", "C2--"),
         ("train_accuracy_given", "training, given labels", "C3:"),
     )

@@ -28,8 +28,8 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def describe(config: Config, source: Source, labels: dict) -> str:
-    """The first lines of a run: its data and its noise."""
+def describe(config: Config, source: Source, labels: dict, reviewed: str = "") -> str:
+    """The first lines of a run: its data, its noise and what a review has changed."""
     n, shape = len(source.labels), "x".join(map(str, source.images.shape[1:]))
     rate = (
         "unknown rate (labels as they are)"
@@ -43,7 +43,8 @@ def describe(config: Config, source: Source, labels: dict) -> str:
         f"sha256 {labels['sha256'][:16]}",
     ]
     shares = matrix(labels["transition"]) if labels["rate"] is not None else []
-    return "\n".join([*lines, *("       " + line for line in shares)])
+    lines += ["       " + line for line in shares]
+    return "\n".join([*lines, *filter(None, [reviewed])])
 
 
 def propagated(about: dict) -> str:
@@ -118,14 +119,16 @@ def table(summary: dict) -> str:
     if own["test_accuracy"]["last"] is None:
         return untested(rows)
     width = max(map(len, rows))
-    heads = {column: max(12, len(name)) for column, name in COLUMNS.items()}
+    held = any(tables.accuracy(row, "validation") is not None for row in rows.values())
+    titles = {column: name for column, name in COLUMNS.items() if held or column != "validation"}
+    heads = {column: max(12, len(name)) for column, name in titles.items()}
 
     def line(name: str, cells: dict[str, str]) -> str:
         return "  ".join([f"{name:{width}}", *(f"{cells[c]:>{heads[c]}}" for c in heads)])
 
-    lines = [line("test accuracy, %", COLUMNS)]
+    lines = [line("test accuracy, %", titles)]
     for name, row in rows.items():
-        cells = {column: row["test_accuracy"].get(column) for column in COLUMNS}
+        cells = {column: tables.accuracy(row, column) for column in titles}
         shown = {c: "–" if value is None else f"{100 * value:.2f}" for c, value in cells.items()}
         lines.append(line(name, shown))
     if (knn := summary["relation_modeling"].get("knn_accuracy")) is not None:
@@ -139,6 +142,23 @@ def _name(method: str, arm: str, row: dict) -> str:
     """An arm's title; labels that could not be corrected are said to be as given."""
     doubt = not row.get("propagation", {}).get("used", True)
     return title(method, arm) + (" (in doubt: as given)" if doubt else "")
+
+
+def below(summary: dict, held: int) -> str:
+    """A line where the student is below one of its controls on `held` noisy labels, else ""."""
+    own = summary["relation_guided"]
+    method = own["settings"]["relation_guided.method.name"]
+    arms = [row for row in summary["controls"].values() if "validation_accuracy" in row]
+    best = max(arms, key=lambda row: row["validation_accuracy"], default=own)
+    mine, theirs = (row.get("validation_accuracy", 0.0) for row in (own, best))
+    if mine >= theirs:
+        return ""
+    chance = theirs - mine < 2 * (2 * theirs * (1 - theirs) / held) ** 0.5
+    return (
+        f"held out: {title(method, own['arm'])} has {100 * mine:.1f} % of {held} given labels, "
+        f"below its control {title(method, best['arm'])} with {100 * theirs:.1f} %"
+        + (", which may be chance" if chance else ": prefer the control")
+    )
 
 
 def untested(rows: dict[str, dict]) -> str:

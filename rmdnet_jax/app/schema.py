@@ -69,6 +69,7 @@ SHORT = {
     "dir": "data.dir",
     "size": "data.image_size",
     "limit": "data.limit",
+    "labels": "data.labels",
     "validation": "data.validation",
 }
 TARGETS = ("given", "propagated")  # propagated: corrected over the teacher's relation graph
@@ -100,6 +101,7 @@ def digits() -> Config:
             "dir": "",  # the .npz file, the folder, or TFDS's data_dir
             "validation": 0.0,  # share of the training set held out with its noisy labels
             "image_size": 32,  # pixels, for images of varying size
+            "labels": "",  # a CSV of reviewed or corrected labels, see `reviewed`
             "limit": 0,  # only the first so many training examples; 0: all
         },
         "noise": choice("symmetric"),
@@ -132,6 +134,7 @@ def digits() -> Config:
             "init": "random",  # out of INITS
             "teacher_features": "online",  # out of FEATURES
         },
+        "audit": False,  # whether the run ends with an audit of its labels, in audit/
         "controls": (),  # arms beside the experiment's own, out of arms.NAMES
         "checkpoint_steps": 500,
         "tensorboard": False,

@@ -14,6 +14,7 @@ from rmdnet_jax import sharding
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import Arm, arms
 from rmdnet_jax.app.resolve import build
+from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.data import resident, sources, store, tfds
 from rmdnet_jax.data.resident import Examples
@@ -41,7 +42,9 @@ class Run(NamedTuple):
     mesh: Mesh
     source: sources.Source
     known: bool  # whether the source's labels are clean
-    given: np.ndarray  # int32 [n], the labels of all training examples after noise
+    given: np.ndarray  # int32 [n], the labels of all training examples after noise and review
+    certain: np.ndarray  # bool [n], labels that somebody has reviewed: correction keeps them
+    reviewed: str  # what a file of reviewed labels did, "" without one
     train: np.ndarray  # int32, rows whose labels are trained on
     held: np.ndarray  # int32, rows of the noisy validation split
     examples: Examples  # the columns, on every device
@@ -80,7 +83,9 @@ def setup(
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
     network = adapt(build("encoder", config) if encoder is None else encoder)
     source = read(config) if source is None else source
-    kind, given = corrupt(config, source)
+    kind, drawn = corrupt(config, source)
+    with under("data"):
+        given, certain, said = review(config.data.labels, source, drawn)
     index = np.arange(len(source.labels), dtype=np.int32)
     train, held = resident.split(index, config.data.validation, config.noise.seed)
     mesh = sharding.mesh()
@@ -100,6 +105,8 @@ def setup(
         source=source,
         known=kind.known,
         given=given,
+        certain=certain,
+        reviewed=said,
         train=train,
         held=held,
         examples=Examples(*sharding.replicate(mesh, columns)),

@@ -25,6 +25,7 @@ COLUMNS = {
     "last10": "mean of last 10",
     "best": "best, peeks at test",
     "noisy_validation": "at best noisy validation",
+    "validation": "held-out given labels",
 }
 OURS = ("rmdnet", "propagation", "rmdnet_propagation")  # their gains over the others are shown
 CONTROLS = tuple(arm for arm in TITLES if arm not in OURS)
@@ -64,10 +65,11 @@ def read(directories: list[str], column: str) -> list[Run]:
             config, summary = (json.loads(path.read_text()) for path in files)
             config = flatten(config)
             own = summary["relation_guided"]
-            if own["test_accuracy"].get(column) is None:
+            if accuracy(own, column) is None:
+                there = [name for name in COLUMNS if accuracy(own, name) is not None]
                 raise UserError(
                     f"--column: {directory} has no {column!r} accuracy, and another column does "
-                    "not stand in for it"
+                    f"not stand in for it; it has {', '.join(there) or 'none'}"
                 )
             runs += [_arm(config, row, column) for row in (own, *summary["controls"].values())]
         except UserError:
@@ -80,10 +82,16 @@ def read(directories: list[str], column: str) -> list[Run]:
     return runs
 
 
+def accuracy(row: dict, column: str) -> float | None:
+    """An arm's accuracy of a column: on the test set, or on held-out given labels."""
+    if column == "validation":
+        return row.get("validation_accuracy")
+    return row["test_accuracy"].get(column)
+
+
 def _arm(config: dict, row: dict, column: str) -> Run:
-    accuracy = row["test_accuracy"].get(column)
     doubt = not row.get("propagation", {}).get("used", True)
-    return Run(config, row["arm"], row["settings"], accuracy, doubt)
+    return Run(config, row["arm"], row["settings"], accuracy(row, column), doubt)
 
 
 def _same_protocol(runs: list[Run], directory: str) -> None:

@@ -194,11 +194,17 @@ def _npz(name: str, dir: str, image_size: int) -> Source:
 
 
 def _folder(name: str, dir: str, image_size: int) -> Source:
-    """Images in `dir`/train/<class>/ and perhaps test/<class>/, sorted, as RGB squares."""
+    """Images in `dir`/train/<class>/ and perhaps test/<class>/, sorted, as RGB squares.
+
+    Where there is neither, all of `dir`/<class>/ is the training set.
+    """
     root = Path(dir).expanduser()
     train, test = _listing(root / "train"), _listing(root / "test")
+    if dir and not ((root / "train").exists() or (root / "test").exists()):
+        train = _listing(root) if any(root.glob("[!.]*/[!.]*.*")) else {}
     if not dir or not train:
-        raise wrong("dir", f"be a folder that holds train/<class>/ for name=folder, got {dir!r}")
+        must = "be a folder that holds train/<class>/ or <class>/ for name=folder"
+        raise wrong("dir", f"{must}, got {dir!r}")
     if unseen := sorted(set(test) - set(train)):
         must = f"be one of the classes of train, {', '.join(train)}"
         raise UserError(f"dir: {str(root / 'test' / unseen[0])!r} must {must}", argument=True)

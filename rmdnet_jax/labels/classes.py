@@ -52,7 +52,8 @@ def numbered(
       them.
 
     Raises:
-      UserError: labels that are none, missing (None, NaN), fractions, or outside `classes`.
+      UserError: labels that are none, missing (None, NaN, an empty text), fractions, or outside
+        `classes`.
 
     Example:
       >>> from rmdnet_jax.labels.classes import numbered
@@ -90,9 +91,10 @@ def _vector(values: Any, argument: str) -> np.ndarray:
         raise wrong(argument, "hold at least one label, got none")
     if found.dtype.kind not in "biufUSTO":
         raise wrong(argument, f"be whole numbers, text or bools, got {found.dtype}")
-    if found.dtype.kind in "fO" and (lost := np.flatnonzero(_missing(found))).size:
+    if found.dtype.kind in "fOUST" and (lost := np.flatnonzero(_missing(found))).size:
         row = int(lost[0])
-        raise wrong(argument, f"not hold missing values, got {found[row]} at position {row}")
+        got = "an empty text" if isinstance(found[row], str | bytes) else found[row]
+        raise wrong(argument, f"not hold missing values, got {got} at position {row}")
     if found.dtype.kind == "f" and (part := np.flatnonzero(_fraction(found))).size:
         row = int(part[0])
         raise wrong(argument, f"be whole numbers or text, got {found[row]} at position {row}")
@@ -100,13 +102,15 @@ def _vector(values: Any, argument: str) -> np.ndarray:
 
 
 def _missing(values: np.ndarray) -> np.ndarray | list[bool]:
-    """Which values are None, NaN, NaT or pandas' NA."""
+    """Which values are None, NaN, NaT, pandas' NA or an empty text."""
     if values.dtype.kind == "f":
         return np.isnan(values)
+    if values.dtype.kind in "UST":
+        return values == values.dtype.type()
 
     def missing(value: Any) -> bool:
         try:
-            return value is None or bool(value != value)
+            return value is None or value == "" or bool(value != value)
         except (TypeError, ValueError):  # NA is neither true nor false
             return True
 

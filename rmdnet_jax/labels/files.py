@@ -1,21 +1,34 @@
-"""Arrays in files: `.npy`, `.npz` (a field) or `.csv` (a column); nothing is ever unpickled."""
+"""Arrays in files: `.npy`, `.npz` (a field), `.csv` or `.parquet` (a column); never unpickled.
+
+A CSV is UTF-8 text. Its cells may be apart by a comma, a semicolon, a tab or a bar.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import pathlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
 
-SUFFIXES = (".npy", ".npz", ".csv")
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+TABLES = (".csv", ".parquet")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate such a cell
 
 
 def named(text: str) -> tuple[str, str]:
     """The file and the field, "" where none is told, that `FILE[:FIELD]` names."""
-    path, _, field = text.rpartition(":")
-    return (path, field) if path.endswith(SUFFIXES) else (text, "")
+    found = re.fullmatch(r"(.*?\.(?:npy|npz|csv|parquet)):(.*)", text, re.DOTALL)
+    return (found[1], found[2]) if found and not pathlib.Path(text).exists() else (text, "")
 
 
 def fields(path: str) -> tuple[str, ...]:
@@ -26,33 +39,47 @@ def fields(path: str) -> tuple[str, ...]:
         return tuple(data.files)
 
 
+@contextlib.contextmanager
+def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
+    """The place of a file that is read; each error is one line."""
+    if not path.endswith(SUFFIXES):
+        raise wrong(argument, f"end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path!r}")
+    try:
+        yield pathlib.Path(path).expanduser()
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file raises anything
+        text = f"{argument} {path!r} cannot be read: {first_line(error)}"
+        raise UserError(text, argument=True) from None
+
+
 def read_array(
     path: str, field: str = "", argument: str = "path", *, usual: str = "", rows: int = 0
 ) -> np.ndarray:
     """The array in a file.
 
     Args:
-      path: `.npy`, `.npz` or `.csv`.
+      path: `.npy`, `.npz`, `.csv` or `.parquet`.
       field: of an `.npz`, or the heading of a column; a file of one array or column needs none.
       argument: what errors call the path.
       usual: the field that is read where none is told.
       rows: how many a `.csv` should have, so that one more is a heading; 0: not known.
 
     Returns:
-      Of a `.csv` a column [n], or the whole table [n, columns] where no column is named: whole
-      numbers where all are, else numbers, else text.
+      Of a table a column [n], or the whole [n, columns] where no column is named: whole numbers
+      where all are, else numbers, else text. "01" and "1" are two texts.
 
     Raises:
       UserError: the file cannot be read, or has no such field.
     """
-    if not path.endswith(SUFFIXES):
-        raise wrong(argument, f"end in .npy, .npz or .csv, got {path!r}")
-    place = pathlib.Path(path).expanduser()
-    try:
-        if path.endswith(".csv"):
-            with place.open(newline="", encoding="utf-8-sig") as file:
-                lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
-            return _cells(lines, field, argument, usual, rows)
+    if path.endswith(TABLES):
+        table = read_table(path, argument, field=field or usual, rows=rows)
+        name = column(table, field, argument, usual)
+        if name is None and len(table.columns) != 1:
+            found = table.to_numpy()
+            return _typed(found.astype(str)) if found.dtype == object and len(found) else found
+        return values(table[table.columns[0] if name is None else name])
+    with _reading(path, argument) as place:
         data = np.load(place, allow_pickle=False)
         if isinstance(data, np.ndarray):
             return data
@@ -61,47 +88,145 @@ def read_array(
             if name not in data.files:
                 raise unknown(f"{argument}'s field", name, data.files)
             return data[name]
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file raises anything
-        text = f"{argument} {path!r} cannot be read: {first_line(error)}"
-        raise UserError(text, argument=True) from None
 
 
-def _cells(lines: list[list[str]], field: str, argument: str, usual: str, rows: int) -> np.ndarray:
-    """A column by its heading, or the only one; else the whole table."""
-    lines = [line for line in lines if not line[0].startswith("# ")]  # as NumPy writes comments
-    heading = lines[0] if lines else []
-    width = len(heading)
-    if short := [line for line in lines if len(line) < width]:
-        raise wrong(argument, f"have {width} columns in each row, got {short[0]}")
+def read_table(
+    path: str,
+    argument: str = "path",
+    *,
+    field: str = "",
+    rows: int = 0,
+    numbers: bool = False,
+    text: tuple[str, ...] = (),
+) -> DataFrame:
+    """The table in a `.csv` or `.parquet`; without a heading its columns are 0, 1, ...
+
+    Args:
+      path: of the file.
+      argument: what errors call the path.
+      field: a column; a first line that holds it is a heading.
+      rows: how many rows there should be, so that one more is a heading; 0: not known.
+      numbers: whether columns of a `.csv` that can be numbers are; else its cells stay text.
+      text: columns that stay text nevertheless.
+
+    Raises:
+      UserError: it cannot be read, or a row is too short.
+    """
+    with _reading(path, argument) as place:
+        import pandas
+
+        if path.endswith(".parquet"):
+            return pandas.read_parquet(place)
+        skip, mark = _form(place)
+        with place.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(itertools.islice(file, skip, None), delimiter=mark)
+            rest = ([cell.strip() for cell in line] for line in lines if line)
+            if not numbers:
+                return _text([*rest], field, argument, rows)
+            first, second = next(rest, []), next(rest, [])
+        if not first:
+            return pandas.DataFrame()
+        headed = field in first or _heading(first, second)
+        missing = {name: ["", "nan", "NaN", "NA"] for name in first if name not in text}
+        found = pandas.read_csv(
+            place, sep=mark, skiprows=skip, header=0 if headed else None, index_col=False,
+            encoding="utf-8-sig", skipinitialspace=True, low_memory=False,
+            dtype=dict.fromkeys(text, str), keep_default_na=not headed,
+            na_values=missing if headed else None,
+        )  # fmt: skip
+        return found.set_axis(first, axis=1) if headed else found
+
+
+def _form(place: pathlib.Path) -> tuple[int, str]:
+    """How many lines a CSV's comments have, as NumPy writes them; what is between its cells."""
+    with place.open(newline="", encoding="utf-8-sig") as file:
+        for skip, line in enumerate(file):
+            if line.strip() and not line.startswith("# "):
+                cells = {mark: next(csv.reader([line], delimiter=mark)) for mark in ",;\t|"}
+                return skip, max(cells, key=lambda mark: len(cells[mark]))
+    return 0, ","
+
+
+def _text(lines: list[list[str]], field: str, argument: str, rows: int) -> DataFrame:
+    """A table of text."""
+    import pandas
+
+    first, second = [*lines, [], []][:2]
+    width = len(first)
+    for line in lines:
+        if len(line) < width or any(line[width:]):
+            raise wrong(argument, f"have {width} columns in each row, got {line}")
+    headed = len(lines) == rows + 1 if rows else _heading(first, second)
+    headed = headed or (bool(first) and field in first)
+    names = first if headed else range(width)
+    return pandas.DataFrame([line[:width] for line in lines[headed:]], columns=names, dtype=object)
+
+
+def _heading(first: list[str], second: list[str]) -> bool:
+    """Whether a first row is a heading: there is text in it where the second has a number."""
+    return any(_as(float, a) is None and _as(float, b) is not None for a, b in zip(first, second))
+
+
+def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str | None:
+    """The column that is meant, None for all or the only one; refuses a name that is not there."""
+    names = [*table.columns]
     for name in (field, usual):
-        if name and name in heading:
-            place = heading.index(name)
-            return _typed(np.array([line[place] for line in lines[1:]], str))
-    if field and width > 1:
-        raise unknown(f"{argument}'s column", field, heading)
-    table = np.array([line[0] if width == 1 else line[:width] for line in lines], str)
-    if rows:
-        headed = len(table) == rows + 1
-    else:
-        headed = _as(float, table[:1]) is None and _as(float, table[1:]) is not None
-    return _typed(table[headed:])
+        if name and names.count(name) > 1:
+            raise wrong(argument, f"have one column {name!r}, got {names.count(name)}")
+        if name and name in names:
+            return name
+    if field and len(names) > 1:
+        headed = isinstance(names[0], str) or not len(table)
+        raise unknown(f"{argument}'s column", field, map(str, names if headed else table.iloc[0]))
+    return None
+
+
+def values(cells: Any) -> np.ndarray:
+    """A pandas column: text as numbers where all are; rows [n, d] where its cells are lists."""
+    found = cells.to_numpy()
+    if len(found) and isinstance(found[0], list | tuple | np.ndarray):
+        return np.stack([*found])
+    text = all(isinstance(cell, str) for cell in found[:1])  # of no rows, too
+    return _typed(np.array([str(cell) for cell in found], str)) if text else found
+
+
+def plain(cell: str) -> str:
+    """A cell without the apostrophe that makes a formula harmless, see `harmless`."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def harmless(table: DataFrame) -> DataFrame:
+    """The table with an apostrophe before each text that a spreadsheet would calculate."""
+
+    def cell(value: object) -> object:
+        formula = isinstance(value, str) and value.startswith(FORMULA) and _as(float, value) is None
+        return f"'{value}" if formula else value
+
+    safe = table.copy()
+    safe.columns = [cell(name) for name in table.columns]
+    for place, kind in enumerate(table.dtypes):
+        if kind.kind not in "biuf":
+            safe.isetitem(place, table.iloc[:, place].map(cell))
+    return safe
 
 
 def _typed(cells: np.ndarray) -> np.ndarray:
     """Text as whole numbers, or else as numbers, where all are; a column of names stays text."""
     whole, found = _as(np.int64, cells), _as(np.float64, cells)
-    if whole is not None or found is None:
-        return cells if whole is None else whole
+    if found is None or (
+        cells.ndim == 1 and whole is not None and np.any(whole.astype(str) != cells)
+    ):
+        return cells  # 007 is a name
+    if whole is not None:
+        return whole
     # No class is a fraction; as floats, large numbers that differ would become the same.
     names = np.isfinite(found) & ((found != np.trunc(found)) | (np.abs(found) > 2**53))
     return cells if found.ndim == 1 and names.any() else found
 
 
-def _as(kind: type, cells: np.ndarray) -> np.ndarray | None:
+def _as(kind: type, cells: np.ndarray | str) -> np.ndarray | None:
     try:
-        return cells.astype(kind)
+        return np.asarray(cells).astype(kind)
     except (ValueError, OverflowError):
         return None
 
@@ -110,8 +235,8 @@ def read(path: str, field: str = "labels") -> np.ndarray:
     """The labels in a file, one for each example of the training set in its original order.
 
     Args:
-      path: `.npy`, `.npz` or `.csv`.
-      field: of an `.npz`, or the heading of a column; a `.csv` of one column needs none.
+      path: `.npy`, `.npz`, `.csv` or `.parquet`.
+      field: of an `.npz`, or the heading of a column; a table of one column needs none.
 
     Returns:
       int32 [n], n > 0.
@@ -122,6 +247,8 @@ def read(path: str, field: str = "labels") -> np.ndarray:
     if not path:
         raise wrong("path", "name a .npy, .npz or .csv file of labels, got ''")
     table = read_array(path, field)
+    if table.dtype.kind == "U" and (padded := _as(np.int64, table)) is not None:
+        table = padded  # 007 is a name elsewhere
     whole = np.issubdtype(table.dtype, np.number) and np.array_equal(table, np.trunc(table))
     if table.ndim != 1 or not whole:
         got = f"shape {table.shape} of {table.dtype}"

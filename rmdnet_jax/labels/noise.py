@@ -285,9 +285,10 @@ def transition(clean: np.ndarray, given: np.ndarray, num_classes: int) -> np.nda
 def describe(
     clean: np.ndarray, given: np.ndarray, num_classes: int, known: bool = True
 ) -> dict[str, Any]:
-    """What a run records of its labels: `rate` (None if unknown), `transition` and `sha256`."""
+    """What a run records of its labels: `rate` and `transition`, None if unknown, and `sha256`."""
+    shares = np.round(transition(clean, given, num_classes), 6).tolist()
     return {
         "rate": float(np.mean(clean != given)) if known else None,
-        "transition": np.round(transition(clean, given, num_classes), 6).tolist(),
+        "transition": shares if known else None,
         "sha256": digest(given),
     }

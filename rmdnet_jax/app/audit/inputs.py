@@ -1,0 +1,225 @@
+"""What an audit reads from files: features, labels, and what helps to recognise an example.
+
+Rows of all files are in one order. A table may hold columns beside those that are meant: they come
+back beside the answer, and the first that is called like one of `NAMES` names the examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.labels.classes import numbered
+from rmdnet_jax.labels.files import TABLES, column, named, read_array, read_table, values
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")
+NUMBERS = ("", "index", "id")  # columns that count rows, no features
+LABELS = ("labels", "label")
+SIDE = 160  # pixels of a picture's longer side
+
+Images = Callable[[int], np.ndarray | None]
+
+
+class Inputs(NamedTuple):
+    """What an audit works on, by index; `n` examples."""
+
+    labels: np.ndarray  # [n], of any kind
+    features: np.ndarray | None  # [n, d]
+    probabilities: np.ndarray | None = None  # [n, C]
+    names: list[str] | None = None  # ids or file names
+    texts: list[str] | None = None  # words to know an example by
+    images: Images | None = None  # index -> uint8 [h, w, 3], or None
+    root: str | None = None  # the folder of the files that `names` names
+    beside: DataFrame | None = None  # the user's other columns, text
+    signals: dict[str, np.ndarray] = {}  # noqa: RUF012  # further numbers [n]
+    clean: np.ndarray | None = None  # [n], where they are known, for evaluation only
+    said: str = ""  # where features come from, for a person
+
+
+def of_files(args: argparse.Namespace) -> Inputs:
+    """The inputs that the flags name."""
+    label_path, label_field = named(args.labels)
+    rows, own, said = None, None, "the probabilities"
+    one_table = named(args.features)[0] == label_path
+    columns = (label_field,) if label_field else LABELS
+    if args.features:
+        rows, own, said = _features(args.features, columns if one_table else ())
+    told, heads = _probabilities(args.probabilities) if args.probabilities else (None, None)
+    size = next((len(x) for x in (rows, told) if x is not None and x.ndim), 0)
+    name = next((name for name in columns if one_table and own is not None and name in own), None)
+    if name is not None and own is not None:
+        labels, beside = values(own[name]), own.drop(columns=name)
+    else:
+        labels, beside = _labels(label_path, label_field, size)
+        _check_order(own, beside)
+        beside = own if beside is None or not len(beside.columns) else beside
+    names = _names(args.names, beside, len(labels))
+    texts = _texts(args.texts, beside, len(labels))
+    root = pathlib.Path(args.images or pathlib.Path(label_path).parent).expanduser()
+    if args.images and not root.is_dir():
+        raise wrong("--images", f"be a folder, got {args.images!r}")
+    return Inputs(
+        labels=labels,
+        features=rows,
+        probabilities=_sorted(told, heads, labels),
+        names=names,
+        texts=texts,
+        images=_pictures(root, names),
+        root=str(root) if args.images else None,
+        beside=beside,
+        said=said,
+    )
+
+
+def _features(text: str, labels: tuple[str, ...]) -> tuple[np.ndarray, DataFrame | None, str]:
+    """Features, the columns beside them, labels among these, and which they are."""
+    path, field = named(text)
+    if not path.endswith(TABLES):
+        return read_array(path, field, "--features", usual="features"), None, text
+    table = read_table(path, "--features", field=field, numbers=True, text=labels)
+    one = column(table, field, "--features")
+    if one is not None:
+        found = values(table[one])
+        return found.reshape(len(found), -1), table.drop(columns=one).astype(str), text
+    left = [name for name in table.columns if str(name).lower() in NUMBERS or name in labels]
+    rest = table.drop(columns=left)
+    vectors = [name for name in rest.columns if values(rest[name]).ndim == 2]
+    numbers = vectors[:1] or [*rest.select_dtypes("number").columns]
+    if not numbers:
+        got = ", ".join(map(str, table.columns[:5]))
+        raise wrong("--features", f"hold columns of numbers, got {got or 'an empty file'}")
+    found = values(table[numbers[0]]) if vectors else table[numbers].to_numpy()
+    beside = table.drop(columns=numbers)
+    ignored = f", all but {', '.join(map(str, beside.columns[:5]))}" if len(beside.columns) else ""
+    return found, beside.astype(str), f"{found.shape[1]} columns of {path}{ignored}"
+
+
+def _probabilities(text: str) -> tuple[np.ndarray, list[str] | None]:
+    """Probabilities [n, C], and the classes that a table's headings name."""
+    path, field = named(text)
+    if not path.endswith(TABLES) or field:
+        return read_array(path, field, "--probabilities", usual="probabilities"), None
+    numbers = read_table(path, "--probabilities", numbers=True).select_dtypes("number")
+    return numbers.to_numpy(), [str(name) for name in numbers.columns]
+
+
+def _sorted(
+    told: np.ndarray | None, heads: list[str] | None, labels: np.ndarray
+) -> np.ndarray | None:
+    """Probabilities with columns in the order of the sorted classes, where headings say classes."""
+    if told is None or heads is None:
+        return told
+    classes = [str(label) for label in numbered(labels, "--labels")[1].tolist()]
+    if sorted(heads) != sorted(classes):
+        return told
+    return told[:, [heads.index(label) for label in classes]]
+
+
+def _labels(path: str, field: str, rows: int) -> tuple[np.ndarray, DataFrame | None]:
+    """The labels, and the columns beside them as they stand."""
+    if not path.endswith(TABLES):
+        labels, beside = read_array(path, field, "--labels", usual=LABELS[0]), None
+    else:
+        table = read_table(path, "--labels", field=field or LABELS[0], rows=rows)
+        usual = next((name for name in LABELS if name in table.columns), "")
+        name = column(table, field, "--labels", usual)
+        if name is None and len(table.columns) != 1:
+            got = f"{len(table.columns)} of them" if len(table.columns) else "an empty file"
+            raise wrong("--labels", f"name a column, as in {path}:label, got {got}")
+        name = table.columns[0] if name is None else name
+        labels, beside = values(table[name]), table.drop(columns=name)
+    if labels.ndim != 1:
+        got = f"shape {labels.shape}: name a column, as in labels.csv:label"
+        raise wrong("--labels", f"be one a row, got {got}")
+    return labels, beside
+
+
+def _check_order(own: DataFrame | None, beside: DataFrame | None) -> None:
+    """Refuses features and labels whose tables name their rows in different orders."""
+    if own is None or beside is None:
+        return
+    for name in (n for n in own.columns if str(n).lower() in NAMES and n in beside.columns):
+        one, two = own[name].tolist(), beside[name].astype(str).tolist()
+        for row, (a, b) in enumerate(zip(one, two)):
+            if a != b:
+                text = f"be in the order of --features, got {name} {b!r} in row {row}, there {a!r}"
+                raise wrong("--labels", text)
+
+
+def _names(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
+    """What the examples are called, each once."""
+    argument, found = "--names", None
+    if text:
+        found = _column(text, argument, size)
+    elif beside is not None:
+        called = {str(name).lower(): name for name in reversed(beside.columns)}
+        name = next((called[name] for name in NAMES if name in called), None)
+        argument, found = f"column {name!r}", None if name is None else beside[name].tolist()
+    if found is None:
+        return None
+    names, seen = [str(name) for name in found], set()
+    for name in names:
+        if name in seen:
+            raise wrong(argument, f"hold each name once, got {name!r} twice")
+        seen.add(name)
+    return names
+
+
+def _texts(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
+    """The words of each example: a column called text, or all that stands beside its label."""
+    if text:
+        return _column(text, "--texts", size)
+    if beside is None or not len(beside.columns):
+        return None
+    if "text" in beside.columns:
+        return beside["text"].astype(str).tolist()
+    heads = [name for name in beside.columns if str(name).lower() not in NAMES]
+    rows = beside[heads].itertuples(index=False)
+    return [" · ".join(f"{a}: {b}" for a, b in zip(heads, row)) for row in rows] if heads else None
+
+
+def _column(text: str, argument: str, size: int) -> list[str]:
+    """A column of text, one cell an example."""
+    path, field = named(text)
+    if path.endswith(TABLES):
+        table = read_table(path, argument, field=field, rows=size)
+        name = column(table, field, argument, argument.strip("-"))
+        if name is None and len(table.columns) != 1:
+            raise wrong(argument, f"name a column, as in {path}:{argument.strip('-s')}")
+        found = table[table.columns[0] if name is None else name].tolist()
+    else:
+        found = read_array(path, field, argument, usual=argument.strip("-")).tolist()
+    if len(found) != size:
+        raise wrong(argument, f"have one for each of the {size} labels, got {len(found)}")
+    return [str(cell) for cell in found]
+
+
+def _pictures(root: pathlib.Path, names: list[str] | None) -> Images | None:
+    """The pictures of names that are image files below a folder."""
+    if not names or not (root / names[0]).is_file():
+        return None
+
+    def picture(index: int) -> np.ndarray | None:
+        from PIL import Image
+
+        try:
+            with Image.open(root / names[index]) as file:
+                file.thumbnail((SIDE, SIDE))
+                return np.asarray(file.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None  # a file that is no picture has none to show
+
+    return picture
+
+
+def flagged(error: UserError) -> UserError:
+    """An error of `find_label_errors` as the flags' own: `labels must` -> `--labels must`."""
+    return UserError(f"--{error}" if error.argument else str(error), argument=error.argument)

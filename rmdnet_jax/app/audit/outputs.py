@@ -1,0 +1,239 @@
+"""What an audit leaves: a folder of tables, a graph and a page, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import pathlib
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rmdnet_jax
+from rmdnet_jax import files
+from rmdnet_jax.app.audit.inputs import Inputs
+from rmdnet_jax.errors import wrong
+from rmdnet_jax.labels.audit import LabelErrors
+from rmdnet_jax.labels.files import harmless
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from scipy.sparse import csr_matrix
+
+SUSPECTS, LABELS, PAGE, SUMMARY = (
+    "suspects.csv", "corrected_labels.csv", "report.html", "summary.json"
+)  # fmt: skip
+# Datalab's names of columns.
+DATALAB = {"given": "given_label", "suggested": "predicted_label", "probability": "label_score"}
+FIRST = ("index", "name", "is_label_issue", "label_score", "given_label", "predicted_label")
+
+
+def refuse(
+    out: pathlib.Path, force: bool, inputs: Sequence[str] = (), argument: str = "--out"
+) -> None:
+    """Raises `UserError` where `out` holds what must stay; writes nothing."""
+    for path in (pathlib.Path(text).expanduser() for text in inputs if text):
+        if path.resolve().is_relative_to(out.resolve()):
+            raise wrong(argument, f"not hold the inputs, got {str(out)!r} with {path.name!r} in it")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise wrong(argument, f"be a folder or a .csv file, got the file {str(out)!r}")
+    if not any(out.iterdir()):
+        return
+    if not (out / SUMMARY).is_file() or not (out / SUSPECTS).is_file():
+        raise wrong(argument, f"be a new folder, got {str(out)!r}, which holds other files")
+    if not force:
+        raise wrong(argument, f"be a new folder, got an audit in {str(out)!r}: --force replaces it")
+
+
+@contextlib.contextmanager
+def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder beside `out`; what is in it at the end replaces `out`."""
+    part, old = (out.with_name(f".{out.name}.{kind}{os.getpid()}") for kind in ("part", "old"))
+    with files.writing(out):
+        part.mkdir(parents=True)
+    try:
+        yield part
+        with files.writing(out):
+            if out.exists():
+                out.rename(old)
+            part.rename(out)
+    finally:
+        for rest in (part, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list[str]) -> None:
+    """Writes everything into a folder.
+
+    Args:
+      place: the folder.
+      found: what `find_label_errors` found.
+      inputs: what it was given.
+      command: how to do it again.
+    """
+    from scipy.sparse import save_npz
+
+    from rmdnet_jax.app.audit import label_studio, page
+
+    suspects = table(found, inputs)
+    files.write_text(place / SUSPECTS, text(suspects))
+    with files.whole(place / "suspects.parquet") as part:
+        suspects.to_parquet(part, index=False)
+    files.write_text(place / LABELS, text(corrected(found, inputs.names)))
+    with files.whole(place / "knn_graph.npz") as part:
+        save_npz(part, graph(found))
+    shown = {"names": inputs.names, "texts": inputs.texts}
+    label_studio.write(
+        place / "label_studio.json",
+        found,
+        root=inputs.root,
+        **(shown if inputs.images is None else {"names": inputs.names}),
+    )
+    known = found
+    if inputs.clean is not None:  # the page then shows how good the probabilities are
+        known = dataclasses.replace(found, summary={**found.summary, "clean": inputs.clean})
+    page.write(place / PAGE, known, images=inputs.images, features=inputs.features, **shown)
+    files.write_json(place / SUMMARY, summary(found, inputs, command))
+
+
+def table(found: LabelErrors, inputs: Inputs) -> DataFrame:
+    """All examples, the most suspect first, with Datalab's names of columns.
+
+    `is_label_issue` is true where the decision is not to keep the label. The user's own columns
+    stand behind; one whose name is taken is called `NAME (yours)`.
+    """
+    ours = found.table.rename(columns=DATALAB)
+    index = ours["index"].to_numpy()
+    ours["is_label_issue"] = (ours["decision"] != "keep").to_numpy()
+    if inputs.names is not None:
+        ours["name"] = np.array(inputs.names, object)[index]
+    for name, values in inputs.signals.items():
+        ours[name] = values[index]
+    first = [name for name in FIRST if name in ours.columns]
+    order = [*first, *(name for name in ours.columns if name not in first)]
+    ours = ours.reindex(columns=order).reset_index(drop=True)
+    if inputs.beside is None:
+        return ours
+    theirs = inputs.beside.iloc[index].reset_index(drop=True)
+    theirs.columns = [f"{x} (yours)" if x in ours.columns else str(x) for x in theirs.columns]
+    return ours.join(theirs)
+
+
+def corrected(found: LabelErrors, names: Sequence[str] | None) -> DataFrame:
+    """The labels to train on, in the order that was given."""
+    import pandas
+
+    rows = found.table.sort_values("index")
+    return pandas.DataFrame(
+        {
+            "index": rows["index"].to_numpy(),
+            "name": [""] * len(rows) if names is None else [*names],
+            "given": rows["given"].to_numpy(),
+            "label": found.labels,
+            "decision": rows["decision"].to_numpy(),
+            "confidence": rows["confidence"].to_numpy(),
+        }
+    )
+
+
+def text(frame: DataFrame) -> str:
+    """A table as CSV that is safe to open in a spreadsheet."""
+    return harmless(frame).to_csv(index=False, float_format="%.6g")
+
+
+def graph(found: LabelErrors) -> csr_matrix:
+    """Cosine distances [n, n] to the nearest neighbours, each row in their order; zeros stay.
+
+    cleanlab's Datalab takes it as `knn_graph`.
+    """
+    from scipy.sparse import csr_matrix
+
+    near, far = np.asarray(found.neighbours), np.maximum(found.distances, 0).astype(np.float64)
+    order, (n, k) = np.argsort(far, axis=1, kind="stable"), near.shape
+    data, indices = (np.take_along_axis(x, order, 1).ravel() for x in (far, near))
+    return csr_matrix((data, indices, np.arange(0, n * k + 1, k)), (n, n))
+
+
+def summary(found: LabelErrors, inputs: Inputs, command: list[str]) -> dict[str, Any]:
+    """What the audit says of all labels, and how it came about, as JSON holds it."""
+    names = ("rmdnet_jax", "jax", "numpy", "pandas", "scikit-learn", "scipy")
+    versions = {name: metadata.version(name) for name in names[1:]}
+    low, high = found.noise_interval
+    return plain(
+        {
+            "audit": rmdnet_jax.__version__,
+            "examples": len(found.table),
+            "features": inputs.said,
+            "classes": found.classes,
+            "noise_rate": found.noise_rate,
+            "noise_interval": [low, high],
+            "decisions": found.table["decision"].value_counts().to_dict(),
+            "in_doubt": found.in_doubt,
+            "reason": found.reason,
+            "transition": found.transition,
+            "transition_error": found.transition_error,
+            "quality": found.quality.to_dict("records"),
+            "details": found.summary,
+            "command": command,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version(), **versions},
+        }
+    )
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: no arrays, and nothing that is not a finite number."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
+    """What a terminal shows: the verdict, the noise rate, and the most suspect examples."""
+    size, counts = len(found.table), found.table["decision"].value_counts()
+    low, high = found.noise_interval
+    kinds = [f"{counts[name]:,} {to}" for name, to in DECISIONS.items() if counts.get(name)]
+    lines = [
+        f"labels    {size:,} in {len(found.classes)} classes; features: {inputs.said}",
+        f"verdict   {found.reason}",
+        f"wrong     {found.noise_rate:.1%} of the labels, 95 % interval {low:.1%} to {high:.1%}",
+        f"suspects  {', '.join(kinds) or 'none'}",
+    ]
+    if not top:
+        return "\n".join(lines)
+    rows = harmless(found.table.head(top))
+    name = [] if inputs.names is None else [inputs.names[i] for i in rows["index"]]
+    cells = [
+        *([("name", [_short(text) for text in name])] if name else [("index", rows["index"])]),
+        *((head, [_short(x) for x in rows[head]]) for head in ("given", "suggested")),
+        ("given is right", [f"{x:.1%}" for x in rows["probability"]]),
+        ("suggested is right", [f"{x:.1%}" for x in rows["confidence"]]),
+        ("decision", rows["decision"]),
+    ]
+    columns = [[head, *map(str, values)] for head, values in cells]
+    widths = [max(map(len, column)) for column in columns]
+    body = ("  ".join(f"{x:<{w}}" for x, w in zip(row, widths)).rstrip() for row in zip(*columns))
+    return "\n".join([*lines, "", *body, ""])
+
+
+DECISIONS = {"change": "to change", "in doubt": "in doubt, kept as given"}
+
+
+def _short(value: Any, width: int = 40) -> str:
+    """A cell that leaves room for others; the end of a path tells more than its beginning."""
+    shown = " ".join(str(value).split())
+    return shown if len(shown) <= width else f"…{shown[1 - width :]}"

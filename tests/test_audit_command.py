@@ -1,0 +1,455 @@
+"""`rmdnet audit`: what it reads, what it writes, what it refuses."""
+
+import dataclasses
+import json
+import shlex
+
+import numpy as np
+import pandas
+import pytest
+import scipy.sparse
+
+from rmdnet_jax import cli
+from rmdnet_jax.errors import UserError
+from rmdnet_jax.labels.files import FORMULA
+
+SIZE, NEAR = 24, 10
+FEATURES = np.random.default_rng(0).normal(size=(SIZE, 4)).astype(np.float32)
+WORDS = np.array(["=1+1", "@dog", "bär", "zoo, 1"])
+NUMBERS = np.arange(SIZE) % 4
+LABELS = {
+    "ints": (3 * NUMBERS + 1).tolist(),
+    "text": WORDS[NUMBERS].tolist(),
+    "padded": np.array(["01", "1", "010", "10"])[NUMBERS].tolist(),
+}
+
+
+@dataclasses.dataclass
+class Found:
+    """What the commands read of a `LabelErrors`."""
+
+    table: pandas.DataFrame
+    labels: np.ndarray
+    targets: np.ndarray
+    classes: np.ndarray
+    noise_rate: float
+    noise_interval: tuple
+    transition: np.ndarray
+    transition_error: np.ndarray
+    quality: pandas.DataFrame
+    neighbours: np.ndarray
+    distances: np.ndarray
+    in_doubt: bool = False
+    reason: str = "About a quarter looks wrong."
+    summary: dict = dataclasses.field(default_factory=lambda: {"folds": np.int64(5)})
+
+
+def neighbours(features, k=NEAR):
+    """By hand: the k most alike by cosine, itself not among them."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    far = 1 - unit.astype(np.float64) @ unit.T
+    np.fill_diagonal(far, np.inf)
+    near = np.argsort(far, axis=1, kind="stable")[:, :k]
+    return near.astype(np.int32), np.take_along_axis(far, near, 1).astype(np.float32)
+
+
+def found(features, labels):
+    """An answer in which the examples 4 and 1 are suspect."""
+    labels = np.asarray(labels)
+    classes, n = np.unique(labels), len(labels)
+    order = np.array([4, 1, *(i for i in range(n) if i not in (1, 4))])
+    suggested = labels.copy()
+    suggested[[4, 1]] = labels[[1, 4]]
+    rank = np.arange(n)
+    table = pandas.DataFrame({
+        "index": order, "given": labels[order], "suggested": suggested[order],
+        "probability": 0.25 + rank / (2 * n), "confidence": 0.75, "vote": 0.5, "target": 0.5,
+        "probe": 0.5, "corrected_probe": 0.5, "margin": -0.25, "outlier": 0.125, "duplicate": -1,
+        "decision": np.where(rank == 0, "change", np.where(rank == 1, "in doubt", "keep")),
+    })  # fmt: skip
+    corrected = labels.copy()
+    corrected[4] = suggested[4]
+    c = len(classes)
+    quality = {"class": classes, "examples": n // c, "right": 0.75, "low": 0.5, "high": 0.875}
+    return Found(
+        table, corrected, np.full((n, c), 1 / c, np.float32), classes, 0.25, (0.125, 0.375),
+        np.eye(c), np.full((c, c), 0.125), pandas.DataFrame(quality),
+        *neighbours(np.ones((n, 2)) if features is None else np.asarray(features, float)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def finder(monkeypatch):
+    """Stands in for the audit itself, and tells what it was given."""
+    given = []
+
+    def find_label_errors(features, labels, **options):
+        given.append((features, labels, options))
+        return found(features, labels)
+
+    monkeypatch.setattr("rmdnet_jax.labels.audit.find_label_errors", find_label_errors)
+    return given
+
+
+@pytest.fixture
+def page():
+    """The report's module."""
+    return pytest.importorskip("rmdnet_jax.app.audit.page")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with features and labels in many forms, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    np.save("e.npy", FEATURES)
+    np.savez("e.npz", features=FEATURES, other=FEATURES[:1])
+    np.savetxt("e.csv", FEATURES, delimiter=",", header="two numbers,\na row")
+    frame = pandas.DataFrame(FEATURES, columns=[*"abcd"])
+    frame.to_csv("headed_e.csv", index=False)
+    frame.to_parquet("e.parquet")
+    pandas.DataFrame({"id": range(SIZE), "embedding": [*FEATURES]}).to_parquet("lists.parquet")
+    return tmp_path
+
+
+def audit(line):
+    """Runs the command."""
+    return cli.main(["audit", *shlex.split(line)])
+
+
+def write(kind):
+    """Writes labels in each form."""
+    labels = LABELS[kind]
+    np.save("y.npy", labels)
+    np.savez("y.npz", labels=labels, y=labels)
+    frame = pandas.DataFrame({"file": names(), "my label:1": labels, "note": "ö;x"})
+    frame.to_csv("wide.csv", index=False)
+    frame.to_csv("excel.csv", index=False, sep=";", encoding="utf-8-sig", lineterminator="\r\n")
+    frame.to_csv("tabs.csv", index=False, sep="\t")
+    frame.to_parquet("y.parquet")
+    frame[["my label:1"]].to_csv("y.csv", index=False, header=False)
+    frame[["my label:1"]].to_csv("headed.csv", index=False)
+
+
+def names():
+    return [f"tiere/bild {i}.png" for i in range(SIZE)]
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize(
+    "labels",
+    ["y.npy", "y.npz", "y.npz:y", "y.csv", "headed.csv", "'wide.csv:my label:1'",
+     "'excel.csv:my label:1'", "'tabs.csv:my label:1'", "'y.parquet:my label:1'"],
+)  # fmt: skip
+def test_labels_come_in_each_form(place, finder, kind, labels):
+    write(kind)
+    assert audit(f"--features e.npy --labels {labels} --out out.csv") == 0
+    np.testing.assert_array_equal(finder[0][0], FEATURES)
+    assert finder[0][1].tolist() == LABELS[kind], "01 and 1 are two classes"
+
+
+@pytest.mark.parametrize(
+    "features",
+    ["e.npy", "e.npz", "e.npz:features", "e.csv", "headed_e.csv", "e.parquet", "lists.parquet",
+     "lists.parquet:embedding"],
+)  # fmt: skip
+def test_features_come_in_each_form(place, finder, features):
+    write("ints")
+    assert audit(f"--features {features} --labels y.npy --out out.csv") == 0
+    np.testing.assert_allclose(finder[0][0], FEATURES, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [*LABELS.values(), ["NA", "None"] * (SIZE // 2)])
+def test_one_table_may_hold_all(place, finder, capsys, labels):
+    """Names, counts and the label itself are no features."""
+    frame = pandas.DataFrame(FEATURES, columns=[*"abcd"])
+    frame.insert(0, "id", range(100, 100 + SIZE))
+    frame.insert(1, "file", names())
+    frame["class"] = labels
+    frame.to_csv("all.csv", index=False)
+    assert audit("--features all.csv --labels all.csv:class --out out.csv") == 0
+    np.testing.assert_allclose(finder[0][0], FEATURES, rtol=1e-6)
+    assert finder[0][1].tolist() == labels
+    table = pandas.read_csv("out.csv")
+    assert table["name"].tolist()[:2] == [names()[4], names()[1]]
+    assert table["id"].tolist()[:2] == [104, 101]
+    assert "a" not in table.columns
+    assert "4 columns of all.csv, all but id, file, class" in capsys.readouterr().out
+
+
+def test_probabilities_follow_their_headings(place, finder):
+    write("text")
+    told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
+    frame = pandas.DataFrame(told, columns=WORDS)
+    frame[frame.columns[::-1]].to_csv("p.csv", index=False)
+    assert audit("--probabilities p.csv --labels y.npy --out out.csv --seed 3") == 0
+    features, _, options = finder[0]
+    assert features is None
+    assert options["seed"] == 3
+    np.testing.assert_allclose(options["probabilities"], told[:, np.argsort(WORDS)])
+
+
+def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, capsys):
+    write("text")
+    frame = pandas.DataFrame({"file": names(), "label": LABELS["text"], "=note": "-x"})
+    frame["degrees"], frame["index"] = "-3.5", "mine"
+    frame.to_csv("labels.csv", index=False)
+    assert audit("--features e.npy --labels labels.csv --out out.csv --top 1") == 0
+    table = pandas.read_csv("out.csv")
+    head = ["index", "name", "is_label_issue", "label_score", "given_label", "predicted_label"]
+    assert [*table.columns[:6]] == head
+    assert table["index"].tolist()[:2] == [4, 1]
+    assert table["is_label_issue"].tolist() == [True, True] + [False] * (SIZE - 2)
+    assert table["given_label"].tolist()[:2] == ["'=1+1", "'@dog"]
+    assert table["degrees"].tolist() == [-3.5] * SIZE, "a number stays a number"
+    assert table["'=note"].tolist() == ["'-x"] * SIZE
+    assert table["index (yours)"].tolist() == ["mine"] * SIZE
+    cells = [cell for column in pandas.read_csv("out.csv", dtype=str) for cell in table[column]]
+    assert not [c for c in cells if isinstance(c, str) and c.startswith(FORMULA)]
+    printed = capsys.readouterr().out
+    assert "tiere/bild 4.png" in printed
+    assert "tiere/bild 1.png" not in printed, "one row is shown"
+    assert "25.0% of the labels, 95 % interval 12.5% to 37.5%" in printed
+    assert not list(place.glob("*.part*"))
+
+
+def test_a_folder_holds_all_that_one_may_want(place, finder, page):
+    write("text")
+    command = "--features e.npy --labels 'wide.csv:my label:1' --out deep/audit"
+    assert audit(command) == 0
+    out = place / "deep" / "audit"
+    assert {path.name for path in out.iterdir()} == {
+        "suspects.csv", "suspects.parquet", "corrected_labels.csv", "knn_graph.npz",
+        "label_studio.json", "report.html", "summary.json",
+    }  # fmt: skip
+    assert [path.name for path in out.parent.iterdir()] == ["audit"]
+    suspects = pandas.read_parquet(out / "suspects.parquet")
+    assert suspects["given_label"].tolist()[:2] == ["=1+1", "@dog"]
+    assert len(pandas.read_csv(out / "suspects.csv")) == len(suspects) == SIZE
+    corrected = pandas.read_csv(out / "corrected_labels.csv")
+    assert [*corrected] == ["index", "name", "given", "label", "decision", "confidence"]
+    assert corrected["index"].tolist() == [*range(SIZE)]
+    assert corrected["name"].tolist() == names()
+    assert corrected["decision"].tolist()[:5] == ["keep", "in doubt", "keep", "keep", "change"]
+    changed = corrected["given"] != corrected["label"]
+    assert np.flatnonzero(changed).tolist() == [4]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["noise_rate"] == 0.25
+    assert summary["noise_interval"] == [0.125, 0.375]
+    assert summary["decisions"] == {"keep": SIZE - 2, "change": 1, "in doubt": 1}
+    assert summary["command"] == ["rmdnet", "audit", *shlex.split(command)]
+    assert summary["details"] == {"folds": 5}
+    assert {"python", "jax"} <= summary["versions"].keys()
+
+
+def test_the_graph_holds_the_distances_in_order(place, finder, page):
+    write("ints")
+    twins = FEATURES.copy()
+    twins[1] = twins[0]
+    np.save("e.npy", twins)
+    assert audit("--features e.npy --labels y.npy --out out") == 0
+    graph = scipy.sparse.load_npz("out/knn_graph.npz")
+    near, far = neighbours(twins)
+    assert graph.shape == (SIZE, SIZE)
+    assert graph.nnz == SIZE * NEAR, "a distance of 0 stays"
+    for i in range(SIZE):
+        row = slice(graph.indptr[i], graph.indptr[i + 1])
+        np.testing.assert_array_equal(graph.indices[row], near[i])
+        np.testing.assert_allclose(graph.data[row], far[i], atol=1e-6)
+        assert np.all(np.diff(graph.data[row]) >= 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cleanlab_takes_the_graph(place, finder, page):
+    """Datalab finds in it the outliers that it finds in the features themselves."""
+    pytest.importorskip("datasets", reason="Datalab needs it: cleanlab[datalab]")
+    datalab = pytest.importorskip("cleanlab").Datalab
+    write("ints")
+    assert audit("--features e.npy --labels y.npy --out out") == 0
+    issues = []
+    graph = scipy.sparse.load_npz("out/knn_graph.npz")
+    for given in ({"knn_graph": graph}, {"features": FEATURES}):
+        lab = datalab({"label": LABELS["ints"]}, label_name="label", verbosity=0)
+        lab.find_issues(**given, issue_types={"outlier": {}, "near_duplicate": {}})
+        issues.append(lab.get_issues()[["outlier_score", "near_duplicate_score"]].to_numpy())
+    np.testing.assert_allclose(issues[0], issues[1], atol=1e-5)
+    assert len(np.unique(issues[0])) > SIZE, "scores that say something"
+
+
+def test_an_audit_is_replaced_only_when_told_to(place, finder, page, capsys):
+    write("ints")
+    command = "--features e.npy --labels y.npy --out out"
+    assert audit(command) == 0
+    (place / "out" / "mine.txt").write_text("a note")
+    capsys.readouterr()
+    assert audit(command) == 2
+    assert "got an audit in 'out': --force replaces it" in capsys.readouterr().err
+    assert (place / "out" / "mine.txt").exists()
+    assert len(finder) == 1, "refused before the work"
+    assert audit(command + " --force") == 0
+    assert not (place / "out" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("error", [UserError("no space"), KeyboardInterrupt()])
+def test_nothing_is_half_written(place, finder, page, monkeypatch, error):
+    write("ints")
+    command = "--features e.npy --labels y.npy --out out --force"
+    assert audit(command) == 0
+    before = (place / "out" / "suspects.csv").read_bytes()
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(page, "write", fail)
+    assert audit(command) in (2, 130)
+    assert (place / "out" / "suspects.csv").read_bytes() == before
+    assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--features none.npy --labels y.npy --out a", "--features 'none.npy' cannot be read"),
+        ("--features e.txt --labels y.npy --out a", "--features must end in .npy, .npz, .csv or"),
+        ("--features e.npz:featurs --labels y.npy --out a", "did you mean features?"),
+        ("--features words.csv --labels y.npy --out a", "--features must hold columns of numbers"),
+        ("--features empty.csv --labels y.npy --out a", "--features must hold columns of numbers"),
+        ("--features e.npy --labels wide.csv --out a", "--labels must name a column, as in"),
+        ("--features e.npy --labels wide.csv:lab --out a", "--labels's column must be one of"),
+        ("--features e.npy --labels e.npy --out a", "--labels must be one a row, got shape"),
+        ("--features e.npy --labels empty.csv --out a", "--labels must name a column"),
+        ("--features e.npy --labels twice.csv:label --out a", "have one column 'label', got 2"),
+        ("--features e.npy --labels ragged.csv:b --out a", "--labels must have 2 columns in each"),
+        ("--features e.npy --labels latin.csv:b --out a", "'latin.csv' cannot be read: 'utf-8'"),
+        ("--features e.npy --labels broken.npz --out a", "--labels 'broken.npz' cannot be read"),
+        ("--features e.npy --labels ids.csv --out a", "column 'id' must hold each name once"),
+        ("--features named.csv --labels other.csv --out a", "--labels must be in the order of"),
+        ("--features e.npy --labels y.npy --names few.csv --out a", "--names must have one for"),
+        ("--features e.npy --labels y.npy --names ids.csv --out a", "--names must name a column"),
+        ("--features e.npy --labels y.npy --names ids.csv:id --out a", "--names must hold each"),
+        ("--features e.npy --labels y.npy --images none --out a", "--images must be a folder"),
+        ("--features e.npy --labels y.npy --top=-1 --out a", "--top must be >= 0, got -1"),
+        ("--features e.npy --labels y.npy", "--out must be given"),
+        ("--features e.npy --labels y.npy --out y.npy", "--out must be a folder or a .csv file"),
+        ("--features e.npy --labels y.npy --out .", "--out must not hold the inputs"),
+        ("--features e.npy --labels y.npy --out full --force", "which holds other files"),
+        ("--features e.npy --labels y.npy --out file", "got the file 'file'"),
+        ("--features e.npy --labels y.npy --out file/a", "'file/a' cannot be written"),
+        (
+            "--features e.npy --labels y.npy --out no/a.csv",
+            "--out must be in a folder that is there, got 'no",
+        ),
+        ("--features e.npy --labels wide.csv:note --out wide.csv", "be a file beside the inputs"),
+        ("--features e.npy --labels y.npy --out few.csv", "be a new file, got 'few.csv'"),
+        ("--labels y.npy --out a", "name --features or --probabilities, and --labels"),
+        ("--features e.npy --out a", "name --features or --probabilities, and --labels"),
+        ("--features e.npy --labels y.npy --teacher x --out a", "--teacher must come with a fold"),
+        ("none --out a", "must be a run's workdir or a folder of images, got 'none'"),
+        ("full --out a", "--features FILE of any model, or --teacher"),
+        ("full --labels y.npy --out a", "--labels must be left out beside 'full'"),
+        ("full --teacher none --out a", "must be a folder that holds train/<class>/"),
+        ("full --features e.npy --out a", "must be a folder that holds train/<class>/"),
+    ],
+)
+def test_bad_files_are_one_line(place, finder, capsys, line, words):
+    write("ints")
+    (place / "ragged.csv").write_text("a,b\n1\n")
+    (place / "twice.csv").write_text("label,label\n1,2\n")
+    (place / "latin.csv").write_bytes("a,b\n1,ä\n".encode("latin-1"))
+    (place / "broken.npz").write_bytes(b"PK")
+    (place / "empty.csv").write_text("")
+    (place / "file").write_text("mine")
+    (place / "full").mkdir()
+    (place / "full" / "mine.txt").write_text("mine")
+    (place / "few.csv").write_text("names\na\nb\n")
+    pandas.DataFrame({"word": names()}).to_csv("words.csv", index=False)
+    pandas.DataFrame({"id": "a", "label": LABELS["ints"]}).to_csv("ids.csv", index=False)
+    named = pandas.DataFrame({"file": names(), "a": 1.0, "label": LABELS["ints"]})
+    named.to_csv("named.csv", index=False)
+    named[::-1].to_csv("other.csv", index=False)
+    assert audit(line) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("rmdnet: ")
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
+    assert not finder, "refused before the work"
+    assert not (place / "a").exists()
+
+
+def of_labels(labels):
+    np.save("y.npy", labels)
+    return "--features e.npy"
+
+
+def of_features(row):
+    np.save("y.npy", LABELS["ints"])
+    features = FEATURES.copy()
+    features[7] = row
+    np.save("bad.npy", features)
+    return "--features bad.npy"
+
+
+def of_probabilities(table):
+    np.save("y.npy", LABELS["ints"])
+    np.save("p.npy", table)
+    return "--features e.npy --probabilities p.npy"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: of_labels(LABELS["ints"][:-1]), "--features must have a row for each of the 23"),
+        (lambda: of_labels(["a"] * SIZE), "--labels must hold two classes or more, got only a"),
+        (lambda: of_labels([*range(SIZE)]), "--labels must repeat, got 24 different ones"),
+        (lambda: of_labels(["a", ""] * 12), "--labels must not hold missing values, got an empty"),
+        (lambda: of_labels([1.0, np.nan] * 12), "--labels must not hold missing values, got nan"),
+        (lambda: of_labels([1.5, 2.0] * 12), "--labels must be whole numbers or text, got 1.5"),
+        (lambda: of_features(np.nan), "--features must be finite, row 7 has NaN"),
+        (lambda: of_features(np.inf), "--features must be finite, row 7 has NaN"),
+        (lambda: of_probabilities(np.ones((SIZE, 4))), "--probabilities must sum to 1"),
+        (lambda: of_probabilities(np.ones((SIZE, 3)) / 3), "--probabilities must have a column"),
+        (lambda: of_probabilities(np.ones((3, 4)) / 4), "--probabilities must have a row for each"),
+    ],
+)
+@pytest.mark.parametrize("out", ["a.csv", "a"])
+def test_bad_values_are_one_line_that_names_the_flag(place, capsys, make, words, out):
+    """Of the real `find_label_errors`; nothing is left."""
+    line = make()
+    assert audit(f"{line} --labels y.npy --out {out}") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+    assert not (place / out).exists()
+    assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_of_images_needs_features_of_any_model(place, finder, page):
+    from PIL import Image
+
+    for i in range(SIZE):
+        (place / "photos" / f"<b>{NUMBERS[i]}").mkdir(parents=True, exist_ok=True)
+        image = np.full((9, 12, 3), i, np.uint8)
+        Image.fromarray(image).save(place / "photos" / f"<b>{NUMBERS[i]}" / f"{i:02d}.png")
+    assert audit("photos --features e.npy --out out --size 8") == 0
+    files = sorted(f"<b>{NUMBERS[i]}/{i:02d}.png" for i in range(SIZE))
+    corrected = pandas.read_csv("out/corrected_labels.csv")
+    assert corrected["name"].tolist() == files
+    assert corrected["given"].tolist() == [file.split("/")[0] for file in files]
+    assert "data:image/webp" in (place / "out" / "report.html").read_text()
+    task = json.loads((place / "out" / "label_studio.json").read_text())[0]
+    assert files[4].split("/")[1] in task["data"]["image"]
+
+
+def test_an_audit_of_digits_finds_wrong_labels(place, capsys):
+    """End to end, pixels as features: of the 20 most suspect labels, most are the wrong ones."""
+    from rmdnet_jax.data import sources
+
+    source = sources.load("digits")
+    wrong = np.arange(0, len(source.labels), 10)
+    labels = source.labels.copy()
+    labels[wrong] = (labels[wrong] + 1) % 10
+    np.save("e.npy", source.images.reshape(len(labels), -1).astype(np.float32))
+    np.save("y.npy", labels)
+    assert audit("--features e.npy --labels y.npy --out out.csv") == 0
+    top = pandas.read_csv("out.csv")["index"][:20]
+    assert np.isin(top, wrong).mean() > 0.8

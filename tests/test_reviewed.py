@@ -1,0 +1,173 @@
+"""Labels that somebody has reviewed replace the given ones, and correction leaves them alone."""
+
+import json
+import types
+
+import numpy as np
+import pandas
+import pytest
+from conftest import tiny
+
+import rmdnet_jax as rmd
+from rmdnet_jax.app import experiment
+from rmdnet_jax.app.correct import Corrected
+from rmdnet_jax.app.reviewed import review
+from rmdnet_jax.data.store import Source
+from rmdnet_jax.errors import UserError
+
+FILES = ("train/cat/1.png", "train/cat/2 ü.png", "train/dog/1.png", "train/dog/=3.png")
+GIVEN = np.array([0, 0, 1, 1], np.int32)
+
+
+def source(files=FILES, names=("cat", "dog", "=owl")):
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    return Source("folder", images, GIVEN, images[:0], GIVEN[:0], names, files)
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_text(text, encoding=encoding)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "certain"),
+    [
+        ("index,label\n0,dog\n3,dog\n", [1, 0, 1, 1], [0, 3]),
+        ("index,name,given,label,mark\n9,train/cat/1.png,cat,dog,wrong\n", [1, 0, 1, 1], [0]),
+        ("file,label\ncat/1.png,'=owl\n2 ü.png,dog\n", [2, 1, 1, 1], [0, 1]),
+        ("file;label\n'=3.png;cat\n", [0, 0, 1, 0], [3]),
+        ("file,label\ncat\\1.png,dog\n", [1, 0, 1, 1], [0]),
+        ("index,name,label\n1,,=owl\n", [0, 2, 1, 1], [1]),
+        ("index,label\n0,1\n3,2\n", [1, 0, 1, 2], [0, 3]),
+        ("index,label\n0,\n1,dog\n", [0, 1, 1, 1], [1]),
+        ("index,label\n0.0,dog\n", [1, 0, 1, 1], [0]),
+        ("index,name,given,label,decision,confidence\n2,,dog,cat,change,1\n", [0, 0, 0, 1], []),
+    ],
+)
+def test_labels_replace_those_of_the_examples_named(tmp_path, text, expected, certain):
+    found = review(write(tmp_path / "reviewed.csv", text, "utf-8-sig"), source(), GIVEN)
+    assert found.given.tolist() == expected
+    assert np.flatnonzero(found.certain).tolist() == certain
+    changed = sum(a != b for a, b in zip(expected, GIVEN.tolist()))
+    assert f"labels {changed} of 4 changed by reviewed.csv" in found.said
+    assert ("none is certain" in found.said) == (not certain)
+    assert ("1 rows without a label" in found.said) == ("0,\n" in text)
+    assert GIVEN.tolist() == [0, 0, 1, 1], "what was given stays"
+
+
+def test_parquet_keeps_whole_numbers_and_text(tmp_path):
+    frame = pandas.DataFrame({"index": [3, 1], "label": ["cat", None]})
+    frame.to_parquet(tmp_path / "reviewed.parquet")
+    found = review(str(tmp_path / "reviewed.parquet"), source(), GIVEN)
+    assert found.given.tolist() == [0, 0, 1, 0]
+    assert np.flatnonzero(found.certain).tolist() == [3]
+
+
+def test_without_a_file_nothing_changes():
+    found = review("", source(), GIVEN)
+    assert found.given is GIVEN
+    assert not found.certain.any()
+    assert found.said == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the column must be one of the known names, got 'label': known: (it is empty)"),
+        ("index,label\n", "must hold a row or more, got none"),
+        ("index,class\n0,cat\n", "the column must be one of the known names, got 'label'"),
+        ("given,label\ncat,dog\n", "got 'index or name'"),
+        ("index,label\n0,cat\n4,dog\n", "must have an index in [0, 4) in each row, got '4'"),
+        ("index,label\n-1,cat\n", "must have an index in [0, 4) in each row, got '-1'"),
+        ("index,label\n0.5,cat\n", "must have an index in [0, 4) in each row, got '0.5'"),
+        ("index,label\n,cat\n", "must have an index in [0, 4) in each row, got ''"),
+        ("index,label\n1,cat\n1,dog\n", "must name each example once, got 'train/cat/2 ü.png' tw"),
+        ("file,label\ncat/1.png,cat\ntrain/cat/1.png,dog\n", "must name each example once"),
+        ("file,label\ncat/9.png,cat\n", "the file must be one of the known names, got 'cat/9.png'"),
+        ("file,label\n1.png,cat\n", "must tell files apart by their class folder, got '1.png'"),
+        ("file,label\n,cat\n", "must name the example in each row, got an empty name"),
+        ("index,label\n0,cow\n", "the label must be one of the known names, got 'cow'"),
+        ("index,label\n0,3\n", "the label must be one of the known names, got '3'"),
+        ("index,label\n0,1\n1,cat\n", "the label must be one of the known names, got '1'"),
+        ("index,label\n0\n", "must have 2 columns in each row"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tmp_path, text, words):
+    with pytest.raises(UserError, match=r"^labels") as error:
+        review(write(tmp_path / "r.csv", text), source(), GIVEN)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_are_one_line(tmp_path):
+    for name, words in (("none.csv", "cannot be read"), ("x.txt", "must be a .csv or .parquet")):
+        with pytest.raises(UserError, match=rf"^labels.*{words}"):
+            review(str(tmp_path / name), source(), GIVEN)
+    path = write(tmp_path / "r.csv", "file,label\n1.png,cat\n")
+    with pytest.raises(UserError, match="must name examples of folder by an index, got 'file'"):
+        review(path, source(files=()), GIVEN)
+
+
+def test_correction_never_changes_what_is_certain():
+    targets = np.random.default_rng(0).dirichlet(np.ones(3), 5).astype(np.float32)
+    given = ((targets.argmax(1) + 1) % 3).astype(np.int32)
+    made = types.SimpleNamespace(
+        certain=np.array([True, False, True, False, False]),
+        given=given,
+        classes=3,
+        train=np.array([0, 1, 2, 4]),
+        known=True,
+        source=types.SimpleNamespace(labels=given),
+    )
+    found = experiment.reviewed(made, Corrected(targets, {"changed": 1.0, "used": True}))
+    for row in range(5):
+        expected = np.eye(3)[given[row]] if made.certain[row] else targets[row]
+        np.testing.assert_array_equal(found.targets[row], expected)
+    assert found.targets.dtype == np.float32
+    assert found.summary == {"changed": 0.5, "right": 0.5, "certain": 2, "used": True}
+
+
+def corrected(value):
+    return {"targets": "propagated", "in_doubt": "use", "weight": 0.0, "labels": value}
+
+
+def test_a_run_takes_reviewed_labels_and_says_so(tmp_path, capsys):
+    """Each reviewed label is trained on as it stands; the file's content is the run's identity."""
+    path = tmp_path / "reviewed.csv"
+    frame = pandas.DataFrame({"index": [5, 7, 11], "label": [0, 1, 2]})
+    frame.to_csv(path, index=False)
+    experiment.run(tiny(**corrected(str(path))), tmp_path / "run")
+    assert "changed by reviewed.csv; 3 are certain" in capsys.readouterr().out
+    suspects = pandas.read_csv(tmp_path / "run" / "suspects.csv")
+    assert len(suspects) > 10
+    assert not {5, 7, 11} & {*suspects["index"]}
+    assert (suspects["given"] != suspects["label"]).all()
+    about = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert about["relation_guided"]["propagation"]["certain"] == 3
+    frame.assign(decision="change").to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"whose data differs \(certain is"):
+        experiment.run(tiny(**corrected(str(path))), tmp_path / "run")
+
+
+def test_from_python_by_the_file_of_a_run_or_a_report(tmp_path, capsys):
+    """Classes are named as the user names them."""
+    generator = np.random.default_rng(0)
+    images = generator.random((64, 8, 8))
+    labels = np.array([10, 20])[generator.integers(0, 2, 64)]
+    path = write(tmp_path / "r.csv", "index,label\n0,20\n1,10\n")
+    values = {"noise": "none", "controls": (), "weight": 0.0, "relation_guided.batch_size": 32}
+    run = rmd.train("digits:quick", tmp_path / "run", images=images, labels=labels,
+                    reviewed=path, overrides=values)  # fmt: skip
+    changed = int(labels[0] != 20) + int(labels[1] != 10)
+    assert f"labels {changed} of 64 changed by r.csv; 2 are certain" in capsys.readouterr().out
+    assert run.summary["noise"]["transition"] is None, "no identity where nobody knows"
+    assert "clean" not in json.dumps(run.summary)
+    with pytest.raises(UserError, match="overrides must not set 'labels' beside reviewed="):
+        rmd.train("digits:quick", tmp_path / "b", reviewed=path, overrides={"labels": path})
+    with pytest.raises(UserError, match="reviewed must be a path, got 3"):
+        rmd.train("digits:quick", tmp_path / "b", reviewed=3)
+    write(tmp_path / "r.csv", "index,label\n0,30\n")
+    with pytest.raises(UserError, match=r"^data.labels: the label must be .* got '30'"):
+        rmd.train("digits:quick", tmp_path / "b", images=images, labels=labels, reviewed=path,
+                  overrides=values)  # fmt: skip
+    assert not (tmp_path / "b").exists()
