@@ -1,0 +1,293 @@
+"""The report for people: one HTML file, in which suspect labels are seen, marked and exported.
+
+It needs no network and no server. Marks stay in the browser; their export is a CSV of the columns
+`index`, `name`, `given`, `label`, `mark`, from which an experiment takes its labels.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import pathlib
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rmdnet_jax import files
+from rmdnet_jax.errors import wrong
+from rmdnet_jax.labels.audit import LabelErrors
+
+MOST = 50_000  # suspects in the page
+FEWEST = 200  # examples that are shown, suspect or not
+NEAR = 6  # neighbours of each
+PICTURED = 600  # suspects with a picture
+SURROUNDED = 100  # suspects whose neighbours have one, too
+BYTES = 10_000_000  # of all pictures
+LARGE, SMALL = 160, 64  # the longer side of a suspect's picture and of a neighbour's
+WORDS = 600  # letters of a text; of the first suspects ten times as many
+MATRIX = 20  # classes that a matrix can show; of more, the commonest pairs are listed
+MAPPED = 2_000  # points of the map
+SIGNALS = ("vote", "margin", "target", "probe", "corrected_probe", "model", "outlier")
+BINS = np.linspace(0, 1, 11)
+
+Images = Callable[[int], np.ndarray | None]
+
+
+def write(
+    path: pathlib.Path,
+    found: LabelErrors,
+    *,
+    names: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
+    images: Images | None = None,
+    features: np.ndarray | None = None,
+    title: str = "",
+) -> None:
+    """Writes the report on label errors as one HTML file.
+
+    Args:
+      path: the file, which is replaced.
+      found: what `find_label_errors` found in `n` examples.
+      names: [n], ids or file names, by index.
+      texts: [n], the words of each text, or of each row of a table.
+      images: gives the picture of an index, uint8 [h, w, 3], or None.
+      features: [n, d], for a map; None: no map.
+      title: the heading.
+
+    Raises:
+      UserError: an argument has another length, or the file cannot be written.
+    """
+    size = len(found.table)
+    for name, values in (("names", names), ("texts", texts), ("features", features)):
+        if values is not None and len(values) != size:
+            raise wrong(name, f"have one for each of the {size} labels, got {len(values)}")
+    spots = None if features is None else _spots(found, features)
+    shown, count = _shown(found, None if spots is None else spots[0])
+    rows = _rows(found, shown, names, texts)
+    content = {
+        "title": title or "Which labels are wrong?",
+        "key": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
+        "suspects": count,
+        "rows": rows,
+        "pictures": {} if images is None else _pictures(found, shown[:count], images),
+        "map": None if spots is None else _map(spots, shown, found),
+        **_facts(found),
+    }
+    files.write_text(path, _page(content))
+
+
+def suspects(found: LabelErrors) -> np.ndarray:
+    """The rows of the table that deserve a look, ascending: not kept, unlikely or twice there."""
+    table = found.table
+    suspect = (table["decision"] != "keep") | (table["probability"] < 0.5)
+    if "duplicate" in table:
+        suspect |= table["duplicate"] >= 0
+    return np.flatnonzero(suspect)
+
+
+def _shown(found: LabelErrors, mapped: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """The table's rows in the page: suspects, how many, then what these and the map refer to."""
+    table = found.table
+    first = np.union1d(np.arange(min(FEWEST, len(table))), suspects(found))[:MOST]
+    index = table["index"].to_numpy()
+    others = [found.neighbours[index[first[:SURROUNDED]], :NEAR].ravel()]
+    if "duplicate" in table:
+        others.append(table["duplicate"].to_numpy()[first])
+    if mapped is not None:
+        others.append(mapped)
+    named = np.unique(np.concatenate(others))
+    place = np.argsort(index)  # of each index in the table
+    more = np.setdiff1d(place[named[named >= 0]], first)
+    return np.concatenate([first, more]), len(first)
+
+
+def _rows(
+    found: LabelErrors,
+    shown: np.ndarray,
+    names: Sequence[str] | None,
+    texts: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The columns of the rows that are shown; classes by their number."""
+    table = found.table.iloc[shown]
+    number = {label: i for i, label in enumerate(found.classes.tolist())}
+    index = table["index"].to_numpy()
+    given = np.empty(len(found.table), int)  # by index
+    given[found.table["index"].to_numpy()] = [number[x] for x in found.table["given"].tolist()]
+    near = found.neighbours[index, :NEAR]
+    return {
+        "index": index.tolist(),
+        "name": None if names is None else [str(names[i]) for i in index],
+        "text": None if texts is None else _texts([texts[i] for i in index]),
+        "given": given[index].tolist(),
+        "suggested": [number[x] for x in table["suggested"].tolist()],
+        "probability": _numbers(table["probability"]),
+        "confidence": _numbers(table["confidence"]),
+        "decision": table["decision"].tolist(),
+        "duplicate": table["duplicate"].tolist() if "duplicate" in table else None,
+        "signals": {name: _numbers(table[name]) for name in SIGNALS if name in table},
+        "near": near.tolist(),
+        "nearGiven": given[near].tolist(),
+    }
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    """Texts no longer than a page can hold; those of the first are left longer."""
+    lengths = [10 * WORDS] * PICTURED + [WORDS] * len(texts)
+    return [t if len(t) <= most else t[:most] + " …" for t, most in zip(map(str, texts), lengths)]
+
+
+def _numbers(values: Any, digits: int = 4) -> list[Any]:
+    """Rounded numbers for JSON, which knows no NaN."""
+    array = np.asarray(values, float)
+    return np.where(np.isfinite(array), array.round(digits), None).tolist()
+
+
+def _facts(found: LabelErrors) -> dict[str, Any]:
+    """What is said of all labels."""
+    table = found.table
+    number = {label: i for i, label in enumerate(found.classes.tolist())}
+    counts = np.zeros((len(number), len(number)), int)
+    given = np.array([number[x] for x in table["given"].tolist()])
+    np.add.at(counts, (given, [number[x] for x in table["suggested"].tolist()]), 1)
+    low, high = found.noise_interval
+    keys = ["examples", "right", "low", "high"]
+    return {
+        "classes": [str(label) for label in found.classes.tolist()],
+        "reason": found.reason,
+        "doubt": bool(found.in_doubt),
+        "size": len(table),
+        "left": max(0, len(suspects(found)) - MOST),
+        "changed": int((table["decision"] == "change").sum()),
+        "rate": _numbers([found.noise_rate, low, high]),
+        "matrices": None if len(number) > MATRIX else _matrices(found, counts),
+        "pairs": _pairs(found, counts),
+        "quality": [_numbers(row) for row in found.quality[keys].to_numpy(float)],
+        "reliability": _reliability(found),
+    }
+
+
+def _matrices(found: LabelErrors, counts: np.ndarray) -> dict[str, Any]:
+    return {
+        "counts": counts.tolist(),
+        "transition": _numbers(found.transition),
+        "error": _numbers(found.transition_error),
+    }
+
+
+def _pairs(found: LabelErrors, counts: np.ndarray) -> list[Any]:
+    """Given, suggested, count, estimated share and its error of the commonest confusions."""
+    wrong_ones = counts * (1 - np.eye(len(counts), dtype=int))
+    order = np.argsort(-wrong_ones, axis=None, kind="stable")[:100]
+    return [
+        [int(g), int(s), int(counts[g, s]), *_numbers([of[s, g] for of in both])]
+        for g, s in zip(*np.unravel_index(order, counts.shape))
+        for both in [(found.transition, found.transition_error)]
+        if wrong_ones[g, s]
+    ]
+
+
+def _reliability(found: LabelErrors) -> list[Any]:
+    """By probability: how many labels, their mean, and the share that is right if it is known."""
+    table = found.table
+    probability = table["probability"].to_numpy(float)
+    clean = np.asarray(found.summary.get("clean", ()))
+    right = None
+    if clean.shape == probability.shape:
+        right = clean[table["index"].to_numpy()] == table["given"].to_numpy()
+    places = np.clip(np.digitize(probability, BINS) - 1, 0, len(BINS) - 2)
+    rows = []
+    for i, inside in enumerate(places == k for k in range(len(BINS) - 1)):
+        mean = probability[inside].mean() if inside.any() else None
+        known = right[inside].mean() if right is not None and inside.any() else None
+        rows.append([BINS[i], BINS[i + 1], int(inside.sum()), mean, known])
+    return [[None if x is None else round(float(x), 4) for x in row] for row in rows]
+
+
+def _pictures(found: LabelErrors, first: np.ndarray, images: Images) -> dict[int, str]:
+    """Small pictures by index, the most suspect first, until they are many bytes."""
+    index = found.table["index"].to_numpy()[first]
+    near = found.neighbours[index[:SURROUNDED], :NEAR].ravel()
+    wanted = dict.fromkeys(near.tolist(), SMALL) | dict.fromkeys(index[:PICTURED].tolist(), LARGE)
+    order = dict.fromkeys([*index[:SURROUNDED].tolist(), *near.tolist(), *index[:PICTURED].tolist()])
+    pictures, left = {}, BYTES
+    for i in order:
+        image = images(i)
+        uri = "" if image is None else _thumbnail(np.asarray(image), wanted[i])
+        left -= len(uri)
+        if left < 0:
+            break
+        if uri:
+            pictures[i] = uri
+    return pictures
+
+
+def _thumbnail(image: np.ndarray, side: int) -> str:
+    """A picture of at most `side` pixels as a data URI."""
+    from PIL import Image
+
+    picture, file = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((side, side))
+    picture.save(file, "WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _spots(found: LabelErrors, features: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Indices [m], half of them the most suspect, and their places [m, 2] on a map by t-SNE."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    index = found.table["index"].to_numpy()
+    half = min(MAPPED // 2, len(index))
+    rest = index[half + np.random.default_rng(0).permutation(len(index) - half)[: MAPPED - half]]
+    chosen = np.concatenate([index[:half], rest])
+    rows = np.asarray(features)[chosen].astype(np.float64)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    if len(np.unique(rows, axis=0)) < 4:
+        return None  # nothing that a map could show
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of columns that are constant
+        most = min(50, *rows.shape)
+        rows = PCA(most, random_state=0).fit_transform(rows) if rows.shape[1] > 2 else rows
+        maker = TSNE(perplexity=min(30, (len(rows) - 1) / 3), random_state=0)
+        places = maker.fit_transform(rows.astype(np.float32))
+    return (chosen, places) if np.isfinite(places).all() else None
+
+
+def _map(
+    spots: tuple[np.ndarray, np.ndarray], shown: np.ndarray, found: LabelErrors
+) -> dict[str, Any]:
+    """Rows of the page and their places, both axes in [0, 1]."""
+    chosen, places = spots
+    row = {i: r for r, i in enumerate(found.table["index"].to_numpy()[shown].tolist())}
+    low = places.min(0)
+    places = (places - low) / np.maximum(places.max(0) - low, 1e-12)
+    x, y = _numbers(places.T)
+    return {"row": [row[i] for i in chosen.tolist()], "x": x, "y": y}
+
+
+def _page(content: dict[str, Any]) -> str:
+    """The template with its data, whose text cannot become markup, and a policy that says so."""
+    template = pathlib.Path(__file__).with_name("page.html").read_text("utf-8")
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False)  # ASCII: no U+2028
+    for letter in "<>&":
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
+    hashes = {tag: _hash(template, tag) for tag in ("script", "style")}
+    policy = (
+        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; "
+        "img-src data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    )
+    parts = {"policy": policy, "title": html.escape(content["title"]), "data": data}
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+
+
+def _hash(template: str, tag: str) -> str:
+    """How a policy names the one script or style that may run."""
+    (inside,) = re.findall(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
+    digest = hashlib.sha256(inside.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
