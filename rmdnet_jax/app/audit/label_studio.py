@@ -5,8 +5,9 @@ Source: https://labelstud.io/guide/predictions, "JSON format for pre-annotations
 
 from __future__ import annotations
 
+import mimetypes
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -34,8 +35,9 @@ def write(
     Args:
       path: the `.json` file, which is replaced.
       found: what `find_label_errors` found in `n` examples.
-      names: [n], file names or URLs of pictures.
-      root: the folder of those files below Label Studio's document root; None: URLs as they are.
+      names: [n], file names or URLs of pictures; other names are shown as text.
+      root: the folder of those files, as seen from Label Studio's document root; None: names are
+        addresses.
       texts: [n], the words to show instead of pictures.
 
     Raises:
@@ -45,33 +47,37 @@ def write(
         if values is not None and len(values) != len(found.table):
             raise wrong(name, f"have one for each of the {len(found.table)} labels")
     rows = found.table.iloc[suspects(found)].to_dict("records")
-    files.write_json(path, [_task(row, names, root, texts) for row in rows])
+    kind, shown = _shown(names, root, texts)
+    files.write_json(path, [_task(row, kind, shown(int(row["index"]))) for row in rows])
 
 
 def config(found: LabelErrors, kind: str = "image") -> str:
     """The labelling setup of the tasks, `kind` image or text: to paste into Label Studio."""
-    choices = "".join(f"    <Choice value={quoteattr(str(x))}/>\n" for x in found.classes.tolist())
+    classes = [quoteattr(str(label)) for label in found.classes.tolist()]
+    choices = "".join(f"    <Choice value={label}/>\n" for label in classes)
     return (
         f'<View>\n  <{kind.title()} name="{kind}" value="${kind}"/>\n'
         f'  <Choices name="label" toName="{kind}" choice="single">\n{choices}  </Choices>\n</View>\n'
     )
 
 
-def _task(
-    row: dict[Any, Any],
-    names: Sequence[str] | None,
-    root: str | None,
-    texts: Sequence[str] | None,
-) -> dict[str, Any]:
-    """One task; where there is neither picture nor text, the row's number is the text."""
-    index = int(row["index"])
-    kind = "image" if texts is None and names is not None else "text"
+def _shown(
+    names: Sequence[str] | None, root: str | None, texts: Sequence[str] | None
+) -> tuple[str, Callable[[int], str]]:
+    """Whether tasks show an `image` or a `text`, and which, by index."""
     if texts is not None:
-        shown = str(texts[index])
-    elif names is not None:
-        shown = str(names[index]) if root is None else _served(root, str(names[index]))
-    else:
-        shown = f"row {index}"
+        return "text", lambda index: str(texts[index])
+    if names is None:
+        return "text", lambda index: f"row {index}"
+    if root is not None:
+        folder = pathlib.PurePosixPath(root)
+        return "image", lambda index: LOCAL + quote((folder / str(names[index])).as_posix())
+    kind = mimetypes.guess_type(str(names[0]))[0] or ""
+    return "image" if kind.startswith("image/") else "text", lambda index: str(names[index])
+
+
+def _task(row: dict[Any, Any], kind: str, shown: str) -> dict[str, Any]:
+    index = int(row["index"])
     result = {
         "id": f"label-{index}",
         "from_name": "label",
@@ -79,23 +85,10 @@ def _task(
         "type": "choices",
         "value": {"choices": [str(row["suggested"])]},
     }
-    return {
-        "data": {
-            kind: shown,
-            "index": index,
-            "given": str(row["given"]),
-            "probability": round(float(row["probability"]), 4),
-        },
-        "predictions": [
-            {
-                "model_version": "rmdnet_jax",
-                "score": round(float(row["confidence"]), 4),
-                "result": [result],
-            }
-        ],
+    prediction = {
+        "model_version": "rmdnet_jax",
+        "score": round(float(row["confidence"]), 4),
+        "result": [result],
     }
-
-
-def _served(root: str, name: str) -> str:
-    """The address at which Label Studio serves a file below its document root."""
-    return LOCAL + quote((pathlib.PurePosixPath(root) / name).as_posix())
+    known = {"given": str(row["given"]), "probability": round(float(row["probability"]), 4)}
+    return {"data": {kind: shown, "index": index, **known}, "predictions": [prediction]}

@@ -9,34 +9,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 import pathlib
 import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rmdnet_jax import files
+from rmdnet_jax.app.audit.drawn import NEAR, PICTURED, SURROUNDED, Images, laid, places, thumbnails
 from rmdnet_jax.errors import wrong
 from rmdnet_jax.labels.audit import LabelErrors
 
 MOST = 50_000  # suspects in the page
 FEWEST = 200  # examples that are shown, suspect or not
-NEAR = 6  # neighbours of each
-PICTURED = 600  # suspects with a picture
-SURROUNDED = 100  # suspects whose neighbours have one, too
-BYTES = 10_000_000  # of all pictures
-LARGE, SMALL = 160, 64  # the longer side of a suspect's picture and of a neighbour's
 WORDS = 600  # letters of a text; of the first suspects ten times as many
 MATRIX = 20  # classes that a matrix can show; of more, the commonest pairs are listed
-MAPPED = 2_000  # points of the map
 SIGNALS = ("vote", "margin", "target", "probe", "corrected_probe", "model", "outlier")
 BINS = np.linspace(0, 1, 11)
-
-Images = Callable[[int], np.ndarray | None]
 
 
 def write(
@@ -67,7 +58,7 @@ def write(
     for name, values in (("names", names), ("texts", texts), ("features", features)):
         if values is not None and len(values) != size:
             raise wrong(name, f"have one for each of the {size} labels, got {len(values)}")
-    spots = None if features is None else _spots(found, features)
+    spots = None if features is None else places(found, features)
     shown, count = _shown(found, None if spots is None else spots[0])
     rows = _rows(found, shown, names, texts)
     content = {
@@ -75,8 +66,8 @@ def write(
         "key": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
         "suspects": count,
         "rows": rows,
-        "pictures": {} if images is None else _pictures(found, shown[:count], images),
-        "map": None if spots is None else _map(spots, shown, found),
+        "pictures": {} if images is None else thumbnails(found, shown[:count], images),
+        "map": None if spots is None else laid(spots, shown, found),
         **_facts(found),
     }
     files.write_text(path, _page(content))
@@ -207,68 +198,6 @@ def _reliability(found: LabelErrors) -> list[Any]:
         known = right[inside].mean() if right is not None and inside.any() else None
         rows.append([BINS[i], BINS[i + 1], int(inside.sum()), mean, known])
     return [[None if x is None else round(float(x), 4) for x in row] for row in rows]
-
-
-def _pictures(found: LabelErrors, first: np.ndarray, images: Images) -> dict[int, str]:
-    """Small pictures by index, the most suspect first, until they are many bytes."""
-    index = found.table["index"].to_numpy()[first]
-    near = found.neighbours[index[:SURROUNDED], :NEAR].ravel()
-    wanted = dict.fromkeys(near.tolist(), SMALL) | dict.fromkeys(index[:PICTURED].tolist(), LARGE)
-    order = dict.fromkeys([*index[:SURROUNDED].tolist(), *near.tolist(), *index[:PICTURED].tolist()])
-    pictures, left = {}, BYTES
-    for i in order:
-        image = images(i)
-        uri = "" if image is None else _thumbnail(np.asarray(image), wanted[i])
-        left -= len(uri)
-        if left < 0:
-            break
-        if uri:
-            pictures[i] = uri
-    return pictures
-
-
-def _thumbnail(image: np.ndarray, side: int) -> str:
-    """A picture of at most `side` pixels as a data URI."""
-    from PIL import Image
-
-    picture, file = Image.fromarray(image), io.BytesIO()
-    picture.thumbnail((side, side))
-    picture.save(file, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _spots(found: LabelErrors, features: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Indices [m], half of them the most suspect, and their places [m, 2] on a map by t-SNE."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    index = found.table["index"].to_numpy()
-    half = min(MAPPED // 2, len(index))
-    rest = index[half + np.random.default_rng(0).permutation(len(index) - half)[: MAPPED - half]]
-    chosen = np.concatenate([index[:half], rest])
-    rows = np.asarray(features)[chosen].astype(np.float64)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    if len(np.unique(rows, axis=0)) < 4:
-        return None  # nothing that a map could show
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of columns that are constant
-        most = min(50, *rows.shape)
-        rows = PCA(most, random_state=0).fit_transform(rows) if rows.shape[1] > 2 else rows
-        maker = TSNE(perplexity=min(30, (len(rows) - 1) / 3), random_state=0)
-        places = maker.fit_transform(rows.astype(np.float32))
-    return (chosen, places) if np.isfinite(places).all() else None
-
-
-def _map(
-    spots: tuple[np.ndarray, np.ndarray], shown: np.ndarray, found: LabelErrors
-) -> dict[str, Any]:
-    """Rows of the page and their places, both axes in [0, 1]."""
-    chosen, places = spots
-    row = {i: r for r, i in enumerate(found.table["index"].to_numpy()[shown].tolist())}
-    low = places.min(0)
-    places = (places - low) / np.maximum(places.max(0) - low, 1e-12)
-    x, y = _numbers(places.T)
-    return {"row": [row[i] for i in chosen.tolist()], "x": x, "y": y}
 
 
 def _page(content: dict[str, Any]) -> str:
