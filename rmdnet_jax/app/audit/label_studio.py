@@ -57,7 +57,8 @@ def config(found: LabelErrors, kind: str = "image") -> str:
     choices = "".join(f"    <Choice value={label}/>\n" for label in classes)
     return (
         f'<View>\n  <{kind.title()} name="{kind}" value="${kind}"/>\n'
-        f'  <Choices name="label" toName="{kind}" choice="single">\n{choices}  </Choices>\n</View>\n'
+        f'  <Choices name="label" toName="{kind}" choice="single">\n'
+        f"{choices}  </Choices>\n</View>\n"
     )
 
 
