@@ -25,7 +25,8 @@ from rmdnet_jax.labels.audit import LabelErrors
 MOST = 50_000  # suspects in the page
 FEWEST = 200  # examples that are shown, suspect or not
 WORDS = 600  # letters of a text; of the first suspects ten times as many
-MATRIX = 20  # classes that a matrix can show; of more, the commonest pairs are listed
+MATRIX = 20  # classes that a matrix can show
+PAIRS = 100  # the commonest confusions, listed where no matrix is
 SIGNALS = ("vote", "margin", "target", "probe", "corrected_probe", "model", "outlier")
 BINS = np.linspace(0, 1, 11)
 
@@ -174,7 +175,7 @@ def _matrices(found: LabelErrors, counts: np.ndarray) -> dict[str, Any]:
 def _pairs(found: LabelErrors, counts: np.ndarray) -> list[Any]:
     """Given, suggested, count, estimated share and its error of the commonest confusions."""
     wrong_ones = counts * (1 - np.eye(len(counts), dtype=int))
-    order = np.argsort(-wrong_ones, axis=None, kind="stable")[:100]
+    order = np.argsort(-wrong_ones, axis=None, kind="stable")[:PAIRS]
     return [
         [int(g), int(s), int(counts[g, s]), *_numbers([of[s, g] for of in both])]
         for g, s in zip(*np.unravel_index(order, counts.shape))
