@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import itertools
 import json
 import pathlib
 import re
@@ -107,17 +108,15 @@ def _rows(
 ) -> dict[str, Any]:
     """The columns of the rows that are shown; classes by their number."""
     table = found.table.iloc[shown]
-    number = {label: i for i, label in enumerate(found.classes.tolist())}
     index = table["index"].to_numpy()
-    given = np.empty(len(found.table), int)  # by index
-    given[found.table["index"].to_numpy()] = [number[x] for x in found.table["given"].tolist()]
+    given = _numbered(found, "given")[np.argsort(found.table["index"].to_numpy())]  # by index
     near = found.neighbours[index, :NEAR]
     return {
         "index": index.tolist(),
         "name": None if names is None else [str(names[i]) for i in index],
-        "text": None if texts is None else _texts([texts[i] for i in index]),
+        "text": None if texts is None else _texts([str(texts[i]) for i in index]),
         "given": given[index].tolist(),
-        "suggested": [number[x] for x in table["suggested"].tolist()],
+        "suggested": _numbered(found, "suggested")[shown].tolist(),
         "probability": _numbers(table["probability"]),
         "confidence": _numbers(table["confidence"]),
         "decision": table["decision"].tolist(),
@@ -128,36 +127,41 @@ def _rows(
     }
 
 
-def _texts(texts: Sequence[str]) -> list[str]:
+def _numbered(found: LabelErrors, column: str) -> np.ndarray:
+    """A column's classes by their number, in the table's order."""
+    number = {label: i for i, label in enumerate(found.classes.tolist())}
+    return np.array([number[label] for label in found.table[column].tolist()])
+
+
+def _texts(texts: list[str]) -> list[str]:
     """Texts no longer than a page can hold; those of the first are left longer."""
     lengths = [10 * WORDS] * PICTURED + [WORDS] * len(texts)
-    return [t if len(t) <= most else t[:most] + " …" for t, most in zip(map(str, texts), lengths)]
+    return [t if len(t) <= most else t[:most] + " …" for t, most in zip(texts, lengths)]
 
 
-def _numbers(values: Any, digits: int = 4) -> list[Any]:
+def _numbers(values: Any) -> list[Any]:
     """Rounded numbers for JSON, which knows no NaN."""
-    array = np.asarray(values, float)
-    return np.where(np.isfinite(array), array.round(digits), None).tolist()
+    numbers = np.asarray(values, float).round(4)
+    made = numbers.astype(object)
+    made[~np.isfinite(numbers)] = None
+    return made.tolist()
 
 
 def _facts(found: LabelErrors) -> dict[str, Any]:
     """What is said of all labels."""
-    table = found.table
-    number = {label: i for i, label in enumerate(found.classes.tolist())}
-    counts = np.zeros((len(number), len(number)), int)
-    given = np.array([number[x] for x in table["given"].tolist()])
-    np.add.at(counts, (given, [number[x] for x in table["suggested"].tolist()]), 1)
+    counts = np.zeros((len(found.classes), len(found.classes)), int)
+    np.add.at(counts, (_numbered(found, "given"), _numbered(found, "suggested")), 1)
     low, high = found.noise_interval
     keys = ["examples", "right", "low", "high"]
     return {
         "classes": [str(label) for label in found.classes.tolist()],
         "reason": found.reason,
         "doubt": bool(found.in_doubt),
-        "size": len(table),
+        "size": len(found.table),
         "left": max(0, len(suspects(found)) - MOST),
-        "changed": int((table["decision"] == "change").sum()),
+        "changed": int(np.sum(found.table["decision"] == "change")),
         "rate": _numbers([found.noise_rate, low, high]),
-        "matrices": None if len(number) > MATRIX else _matrices(found, counts),
+        "matrices": None if len(counts) > MATRIX else _matrices(found, counts),
         "pairs": _pairs(found, counts),
         "quality": [_numbers(row) for row in found.quality[keys].to_numpy(float)],
         "reliability": _reliability(found),
@@ -174,31 +178,30 @@ def _matrices(found: LabelErrors, counts: np.ndarray) -> dict[str, Any]:
 
 def _pairs(found: LabelErrors, counts: np.ndarray) -> list[Any]:
     """Given, suggested, count, estimated share and its error of the commonest confusions."""
-    wrong_ones = counts * (1 - np.eye(len(counts), dtype=int))
-    order = np.argsort(-wrong_ones, axis=None, kind="stable")[:PAIRS]
-    return [
-        [int(g), int(s), int(counts[g, s]), *_numbers([of[s, g] for of in both])]
-        for g, s in zip(*np.unravel_index(order, counts.shape))
-        for both in [(found.transition, found.transition_error)]
-        if wrong_ones[g, s]
-    ]
+    confused = counts - np.diag(np.diag(counts))
+    order = np.argsort(-confused, axis=None, kind="stable")[:PAIRS]
+    rows = []
+    for given, suggested in zip(*np.unravel_index(order, counts.shape)):
+        if n := int(confused[given, suggested]):
+            shares = (of[suggested, given] for of in (found.transition, found.transition_error))
+            rows.append([int(given), int(suggested), n, *_numbers([*shares])])
+    return rows
 
 
 def _reliability(found: LabelErrors) -> list[Any]:
     """By probability: how many labels, their mean, and the share that is right if it is known."""
-    table = found.table
-    probability = table["probability"].to_numpy(float)
+    probability = found.table["probability"].to_numpy(float)
     clean = np.asarray(found.summary.get("clean", ()))
-    right = None
+    right = np.full(len(probability), np.nan)
     if clean.shape == probability.shape:
-        right = clean[table["index"].to_numpy()] == table["given"].to_numpy()
-    places = np.clip(np.digitize(probability, BINS) - 1, 0, len(BINS) - 2)
+        right[:] = clean[found.table["index"].to_numpy()] == found.table["given"].to_numpy()
+    bins = np.clip(np.digitize(probability, BINS) - 1, 0, len(BINS) - 2)
     rows = []
-    for i, inside in enumerate(places == k for k in range(len(BINS) - 1)):
-        mean = probability[inside].mean() if inside.any() else None
-        known = right[inside].mean() if right is not None and inside.any() else None
-        rows.append([BINS[i], BINS[i + 1], int(inside.sum()), mean, known])
-    return [[None if x is None else round(float(x), 4) for x in row] for row in rows]
+    for k, (low, high) in enumerate(itertools.pairwise(BINS)):
+        inside = np.flatnonzero(bins == k)
+        means = [np.mean(of[inside]) if len(inside) else np.nan for of in (probability, right)]
+        rows.append([*_numbers([low, high]), len(inside), *_numbers(means)])
+    return rows
 
 
 def _page(content: dict[str, Any]) -> str:
