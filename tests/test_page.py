@@ -64,7 +64,9 @@ def found_in(size, classes, seed=0):
         noise_interval=(0.2, 0.3),
         transition=np.full(square, 1 / len(classes)),
         transition_error=np.full(square, 0.01),
-        quality=pd.DataFrame({**quality, "right": 0.7, "low": 0.6, "high": 0.8}),
+        quality=pd.DataFrame(
+            {**quality, "right": np.linspace(0.9, 0.4, len(classes)), "low": 0, "high": 1}
+        ),
         in_doubt=False,
         reason="About 25% of the labels look wrong.",
         neighbours=rng.integers(0, size, (size, 10)).astype(np.int32),
@@ -479,7 +481,9 @@ def test_a_page_opens_and_shows_the_most_suspect(opened):
         "return [...document.querySelectorAll('img')].every(i => i.complete && i.naturalWidth)"
     )
     assert len(opened.all("#matrices table")) == 2
-    assert len(opened.all("#quality tbody tr")) == 4
+    quality = opened.found.quality.sort_values("right")
+    heads = [head.text for head in opened.all("#quality tbody th")]
+    assert heads == quality["class"].tolist() != NAMES
 
 
 def test_a_card_says_what_is_known_and_no_more(browser, tmp_path):
@@ -593,6 +597,11 @@ def test_marks_by_button_key_and_choice_are_exported_and_taken_back(opened, tmp_
         ]
     ]
     assert "3 marked: 1 right, 1 wrong, 1 other" in opened.text("#count")
+    bins = [int(rows["probability"][i] * 10) for i in (one, two, three)]
+    for k, line in enumerate(opened.all("#reliability tbody tr")):
+        cells = [cell.text for cell in line.find_elements("css selector", "td")]
+        share = f"{(bins[0] == k) / bins.count(k):.0%}" if k in bins else "–"
+        assert cells[2:] == [str(bins.count(k)), share]
     assert opened.exported() == expected
     opened.again()
     assert "3 marked" in opened.text("#count")  # the browser kept them
