@@ -27,7 +27,7 @@ from rmdnet_jax.relations.graph import connect
 from rmdnet_jax.relations.neighbours import Neighbours, Watch, find, unwatched
 from rmdnet_jax.relations.transition import errors
 from rmdnet_jax.relations.transition import wrong as rate_of
-from rmdnet_jax.relations.votes import FOLDS, LEAST, held_out, information
+from rmdnet_jax.relations.votes import FOLDS, LEAST, held_out, information, joined
 from rmdnet_jax.relations.witnesses import Witnesses, witnesses
 
 SCORED = 10_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
@@ -50,6 +50,7 @@ class Propagated(NamedTuple):
     transition_error: np.ndarray  # [C, C], its standard errors
     belief: np.ndarray  # float32 [n, C], probability of each class, the given label heard
     prior: np.ndarray  # float32 [n, C], the same from the witnesses alone
+    graph: np.ndarray  # float32 [n, C], the neighbours' votes joined with the given label
     witnesses: Witnesses  # what has not seen an example's label
     found: Neighbours  # of each example, nearest first
 
@@ -165,7 +166,8 @@ def _judged(
     seen |= dict(zip(("noise_rate", "noise_low", "noise_high"), rate))
     return Propagated(
         targets, _confidence(targets), seen, noise, errors(noise, posterior.sum(0)),
-        posterior.astype(np.float32), prior.astype(np.float32), told, found,
+        posterior.astype(np.float32), prior.astype(np.float32),
+        joined(told.shares["vote"], given, noise)[0].astype(np.float32), told, found,
     )  # fmt: skip
 
 
