@@ -39,7 +39,9 @@ def centred(witness: np.ndarray) -> np.ndarray:
 
 def pooled(witnesses: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """`softmax(sum_s a_s f_s + b)`, [n, C]; witnesses [s, n, C]."""
-    logits = np.tensordot(weight, witnesses, 1) + bias
+    logits = np.zeros(witnesses.shape[1:], witnesses.dtype) + bias.astype(witnesses.dtype)
+    for part, odds in zip(weight, witnesses):  # faster than a product with so few rows
+        logits += float(part) * odds
     q = np.exp(logits - logits.max(1, keepdims=True))
     return q / q.sum(1, keepdims=True)
 
@@ -60,7 +62,7 @@ def fit(
     weight, bias = np.ones(count), np.zeros(classes)
     for _ in range(steps):
         q = pooled(witnesses, weight, bias)
-        belief = q * noise[:, given].T
+        belief = q * noise.astype(q.dtype)[:, given].T
         belief /= belief.sum(1, keepdims=True)
         if kind != "none":
             noise = _noise(belief, given, share, kind, prior)
@@ -87,11 +89,10 @@ def _noise(belief, given, share, kind: str, prior: float) -> np.ndarray:
 
 def _weight(witnesses, q, gap, weight) -> np.ndarray:
     """One step of Newton's method for the weights, kept in bounds."""
-    slope = np.einsum("snc,nc->s", witnesses, gap)
-    scaled = witnesses * np.sqrt(q)
-    mean = np.einsum("snc,nc->sn", witnesses, q)
-    flat = scaled.reshape(len(weight), -1)
-    curve = flat @ flat.T - mean @ mean.T
+    slope = witnesses.reshape(len(weight), -1) @ gap.ravel()
+    flat = (witnesses * np.sqrt(q)).reshape(len(weight), -1)
+    mean = (witnesses * q).sum(2)
+    curve = (flat @ flat.T - mean @ mean.T).astype(np.float64)
     step = np.linalg.solve(curve + np.eye(len(weight)), slope)
     return np.maximum(weight + np.clip(step, -2, 2), 0)
 

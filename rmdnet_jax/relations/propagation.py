@@ -31,13 +31,13 @@ from rmdnet_jax.relations.votes import FOLDS, LEAST, held_out, information, join
 from rmdnet_jax.relations.witnesses import Witnesses, witnesses
 
 SCORED = 10_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
-JUDGED = 10_000  # examples that noise is fitted and proved on, or 50 a class
+JUDGED = 5_000  # examples that noise is fitted and proved on, or 50 a class
 Auto = Literal["auto"]
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
 CAUTION = 2 / 3  # weight of even noise where none is proved; the rest is noise by class
 ABOVE = 4.0  # standard errors above chance at which votes know something
-FEWEST = 1 / 3  # of a class's labels that have to be left by a correction
+FEWEST = 0.1  # of a class's labels that have to be left by a correction
 
 
 class Propagated(NamedTuple):
@@ -134,8 +134,8 @@ def propagate(
     chosen = _chosen(found, given, num_classes, grid, fold, watch)
     k, tau, a = chosen
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
-    told = witnesses(made, a, features, given, num_classes, fold, probabilities, watch)
     along = doubt.hops(np.asarray(made.neighbour[:, :10]), given)
+    told = witnesses(made, a, features, given, num_classes, fold, probabilities, along.clear, watch)
     seen = {**dict(zip(AUTO, chosen)), "recall": found.recall}
     return _judged(told, given, fold, along, mix, in_doubt == "use", seen, found)
 
@@ -147,15 +147,17 @@ def _judged(
     classes = len(told.transition)
     part = _sample(told.judged, max(JUDGED, 50 * classes))
     seen |= doubt.evidence(told.of(part), given[part], fold[part] // 2, told.transition, along)
-    kind = doubt.kind(seen)
     even, by_class = (_believed(told, given, part, kind, mix) for kind in ("even", "by_class"))
+    kind = doubt.kind(seen)
     posterior, prior, noise = even if kind == "even" else by_class
+    clean = _of(posterior, given).mean() > 1 - doubt.CLEAN
+    kind = "none" if clean else kind
     if kind == "none":
         posterior, noise = (
             CAUTION * a + (1 - CAUTION) * b for a, b in ((even[0], posterior), (even[2], noise))
         )
     right = _of(posterior, given)
-    seen |= _verdict(kind, posterior, given, clean=_of(by_class[0], given).mean() > 1 - doubt.CLEAN)
+    seen |= _verdict(kind, posterior, given, clean)
     seen["used"] = use or not seen["in_doubt"]
     proved = kind != "none" and not seen["in_doubt"]
     label = np.eye(classes, dtype=np.float32)[given]
@@ -178,11 +180,12 @@ def _sample(judged: np.ndarray, most: int) -> np.ndarray:
 
 
 def _believed(told: Witnesses, given, part, kind: str, mix: float):
-    """Posterior [n, C], prior [n, C] and noise [C, C] of one kind, fitted to the examples `part`."""
+    """Posterior [n, C], prior [n, C] and noise [C, C] of one kind, fitted to some examples."""
     names = [name for name in told.odds if kind == "by_class" or name in doubt.BASE]
     odds = np.stack([told.odds[name] for name in names])
     fitted = belief.fit(odds[:, part], given[part], kind, told.transition)
     prior = belief.pooled(odds, fitted.weight, fitted.bias)
+    prior += (1 / prior.shape[1] - prior) / len(prior)  # no surer than one in n
     posterior = prior * fitted.transition[:, given].T ** mix
     return posterior / posterior.sum(1, keepdims=True), prior, fitted.transition
 

@@ -21,7 +21,6 @@ from rmdnet_jax.types import Array
 
 FOLDS = 10
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-SUREST = 64  # votes a class that the noise is read off, at most half of them
 PASSES, PASS_SHARPNESS = 4, 4.0
 LEAST = 1e-12  # of a vote, so that its logarithm is finite
 
@@ -77,7 +76,8 @@ def heard(parts: np.ndarray, fold, share: np.ndarray, out: Collection[int] = ())
 
 def _rows(votes: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Each class with its share of the vote, rows of sum 1."""
-    votes = votes * (share / votes.sum(0, dtype=np.float64)).astype(votes.dtype)
+    total = np.maximum(votes.sum(0, dtype=np.float64), LEAST)
+    votes = votes * (share / total).astype(votes.dtype)
     return votes / votes.sum(1, keepdims=True)
 
 
@@ -131,16 +131,17 @@ def passed(
 
 
 def corrected(
-    graph: Graph, alpha: float, parts: np.ndarray, given, fold, out: Collection[int]
+    graph: Graph, alpha: float, parts: np.ndarray, given, fold, out: Collection[int], surest: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets [n, C] and votes [n, C] of the last pass, from all labels but those of folds `out`.
 
-    The examples of those folds take part without a label.
+    The examples of those folds take part without a label. The noise is read off so many `surest`
+    votes of each class, at most half of them.
     """
     known = ~np.isin(fold, list(out))
     share = np.bincount(given[known], minlength=parts.shape[2]) / known.sum()
     votes = heard(parts, fold, share, out)
-    noise = transition(votes[known], given[known], fold[known], SUREST)
+    noise = transition(votes[known], given[known], fold[known], surest)
     sharp = joined(votes[known], given[known], noise)[1]
     seen = np.where(known[:, None], noise[:, given].T, 1.0).astype(np.float32)
     target = sharpened(votes, sharp) * seen

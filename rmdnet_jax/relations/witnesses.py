@@ -24,6 +24,7 @@ from rmdnet_jax.relations.transition import transition
 
 OUTER = 5  # folds that labels are corrected without
 MANY = 200_000  # examples from which labels are corrected without one of these folds alone
+SUREST = 64  # votes a class that the noise is read off, at most half of them
 LEAST = {"vote": 1e-6, "corrected_vote": 1e-4, "model": 1e-4}  # of a share, before its logarithm
 
 
@@ -49,19 +50,24 @@ def witnesses(
     num_classes: int,
     fold: np.ndarray,
     model: np.ndarray | None,
+    clear: bool,
     watch: Watch,
 ) -> Witnesses:
-    """All witnesses; `fold` int [n] in [0, 10), `model` its probabilities [n, C] or None."""
+    """All witnesses; `fold` int [n] in [0, 10), `model` its probabilities [n, C] or None.
+
+    Where the graph is `clear`, noise is read off a third of all votes, hard ones among them.
+    """
+    surest = max(SUREST, len(given) // (3 * num_classes)) if clear else SUREST
     parts = votes.by_fold(graph, alpha, given, fold, num_classes)
     share = np.bincount(given, minlength=num_classes) / len(given)
     shares = {"vote": votes.heard(parts, fold, share)}
     taught = probe.made(features, fold // 2)
     label = np.eye(num_classes, dtype=np.float32)[given]
     shares["probe"], penalty = _learned(taught, label)
-    shares |= _corrected(graph, alpha, parts, given, fold, taught, penalty, watch)
+    shares |= _corrected(graph, alpha, parts, given, fold, taught, penalty, surest, watch)
     if model is not None:
         shares["model"] = np.asarray(model, np.float32)
-    noise = transition(shares["vote"], given, fold, votes.SUREST)
+    noise = transition(shares["vote"], given, fold, surest)
     return Witnesses(
         {name: _odds(name, values) for name, values in shares.items()},
         {name: np.clip(values, 0, 1) for name, values in shares.items()},
@@ -86,7 +92,15 @@ def _learned(taught: probe.Probe, label: np.ndarray) -> tuple[np.ndarray, float]
 
 
 def _corrected(
-    graph: Graph, alpha: float, parts, given, fold, taught: probe.Probe, penalty: float, watch
+    graph: Graph,
+    alpha: float,
+    parts,
+    given,
+    fold,
+    taught: probe.Probe,
+    penalty: float,
+    surest,
+    watch,
 ) -> dict[str, np.ndarray]:
     """What probe and graph say once labels are corrected without the fold that is asked about.
 
@@ -96,7 +110,9 @@ def _corrected(
     scores, last = np.empty(parts.shape[1:], np.float32), np.empty(parts.shape[1:], np.float32)
     many = len(given) > MANY
     for outer in watch(range(1 if many else OUTER), "corrections"):
-        target, vote = votes.corrected(graph, alpha, parts, given, fold, (2 * outer, 2 * outer + 1))
+        target, vote = votes.corrected(
+            graph, alpha, parts, given, fold, (2 * outer, 2 * outer + 1), surest
+        )
         last[taught.rows[outer]] = vote[taught.rows[outer]]
         for part in range(OUTER) if many else (outer,):
             scores[taught.rows[part]] = probe.asked(taught, part, target, (penalty,))[0]
