@@ -33,7 +33,7 @@ class Probe(NamedTuple):
 
 def made(features: np.ndarray, fold: np.ndarray) -> Probe:
     """A probe whose folds are `fold`; each of them is asked about by all others."""
-    x = np.ascontiguousarray(features, np.float32)  # sums depend on the layout
+    x = np.asarray(features, np.float32)
     if x.shape[1] > WIDEST:
         mix = np.random.default_rng(0).normal(size=(x.shape[1], WIDEST)).astype(np.float32)
         x = x @ (mix / WIDEST**0.5)

@@ -129,6 +129,7 @@ def propagate(
     within("mix", mix, "[0, 1]")
     one_of("in_doubt", in_doubt, IN_DOUBT)
     check_labels(given, num_classes)
+    features = np.ascontiguousarray(features, np.float32)  # sums depend on the layout
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
     found = _near(features, max(k for k, *_ in grid), search, watch)
     chosen = _chosen(found, given, num_classes, grid, fold, watch)

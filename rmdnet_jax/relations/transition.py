@@ -40,7 +40,7 @@ def shares(noise: np.ndarray, given: np.ndarray) -> np.ndarray:
     seen = np.bincount(given, minlength=len(noise)) / len(given)
     share = seen
     for _ in range(STEPS):
-        share = share * (noise @ (seen / (share @ noise)))
+        share = share * (noise @ (seen / np.maximum(share @ noise, 1e-300)))
     return share
 
 

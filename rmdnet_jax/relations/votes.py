@@ -78,7 +78,7 @@ def _rows(votes: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Each class with its share of the vote, rows of sum 1."""
     total = np.maximum(votes.sum(0, dtype=np.float64), LEAST)
     votes = votes * (share / total).astype(votes.dtype)
-    return votes / votes.sum(1, keepdims=True)
+    return np.maximum(votes / votes.sum(1, keepdims=True), LEAST)
 
 
 def information(votes: np.ndarray, given: np.ndarray) -> float:
