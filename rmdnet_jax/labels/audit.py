@@ -1,7 +1,7 @@
 """Which labels are wrong, and what should they be? From features of any model, or its predictions.
 
 No images, no training: examples that a model finds alike vote on each other's labels, see
-`relations.propagation`. Where the votes do not prove that they know better, nothing is changed.
+`relations.propagation`. Where wrong labels are not proved, nothing is changed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmdnet_jax.errors import within, wrong
+from rmdnet_jax.labels import signals
 from rmdnet_jax.labels.classes import array, numbered
-from rmdnet_jax.relations.doubt import Test, tests
 from rmdnet_jax.relations.neighbours import Item, unwatched
 from rmdnet_jax.relations.propagation import Auto, Propagated, propagate
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FEWEST = 20  # rows that say anything
-NEAR = 1e-6  # how near to 0 or 1 a probability counts where two are averaged
 SLACK = 0.01  # by which rows of probabilities may miss 1: float16 is welcome
 
 
@@ -38,8 +37,13 @@ class LabelErrors:
     - `probability`: how likely the given label is right, in [0, 1].
     - `confidence`: how likely the suggested label is right, in [0, 1].
     - `vote`: the neighbours' share for the given label. The example itself does not vote.
-    - `margin`: that share less the largest of another class.
+    - `target`: that share once the given label is heard, by Bayes' rule.
+    - `probe`: what a linear probe says of the given label. It learned the labels of other folds.
+    - `corrected_probe`: the same of a probe that learned corrected labels of other folds.
+    - `margin`: the neighbours' share less the largest of another class.
     - `model`: the model's probability of the given label, where probabilities were given.
+    - `outlier`: how far it is from its neighbours: 1/2 is usual, near 1 is far out.
+    - `duplicate`: the row of a near-duplicate with another label, or -1.
     - `decision`: `keep`, `change`, or `in doubt`. In doubt, the label stays as it was given.
     """
 
@@ -48,10 +52,14 @@ class LabelErrors:
     targets: np.ndarray  # float32 [n, C], soft labels to train on, rows sum to 1
     classes: np.ndarray  # [C], sorted: the columns of `targets` and `transition`
     noise_rate: float  # estimated share of wrong labels, in [0, 1]
+    noise_interval: tuple[float, float]  # of 95 %
     transition: np.ndarray  # [C, C], estimated P(given j | class i), rows sum to 1
-    in_doubt: bool  # whether the features do not prove that they know better than the labels
-    reason: str  # what was found, or why there is doubt, in a sentence
-    doubt: dict[str, Test]  # the three tests, see `relations.doubt`
+    transition_error: np.ndarray  # [C, C], its standard errors
+    quality: DataFrame  # a row a class: class, examples, right (share), low, high
+    in_doubt: bool  # whether neither wrong labels are proved nor their absence
+    reason: str  # what was found, or why there is doubt, in plain words
+    neighbours: np.ndarray  # int32 [n, k], the nearest others of each example, nearest first
+    distances: np.ndarray  # float32 [n, k], cosine distances to them
     summary: dict[str, Any]  # what was chosen on the way, and all numbers
 
     def __repr__(self) -> str:
@@ -78,16 +86,17 @@ def find_label_errors(
 ) -> LabelErrors:
     """Ranks labels by how likely they are wrong, and corrects those that are.
 
-    `probability_i = b_i[given_i]`: `b` joins the votes of an example's neighbours with its own
-    label by Bayes' rule. With `probabilities`, the mean of its log-odds and the model's: a first
-    version. It ranks well, but is not calibrated yet. Source: ours, see `relations.propagation`.
+    `probability_i = b_i[given_i]`, `b_iy ~ q_iy T[y, given_i]`. `q` pools witnesses that have not
+    seen the label: its neighbours, linear probes, and `probabilities` if there are any. How much
+    each counts, and the noise T, make the given labels likeliest. So it needs no clean label.
+    Source: ours, see `relations.belief`.
 
     Args:
       features: [n, d] of any model: list, array, tensor or DataFrame. None: the square roots of
         `probabilities`.
       labels: [n], possibly wrong: integers of any range, strings or booleans.
       probabilities: [n, C] of a model that did not train on these examples, columns as the sorted
-        classes. They change the ranking only.
+        classes.
       seed: of the folds; the same input and seed give the same answer.
       neighbours: how many vote, below n, or `auto`.
       temperature: > 0, how little a vote loses with distance, or `auto`.
@@ -118,77 +127,28 @@ def find_label_errors(
     watch = _bar if progress else unwatched
     options = {"neighbours": neighbours, "temperature": temperature, "alpha": alpha}
     options |= {"in_doubt": in_doubt, "search": search}
-    return _record(
-        propagate(rows, given, len(classes), int(seed), watch, **options), classes, given, told
-    )
+    found = propagate(rows, given, len(classes), int(seed), watch, told, **options)
+    return _record(found, classes, given)
 
 
-def _record(
-    found: Propagated, classes: np.ndarray, given: np.ndarray, told: np.ndarray | None
-) -> LabelErrors:
+def _record(found: Propagated, classes: np.ndarray, given: np.ndarray) -> LabelErrors:
+    index, distance = signals.near(found)
+    seen = found.summary
     return LabelErrors(
-        table=_table(found, classes, given, told),
+        table=signals.table(found, classes, given),
         labels=classes[found.targets.argmax(1)],
         targets=found.targets,
         classes=classes,
-        noise_rate=found.summary["noise_rate"],
+        noise_rate=seen["noise_rate"],
+        noise_interval=(seen["noise_low"], seen["noise_high"]),
         transition=found.transition,
-        in_doubt=found.summary["in_doubt"],
-        reason=_reason(found, len(given)),
-        doubt=tests(found.summary),
-        summary=found.summary,
-    )
-
-
-def _table(
-    found: Propagated, classes: np.ndarray, given: np.ndarray, told: np.ndarray | None
-) -> DataFrame:
-    """The table of `LabelErrors`; ties in the order of votes, then of examples."""
-    import pandas
-
-    own = np.arange(len(given)), given
-    model = None if told is None else told[own]
-    suggested, margin = found.belief.argmax(1), found.votes.copy()
-    margin[own] = -1
-    decision = np.where(found.summary["used"], "change", "in doubt")
-    columns = {
-        "index": own[0],
-        "given": classes[given],
-        "suggested": classes[suggested],
-        "probability": _joined(found.belief[own], model),
-        "confidence": found.belief.max(1),
-        "vote": found.votes[own],
-        "margin": found.votes[own] - margin.max(1),
-        **({} if model is None else {"model": model}),
-        "decision": np.where(suggested == given, "keep", decision),
-    }
-    order = np.lexsort((columns["vote"], columns["probability"]))
-    return pandas.DataFrame({name: values[order] for name, values in columns.items()})
-
-
-def _joined(graph: np.ndarray, model: np.ndarray | None) -> np.ndarray:
-    """Probabilities whose log-odds are the mean of the graph's and the model's, if there is one."""
-    if model is None:
-        return graph
-    odds = 1.0
-    for p in (graph, model):
-        p = np.clip(p, NEAR, 1 - NEAR)
-        odds *= p / (1 - p)
-    return 1 - 1 / (1 + np.sqrt(odds))
-
-
-def _reason(found: Propagated, size: int) -> str:
-    """What was found, or why there is doubt."""
-    failed = [test for test in tests(found.summary).values() if not test.passed]
-    changed = round(found.summary["changed"] * size)
-    if not failed:
-        rate = found.summary["noise_rate"]
-        return f"About {rate:.0%} of the labels look wrong; {changed:,} of {size:,} are corrected."
-    done = f"{changed:,} are changed nevertheless" if found.summary["used"] else "none is changed"
-    why = failed[0]
-    return (
-        f"In doubt whether the features know better than the labels; {done}. {why}. "
-        "Scaled columns, or features of another model, may help."
+        transition_error=found.transition_error,
+        quality=signals.quality(found, classes, given),
+        in_doubt=seen["in_doubt"],
+        reason=signals.reason(seen, len(given)),
+        neighbours=index,
+        distances=distance,
+        summary=seen,
     )
 
 

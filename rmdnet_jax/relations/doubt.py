@@ -1,21 +1,19 @@
-"""Whether a relation graph knows enough to correct labels, seen without a clean one.
+"""Whether wrong labels are proved, seen without a clean one.
 
-The graph bears the burden of proof: it is in doubt unless it passes three tests, and a standard
-error of the last two counts against it. A graph in doubt changes no label.
+Neighbours disagree because labels are wrong, or because features do not tell the classes apart.
+Only wrong labels are corrected. So labels are corrected in five folds, each without its own labels.
+Then the corrected and the given labels of four folds each teach a witness. Which of them tells the
+labels of the fifth fold better? Likelihoods are in nats over all examples that are asked about, and
+each difference bears its standard error.
 
 | test | asks | passed where |
 |---|---|---|
-| knows | Do votes tell the given labels better than chance? | `above_chance > 4` |
-| lasts | Do labels agree two steps along as one step along? | `transitivity >= 0.75` |
-| even | Do all votes agree with labels as the surest do? | `evenness` or `transitivity >= 0.8` |
+| taught | Does a probe that learned corrected labels tell unseen given labels better? | 10 nats |
+| both | Do the probe and the graph both, where noise is even? | 5 nats each, 15 together |
+| even | Does even noise tell unseen labels better than no noise? | 6 nats |
+| lasts | Do labels agree two steps along the graph as one, the probe no worse? | 0.8 or 0.85 |
 
-Why: neighbours disagree because labels are noisy, or because the graph joins different classes.
-Noise is the same for any number of steps along the graph, a graph's own mistakes add up: `lasts`.
-Noise is the same for votes that are sure and for those that are not, mistakes are not: `even`. But
-people err more on what is hard. So agreement that lasts makes up for agreement that is uneven.
-Transitivity above 1 is luck: it counts as 1.
-
-Votes are rows of sum 1, float [n, C]; labels and folds int [n].
+One test is enough. `taught`, `both` and `lasts` prove noise of any kind, `even` proves even noise.
 """
 
 from __future__ import annotations
@@ -24,14 +22,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-ABOVE = 4.0  # standard errors above chance at which votes know something
-EVEN, TRANSITIVE = 0.8, 0.75  # to be reached, each less its standard error
+from rmdnet_jax.relations import belief
+
+NATS, EACH, TOGETHER = 10.0, 5.0, 15.0
+ERRORS = 2.0  # standard errors that a difference in nats has to reach
+LASTING, GAIN, MARGIN = 0.8, 30.0, 0.1
+SURE, SURE_MARGIN = 0.85, 0.3
+LEAST_EVEN = 6.0  # nats
+GAIN_EACH = 0.03  # nats an example
+LOST = 0.02  # of the nats that a probe knows: noise that depends on examples is forgotten, too
 CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
+CLEAN = 0.03  # estimated share of wrong labels below which nothing is wrong
+LEAN = 0.2  # of a class's labels, by which noise by class leans to even noise in a comparison
+STEPS = 25
 STARTS = 20_000  # examples, at most about so many, that steps are taken from
+BASE = ("vote", "probe", "corrected_probe", "model")  # what `even` noise is seen through
 
 
 class Test(NamedTuple):
-    """One test of a graph, passed where `value - error` reaches the bound."""
+    """One test, passed where the value reaches its bound by `ERRORS` standard errors."""
 
     asks: str
     value: float
@@ -40,7 +49,7 @@ class Test(NamedTuple):
     passed: bool
 
     def __str__(self) -> str:
-        return f"{self.asks} {self.value:.2f} - {self.error:.2f} is below {self.bound:g}"
+        return f"{self.asks} {self.value:.2f} ± {self.error:.2f}, needed {self.bound:g}"
 
 
 class Hops(NamedTuple):
@@ -93,57 +102,111 @@ def above_chance(votes: np.ndarray, given: np.ndarray, fold: np.ndarray) -> floa
     )
 
 
-def evenness(
-    votes: np.ndarray, given: np.ndarray, sure: np.ndarray, most: int
-) -> tuple[float, float]:
-    """How often votes agree with given labels over how often the surest do, and its error.
-
-    `sure` [C]: how often the surest votes for each class agree, at most `most` of them and half.
-    """
-    predicted = votes.argmax(1)
-    voted = np.bincount(predicted, minlength=len(sure))
-    weight, counted = voted / len(given), np.maximum(np.minimum(most, voted // 2), 1)
-    expected = float(np.sum(weight * sure))
-    even = float(np.mean(predicted == given)) / expected
-    return even, even * float(np.sum(weight**2 * sure * (1 - sure) / counted)) ** 0.5 / expected
-
-
-def evidence(along: Hops, even: tuple[float, float], knows: float) -> dict[str, float | bool]:
-    """What tells noise from doubt, and whether the graph is `in_doubt`.
+def evidence(
+    witnesses: dict[str, np.ndarray], given, fold, start: np.ndarray, along: Hops
+) -> dict[str, float]:
+    """What the tests are about.
 
     Args:
+      witnesses: log-odds [n, C] by name; none of them has seen an example's own label.
+      given: int [n].
+      fold: int [n], of those that correct.
+      start: [C, C], a first guess of the noise.
       along: see `hops`.
-      even: see `evenness`.
-      knows: see `above_chance`.
     """
-    seen: dict[str, float | bool] = {
-        "above_chance": knows,
-        "evenness": even[0],
-        "evenness_error": even[1],
+    size, classes = witnesses["vote"].shape
+
+    def told(kind: str, *names: str) -> np.ndarray:
+        asked = np.stack([witnesses[name] for name in names])
+        return belief.unseen(asked, given, fold, kind, start, LEAN * size / classes, STEPS)
+
+    def better(kind: str, name: str, than: str) -> tuple[float, float]:
+        return _total(told(kind, name) - told(kind, than))
+
+    base = [name for name in BASE if name in witnesses]
+    all_of_them = np.stack([witnesses[name] for name in base])
+    found = {
+        "taught": better("by_class", "corrected_probe", "probe"),
+        "both_probe": better("even", "corrected_probe", "probe"),
+        "both_graph": better("even", "corrected_vote", "vote")
+        if "corrected_vote" in witnesses
+        else (0.0, 0.0),
+        "even": _total(told("even", *base) - told("none", *base)),
+    }
+    noise = belief.fit(all_of_them, given, "by_class", start)
+    none = belief.fit(all_of_them, given, "none", steps=STEPS)
+    gain = belief.seen(all_of_them, given, noise)[0] - belief.seen(all_of_them, given, none)[0]
+    right = np.diag(noise.transition)
+    alone = np.log((np.bincount(given, minlength=classes) / size)[given])
+    informed = told("by_class", "probe") - alone
+    seen = {"gain": float(gain.sum()), "told": size, "informed": float(informed.sum())}
+    seen["margin"] = float(np.min(right - (noise.transition - np.diag(right)).max(1)))
+    for name, (value, error) in found.items():
+        seen |= {name: value, f"{name}_error": error}
+    return seen | {
         "transitivity": along.transitivity,
         "transitivity_error": along.error,
         "neighbour_agreement": along.agreement,
         "chance_agreement": along.chance,
     }
-    return {"in_doubt": not all(test.passed for test in tests(seen).values()), **seen}
+
+
+def _total(gain: np.ndarray) -> tuple[float, float]:
+    """The sum over all examples, and its standard error."""
+    return float(gain.sum()), float(gain.std() * len(gain) ** 0.5)
 
 
 def tests(seen: dict) -> dict[str, Test]:
-    """The three tests by name, of what `evidence` has seen."""
-    knows = seen["above_chance"]
-    lasts = min(seen["transitivity"], 1.0), seen["transitivity_error"]
-    even = max((seen["evenness"], seen["evenness_error"]), lasts, key=lambda x: x[0] - x[1])
+    """The four tests by name, of what `evidence` has seen."""
+    taught, even = (seen["taught"], seen["taught_error"]), (seen["even"], seen["even_error"])
+    both = seen["both_probe"], seen["both_graph"]
+    lasts = min(seen["transitivity"], 1.0), seen["transitivity_error"]  # above 1 is luck
+    told = "nats by which labels are told better that nobody has seen,"
     return {
-        "knows": Test(
-            "do votes tell the given labels better than chance, in standard errors",
-            *(knows, 0.0, ABOVE, knows > ABOVE),
+        "taught": Test(
+            f"{told} by a probe that learned corrected labels", *taught, NATS, _proved(*taught)
+        ),
+        "both": Test(
+            f"{told} by probe and graph if noise is even",
+            sum(both),
+            (seen["both_probe_error"] ** 2 + seen["both_graph_error"] ** 2) ** 0.5,
+            TOGETHER,
+            min(both) >= EACH and sum(both) >= TOGETHER,
+        ),
+        "even": Test(
+            f"{told} if some are wrong at random", *even, LEAST_EVEN, _proved(*even, LEAST_EVEN)
         ),
         "lasts": Test(
             "how far labels agree two steps along the graph, of what they do one step along",
-            *(*lasts, TRANSITIVE, lasts[0] - lasts[1] >= TRANSITIVE),
-        ),
-        "even": Test(
-            "how far all votes agree with the labels, of what the surest do",
-            *(*even, EVEN, even[0] - even[1] >= EVEN),
+            *lasts,
+            LASTING,
+            _lasts(seen, lasts[0] - lasts[1]),
         ),
     }
+
+
+def _lasts(seen: dict, value: float) -> bool:
+    """Whether labels agree so far along the graph that what disagrees is noise.
+
+    Nearly as far, if noise by class explains the labels better than none, or the probe does.
+    """
+    if seen["margin"] >= SURE_MARGIN and value >= SURE and _keeps(seen):
+        return True
+    explained = _keeps(seen) and seen["gain"] >= max(GAIN, GAIN_EACH * seen["told"])
+    taught = _proved(seen["taught"], seen["taught_error"], EACH)
+    return value >= LASTING and seen["margin"] > MARGIN and (explained or taught)
+
+
+def _keeps(seen: dict) -> bool:
+    """Whether the probe knows as much after correction, but for noise that depends on examples."""
+    return seen["taught"] >= -LOST * seen["informed"]
+
+
+def _proved(value: float, error: float, least: float = NATS) -> bool:
+    return value >= max(least, ERRORS * error)
+
+
+def kind(seen: dict) -> str:
+    """The kind of noise that is proved, one of `belief.KINDS`."""
+    passed = {name for name, test in tests(seen).items() if test.passed}
+    return "by_class" if passed - {"even"} else "even" if passed else "none"

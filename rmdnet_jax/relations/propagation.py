@@ -1,16 +1,13 @@
 """Noisy labels corrected over the relation graph of the whole training set: our extension.
 
-On the graph S of each example's nearest neighbours (`graph.connect`) labels Y spread as
-`Z = (I - alpha S)^-1 Y` (Zhou et al., NIPS 2004; Iscen et al., CVPR 2019). What is ours: an
-example's own label does not vote on itself (`held_out`), so that
+Labels spread on the graph of each example's nearest neighbours (`graph.connect`, `votes`). What is
+ours: no example's own label speaks for it, so that
 
-- the mutual information of these votes and the given labels chooses k, temperature and alpha
-  without a clean label,
-- the noise is read off the examples that the graph is surest of (`transition`),
-- vote and given label are joined by Bayes' rule, `target_iy ~ q_iy T_y,given_i`: little noise
-  leaves the given label, much the vote; and
-- the targets spread in the labels' place, and are joined with the given labels again, in a few
-  passes (`_passed`).
+- the mutual information of votes and given labels chooses k, temperature and alpha,
+- votes, a linear probe, and both of them again on corrected labels are witnesses that have not
+  seen an example's label (`witnesses`),
+- they are pooled and seen through the noise under which the given labels are likeliest (`belief`),
+- and labels are corrected only where their noise is proved (`doubt`).
 
 Memory is O(n (k + C)) beside the neighbours' own. Over the mesh that is set each device has its own
 rows. Features are float32 [n, dim], labels int [n] in [0, C).
@@ -18,87 +15,44 @@ rows. Features are float32 [n, dim], labels int [n] in [0, C).
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax.errors import one_of, within, wrong
-from rmdnet_jax.relations import doubt
-from rmdnet_jax.relations.graph import Graph, connect, product, spread
+from rmdnet_jax.relations import belief, doubt
+from rmdnet_jax.relations.graph import connect
 from rmdnet_jax.relations.neighbours import Neighbours, Watch, find, unwatched
-from rmdnet_jax.relations.transition import shares, transition
-from rmdnet_jax.sharding import whole
-from rmdnet_jax.types import Array
+from rmdnet_jax.relations.transition import errors
+from rmdnet_jax.relations.transition import wrong as rate_of
+from rmdnet_jax.relations.votes import FOLDS, LEAST, held_out, information, joined
+from rmdnet_jax.relations.witnesses import Witnesses, witnesses
 
-FOLDS = 10
-SCORED = 20_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
+SCORED = 10_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
+JUDGED = 5_000  # examples that noise is fitted and proved on, or 50 a class
 Auto = Literal["auto"]
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
-SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-SUREST = 64  # votes a class that the noise is read off, at most half of them
-PASSES, PASS_SHARPNESS = 4, 4.0
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
-LEAST = 1e-12  # of a vote, so that its logarithm is finite
+CAUTION = 2 / 3  # weight of even noise where none is proved; the rest is noise by class
+ABOVE = 4.0  # standard errors above chance at which votes know something
+FEWEST = 0.1  # of a class's labels that have to be left by a correction
 
 
 class Propagated(NamedTuple):
-    """What `propagate` finds. The fields after `summary` hold whether the graph is used or not."""
+    """What `propagate` finds. The fields after `summary` hold whether labels are changed or not."""
 
     targets: np.ndarray  # float32 [n, C], rows sum to 1; the given labels where it is not used
     confidence: np.ndarray  # float32 [n], 1 - entropy(targets) / log C
-    summary: dict  # what was chosen, and how much the graph knows
-    transition: np.ndarray  # [C, C], P(given j | class y) as the graph sees it, rows sum to 1
-    votes: np.ndarray  # [n, C], of the graph on each example, its own label unheard; rows sum to 1
-    belief: np.ndarray  # [n, C], votes and given labels joined: the targets if the graph is used
-
-
-@functools.partial(jax.jit, static_argnames=("num_classes", "folds"))
-def held_out(
-    graph: Graph,
-    alpha: float | Array,
-    given: Array,
-    fold: Array,
-    num_classes: int,
-    folds: int = FOLDS,
-) -> Array:
-    """Votes [n, C] on each example of the first `folds` folds by the labels of all other folds.
-
-    Each class has as much of the vote as it has of the given labels, whatever the degrees of its
-    nodes. Rows sum to 1, those of the other folds are NaN; `fold` int [n] in [0, FOLDS).
-    """
-    label = jax.nn.one_hot(given, num_classes)
-
-    def hear(part, votes):
-        own = (fold == part)[:, None]
-        return jnp.where(
-            own, jnp.maximum(spread(graph, alpha, jnp.where(own, 0.0, label)), LEAST), votes
-        )
-
-    votes = jax.lax.fori_loop(0, folds, hear, jnp.zeros_like(label))
-    votes *= jnp.mean(label, axis=0) / jnp.sum(votes, axis=0)
-    return whole(votes / jnp.sum(votes, axis=1, keepdims=True))
-
-
-def information(votes: np.ndarray, given: np.ndarray) -> float:
-    """Mutual information in nats of the class voted for and the given label.
-
-    No renaming of labels by noise lowers it, ignorance does.
-    """
-    joint = np.zeros((votes.shape[1],) * 2)
-    np.add.at(joint, (votes.argmax(1), given), 1 / len(given))
-    expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    return float(np.sum(joint[joint > 0] * np.log(joint[joint > 0] / expected[joint > 0])))
-
-
-def sharpened(votes: np.ndarray, sharpness: float) -> np.ndarray:
-    """`votes^sharpness`, rows of sum 1."""
-    scaled = sharpness * np.log(votes)
-    q = np.exp(scaled - scaled.max(1, keepdims=True))
-    return q / q.sum(1, keepdims=True)
+    summary: dict  # what was chosen, what is proved, and how many labels are wrong
+    transition: np.ndarray  # [C, C], P(given j | class y), rows sum to 1
+    transition_error: np.ndarray  # [C, C], its standard errors
+    belief: np.ndarray  # float32 [n, C], probability of each class, the given label heard
+    prior: np.ndarray  # float32 [n, C], the same from the witnesses alone
+    graph: np.ndarray  # float32 [n, C], the neighbours' votes joined with the given label
+    witnesses: Witnesses  # what has not seen an example's label
+    found: Neighbours  # of each example, nearest first
 
 
 def settings(
@@ -138,6 +92,7 @@ def propagate(
     num_classes: int,
     seed: int = 0,
     watch: Watch = unwatched,
+    probabilities: np.ndarray | None = None,
     *,
     neighbours: Auto | int = "auto",
     temperature: Auto | float = "auto",
@@ -146,7 +101,7 @@ def propagate(
     in_doubt: str = "keep",
     search: str = "auto",
 ) -> Propagated:
-    """Soft targets from the given labels, corrected over the features' graph.
+    """Soft targets from the given labels, corrected where their noise is proved.
 
     Args:
       features: float [n, dim].
@@ -154,17 +109,18 @@ def propagate(
       num_classes: C.
       seed: of the folds.
       watch: wraps the parts of long work, to show progress.
+      probabilities: float [n, C] of a model that has not seen these labels, one more witness.
       neighbours: k, a number below n or `auto`.
       temperature: of the graph's weights, > 0 or `auto`.
       alpha: how far labels travel, in [0, 1) or `auto`.
       mix: how far a given label speaks for itself: 0 not at all, 1 by Bayes' rule.
-      in_doubt: whether a graph in doubt leaves the given labels (`keep`) or is used (`use`).
+      in_doubt: whether doubt leaves the given labels (`keep`) or they are corrected (`use`).
       search: for neighbours: `exact`, `approximate` by an index, or `auto`: the index on a CPU
         with very many examples.
 
     Returns:
-      Targets, confidence and summary. The graph is `in_doubt` unless it proves that it knows
-      better, see `doubt`; then the targets are the given labels, unless it is `used` nevertheless.
+      Targets, confidence and summary. Labels are `in_doubt` where neither noise is proved nor its
+      absence, see `doubt`; then the targets are the given labels, unless `used` nevertheless.
 
     Raises:
       UserError: an argument is out of range, features are not finite, a class has no label.
@@ -173,48 +129,84 @@ def propagate(
     within("mix", mix, "[0, 1]")
     one_of("in_doubt", in_doubt, IN_DOUBT)
     check_labels(given, num_classes)
+    features = np.ascontiguousarray(features, np.float32)  # sums depend on the layout
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
     found = _near(features, max(k for k, *_ in grid), search, watch)
-    chosen, typical = _chosen(found, given, num_classes, grid, fold, watch)
+    chosen = _chosen(found, given, num_classes, grid, fold, watch)
     k, tau, a = chosen
     made = connect(found.index[:, :k], found.cosine[:, :k], tau)
-    votes, noise, belief, seen = _believed(made, a, given, num_classes, fold, mix, typical)
-    used = in_doubt == "use" or not seen["in_doubt"]
-    targets = belief if used else np.eye(num_classes)[given]
-    summary = {**dict(zip(AUTO, chosen)), "recall": found.recall, **seen, "used": used}
-    summary["changed"] = float(np.mean(targets.argmax(1) != given))
+    along = doubt.hops(np.asarray(made.neighbour[:, :10]), given)
+    told = witnesses(made, a, features, given, num_classes, fold, probabilities, along.clear, watch)
+    seen = {**dict(zip(AUTO, chosen)), "recall": found.recall}
+    return _judged(told, given, fold, along, mix, in_doubt == "use", seen, found)
+
+
+def _judged(
+    told: Witnesses, given, fold, along, mix: float, use: bool, seen: dict, found
+) -> Propagated:
+    """The witnesses pooled, judged, and joined with the given labels."""
+    classes = len(told.transition)
+    part = _sample(told.judged, max(JUDGED, 50 * classes))
+    seen |= doubt.evidence(told.of(part), given[part], fold[part] // 2, told.transition, along)
+    even, by_class = (_believed(told, given, part, kind, mix) for kind in ("even", "by_class"))
+    kind = doubt.kind(seen)
+    posterior, prior, noise = even if kind == "even" else by_class
+    clean = _of(posterior, given).mean() > 1 - doubt.CLEAN
+    kind = "none" if clean else kind
+    if kind == "none":
+        posterior, noise = (
+            CAUTION * a + (1 - CAUTION) * b for a, b in ((even[0], posterior), (even[2], noise))
+        )
+    right = _of(posterior, given)
+    seen |= _verdict(kind, posterior, given, clean)
+    seen["used"] = use or not seen["in_doubt"]
+    proved = kind != "none" and not seen["in_doubt"]
+    label = np.eye(classes, dtype=np.float32)[given]
+    targets = posterior if proved else by_class[0] if use else label
+    targets = np.where(told.alone[:, None], label, targets).astype(np.float32)
+    seen["changed"] = float(np.mean(targets.argmax(1) != given))
+    rate = rate_of(right, prior.argmax(1) == given, proved)
+    seen |= dict(zip(("noise_rate", "noise_low", "noise_high"), rate))
     return Propagated(
-        targets.astype(np.float32), _confidence(targets), summary, noise, votes, belief
+        targets, _confidence(targets), seen, noise, errors(noise, posterior.sum(0)),
+        posterior.astype(np.float32), prior.astype(np.float32),
+        joined(told.shares["vote"], given, noise)[0].astype(np.float32), told, found,
+    )  # fmt: skip
+
+
+def _sample(judged: np.ndarray, most: int) -> np.ndarray:
+    """Rows, at most so many, spread over those that may be judged."""
+    rows = np.flatnonzero(judged)
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+
+
+def _believed(told: Witnesses, given, part, kind: str, mix: float):
+    """Posterior [n, C], prior [n, C] and noise [C, C] of one kind, fitted to some examples."""
+    names = [name for name in told.odds if kind == "by_class" or name in doubt.BASE]
+    odds = np.stack([told.odds[name] for name in names])
+    fitted = belief.fit(odds[:, part], given[part], kind, told.transition)
+    prior = belief.pooled(odds, fitted.weight, fitted.bias)
+    prior += (1 / prior.shape[1] - prior) / len(prior)  # no surer than one in n
+    posterior = prior * fitted.transition[:, given].T ** mix
+    return posterior / posterior.sum(1, keepdims=True), prior, fitted.transition
+
+
+def _verdict(kind: str, posterior: np.ndarray, given, clean: bool) -> dict:
+    """Which noise is proved, and whether labels are in doubt: none is, or a class would vanish."""
+    held, left = (
+        np.bincount(y, minlength=posterior.shape[1]) for y in (given, posterior.argmax(1))
     )
-
-
-def _believed(
-    graph: Graph,
-    alpha: float,
-    given,
-    num_classes: int,
-    fold: np.ndarray,
-    mix: float,
-    typical: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-    """Votes, transition and belief of a `Propagated`, and what was seen on the way."""
-    votes = np.asarray(held_out(graph, alpha, given, fold, num_classes), np.float64)
-    along = doubt.hops(np.asarray(graph.neighbour[:, :10]), given)
-    # where the graph is clear off a third of all votes, hard ones among them
-    most = max(SUREST, len(given) // (3 * num_classes)) if along.clear else SUREST
-    noise = transition(votes, given, fold, most)
-    belief, sharpness = _posterior(votes, given, noise, mix)
-    belief = _passed(graph, alpha, belief, given, noise, mix)
-    alone = np.asarray(product(graph, jnp.ones((len(given), 1)))) == 0
-    belief = np.where(alone, np.eye(num_classes)[given], belief)
-    even = doubt.evenness(votes, given, np.diag(noise), most)
-    seen = {
-        "sharpness": sharpness,
-        "information": information(votes, given),
-        **doubt.evidence(along, even, min(doubt.above_chance(votes, given, fold), typical)),
-        "noise_rate": float(1 - np.sum(shares(noise, given) * np.diag(noise))),
+    vanishes = kind != "none" and bool(np.any(left < FEWEST * held))
+    return {
+        "noise": kind,
+        "vanishes": vanishes,
+        "in_doubt": vanishes or (kind == "none" and not clean),
     }
-    return votes, noise, belief, seen
+
+
+def _of(table: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Each row's entry for the given label."""
+    return table[np.arange(len(given)), given]
 
 
 def _confidence(targets: np.ndarray) -> np.ndarray:
@@ -239,15 +231,15 @@ def _near(features: np.ndarray, k: int, search: str, watch: Watch) -> Neighbours
 
 def _chosen(
     found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Watch
-) -> tuple[tuple, float]:
-    """The settings whose held-out votes have the highest information, and how much is known there.
+) -> tuple:
+    """The settings whose held-out votes have the highest information.
 
     Where most labels are wrong, votes that know nothing may be informative by chance, and of so
     many some are above chance, too. So settings are of an alpha at which the median is above
-    chance, if there is one; that median is what is returned.
+    chance, if there is one.
     """
     if len(grid) == 1:
-        return grid[0], np.inf
+        return grid[0]
     folds = min(FOLDS, -(-SCORED * FOLDS // len(given)))
     heard = fold < folds
     informative: dict[tuple, float] = {}
@@ -260,38 +252,4 @@ def _chosen(
         informative[k, tau, alpha] = information(votes, given[heard])
         above.setdefault(alpha, []).append(doubt.above_chance(votes, given[heard], fold[heard]))
     typical = {alpha: float(np.median(values)) for alpha, values in above.items()}
-    best = max(grid, key=lambda setting: (typical[setting[2]] > doubt.ABOVE, informative[setting]))
-    return best, typical[best[2]]
-
-
-def _posterior(
-    votes: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float
-) -> tuple[np.ndarray, float]:
-    """`q T[:, given]^mix`, rows of sum 1, and the sharpness of the votes q.
-
-    It is the one under which the given labels are likeliest.
-    """
-    seen = noise[:, given].T
-    likelihood = {
-        s: float(np.mean(np.log(np.sum(sharpened(votes, s) * seen, axis=1)))) for s in SHARPNESS
-    }
-    sharpness = max(likelihood, key=lambda s: likelihood[s])
-    target = sharpened(votes, sharpness) * seen**mix
-    return target / target.sum(1, keepdims=True), sharpness
-
-
-def _passed(
-    graph: Graph, alpha: float, target: np.ndarray, given: np.ndarray, noise: np.ndarray, mix: float
-) -> np.ndarray:
-    """Targets after some passes: they spread, and what arrives is joined with the given labels.
-
-    What arrives is sharpened first; they are joined by Bayes' rule.
-    """
-    share, seen = shares(noise, given), noise[:, given].T ** mix
-    for _ in range(PASSES):
-        votes = np.maximum(
-            np.asarray(spread(graph, alpha, jnp.asarray(target, jnp.float32)), np.float64), LEAST
-        )
-        target = sharpened(votes * share / votes.sum(0), PASS_SHARPNESS) * seen
-        target /= target.sum(1, keepdims=True)
-    return target
+    return max(grid, key=lambda one: (typical[one[2]] > ABOVE, informative[one]))

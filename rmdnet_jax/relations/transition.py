@@ -40,5 +40,28 @@ def shares(noise: np.ndarray, given: np.ndarray) -> np.ndarray:
     seen = np.bincount(given, minlength=len(noise)) / len(given)
     share = seen
     for _ in range(STEPS):
-        share = share * (noise @ (seen / (share @ noise)))
+        share = share * (noise @ (seen / np.maximum(share @ noise, 1e-300)))
     return share
+
+
+def errors(noise: np.ndarray, examples: np.ndarray) -> np.ndarray:
+    """Standard errors [C, C] of T where each class has so many `examples` [C]: binomial ones."""
+    return np.sqrt(noise * (1 - noise) / np.maximum(examples, 1)[:, None])
+
+
+def wrong(right: np.ndarray, agrees: np.ndarray, proved: bool = True) -> tuple[float, float, float]:
+    """The share of wrong labels, and the ends of its interval of 95 %.
+
+    The estimate is the mean of `1 - right`. Labels that differ from what the witnesses say are an
+    upper bound: the witnesses err, too. Where nothing is proved, none may be wrong.
+
+    Args:
+      right: [n], the probability that each given label is right.
+      agrees: bool [n], whether the witnesses name the given label.
+      proved: whether the estimate bounds the share from below.
+    """
+    size = max(len(right), 1)
+    rate, differs = float(np.mean(1 - right)), float(np.mean(~agrees))
+    spread = 2 * ((rate * (1 - rate) + float(np.mean(right * (1 - right)))) / size) ** 0.5
+    low = max(rate - spread, 0.0) if proved else 0.0
+    return rate, low, min(max(rate, differs) + spread + 1 / size, 1.0)
