@@ -1,4 +1,4 @@
-"""Find wrong labels from embeddings, in seconds and without training. Guide: label_errors.md."""
+"""Find wrong labels from embeddings, in seconds and without training. Guide: label-errors.md."""
 
 import numpy as np
 from sklearn.datasets import load_digits
