@@ -23,14 +23,14 @@ from rmdnet_jax.labels.audit import LabelErrors
 HOSTILE = [
     "<script>alert(1)</script>",
     "<img src=x onerror='window.pwned=1'>",
-    "</script><script>window.pwned=1</script>",
+    "</script ><script >window.pwned=1</script >",
     "\"'><svg onload=window.pwned=1>",
     "=cmd()|'x'!A1",
     'two, with "quotes"\nand a line',
     "-1",
     "line\u2028 separator é 猫",
     "{{data}} {{title}} ${x}",
-    "&lt;b&gt;",
+    "<!-- <script> &lt;b&gt;",
 ]
 
 
@@ -606,7 +606,8 @@ def test_marks_by_button_key_and_choice_are_exported_and_taken_back(opened, tmp_
     opened.again()
     assert "3 marked" in opened.text("#count")  # the browser kept them
     opened.choose("#marked", "not marked")
-    assert not {one, two, three} & set(opened.shown())
+    left = [row for row in range(opened.data["suspects"]) if row not in (one, two, three)]
+    assert opened.shown() == left[:48]
     opened.choose("#marked", "wrong")
     assert opened.shown() == [two]
     opened.one("#reset").click()
@@ -644,8 +645,8 @@ def test_keys_mark_and_go_on(opened):
     assert opened(focus) == 47
     opened.press("/")
     assert opened("return document.activeElement.id") == "search"
-    opened.press("rw")
-    assert opened("return document.activeElement.value") == "rw"
+    opened.press("jk/")
+    assert opened("return document.activeElement.value") == "jk/"
 
 
 def test_where_a_browser_keeps_nothing_the_page_says_so(browser, report):

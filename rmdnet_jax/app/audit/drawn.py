@@ -69,7 +69,7 @@ def places(found: LabelErrors, features: np.ndarray) -> tuple[np.ndarray, np.nda
         warnings.simplefilter("ignore")  # of columns that are constant
         most = min(50, *rows.shape)
         rows = PCA(most, random_state=0).fit_transform(rows) if rows.shape[1] > 2 else rows
-        maker = TSNE(perplexity=min(30, (len(rows) - 1) / 3), random_state=0)
+        maker = TSNE(perplexity=min(30, (len(rows) - 1) / 3), max_iter=500, random_state=0)
         spots = maker.fit_transform(rows.astype(np.float32))
     return (chosen, spots) if np.isfinite(spots).all() else None
 
