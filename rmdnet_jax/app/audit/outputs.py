@@ -90,17 +90,20 @@ def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list
     files.write_text(place / LABELS, text(corrected(found, inputs.names)))
     with files.whole(place / "knn_graph.npz") as part:
         save_npz(part, graph(found))
-    shown = {"names": inputs.names, "texts": inputs.texts}
-    label_studio.write(
-        place / "label_studio.json",
-        found,
-        root=inputs.root,
-        **(shown if inputs.images is None else {"names": inputs.names}),
-    )
+    texts = inputs.texts if inputs.images is None else None  # a task shows one of both
+    tasks = place / "label_studio.json"
+    label_studio.write(tasks, found, inputs.names, inputs.root, texts)
     known = found
     if inputs.clean is not None:  # the page then shows how good the probabilities are
         known = dataclasses.replace(found, summary={**found.summary, "clean": inputs.clean})
-    page.write(place / PAGE, known, images=inputs.images, features=inputs.features, **shown)
+    page.write(
+        place / PAGE,
+        known,
+        names=inputs.names,
+        texts=inputs.texts,
+        images=inputs.images,
+        features=inputs.features,
+    )
     files.write_json(place / SUMMARY, summary(found, inputs, command))
 
 
