@@ -163,14 +163,18 @@ def noisy(data: Data, noise: str, seed: int, human: np.lib.npyio.NpzFile | None)
     return rmd.noise.instance(y, data.images, rate=rate, classes=classes, seed=seed)
 
 
-def cells(folder: pathlib.Path | None, seed: int, large: bool = False) -> Iterator[Cell]:
-    """All cells of one seed."""
+def cells(
+    folder: pathlib.Path | None, seed: int, large: bool = False, only: str = ""
+) -> Iterator[Cell]:
+    """All cells of one seed, of data sets whose name holds the text `only`."""
     sets = [digit_sets(seed), toys(seed)]
     human = None
     if folder is not None:
         sets.append(photographs(folder, seed, large))
         human = np.load(folder / "cifar10n.npz")
     for data in (data for part in sets for data in part):
+        if only not in data.name:
+            continue
         small = data.moves is None
         for noise in (*NOISES, *(["swap"] if data.rows is None else HUMAN)):
             if noise == "instance40" and data.images is None:

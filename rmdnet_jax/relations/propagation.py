@@ -48,7 +48,7 @@ class Propagated(NamedTuple):
     summary: dict  # what was chosen, what is proved, and how many labels are wrong
     transition: np.ndarray  # [C, C], P(given j | class y), rows sum to 1
     transition_error: np.ndarray  # [C, C], its standard errors
-    belief: np.ndarray  # float32 [n, C], probability of each class, the given label heard
+    belief: np.ndarray  # float64 [n, C], probability of each class, the given label heard
     prior: np.ndarray  # float32 [n, C], the same from the witnesses alone
     graph: np.ndarray  # float32 [n, C], the neighbours' votes joined with the given label
     witnesses: Witnesses  # what has not seen an example's label
@@ -169,7 +169,7 @@ def _judged(
     seen |= dict(zip(("noise_rate", "noise_low", "noise_high"), rate))
     return Propagated(
         targets, _confidence(targets), seen, noise, errors(noise, posterior.sum(0)),
-        posterior.astype(np.float32), prior.astype(np.float32),
+        posterior, prior.astype(np.float32),
         joined(told.shares["vote"], given, noise)[0].astype(np.float32), told, found,
     )  # fmt: skip
 
@@ -186,9 +186,10 @@ def _believed(told: Witnesses, given, part, kind: str, mix: float):
     odds = np.stack([told.odds[name] for name in names])
     fitted = belief.fit(odds[:, part], given[part], kind, told.transition)
     prior = belief.pooled(odds, fitted.weight, fitted.bias)
-    prior += (1 / prior.shape[1] - prior) / len(prior)  # no surer than one in n
     posterior = prior * fitted.transition[:, given].T ** mix
-    return posterior / posterior.sum(1, keepdims=True), prior, fitted.transition
+    posterior = posterior / posterior.sum(1, keepdims=True, dtype=np.float64)
+    posterior += (1 / prior.shape[1] - posterior) / len(prior)  # no surer than one in n
+    return posterior, prior, fitted.transition
 
 
 def _verdict(kind: str, posterior: np.ndarray, given, clean: bool) -> dict:
@@ -196,7 +197,7 @@ def _verdict(kind: str, posterior: np.ndarray, given, clean: bool) -> dict:
     held, left = (
         np.bincount(y, minlength=posterior.shape[1]) for y in (given, posterior.argmax(1))
     )
-    vanishes = kind != "none" and bool(np.any(left < FEWEST * held))
+    vanishes = kind != "none" and bool(np.any(left + 1 < FEWEST * held))
     return {
         "noise": kind,
         "vanishes": vanishes,
