@@ -1,7 +1,6 @@
 """The report: what it says, that nothing in it is markup of others, and how a browser shows it."""
 
 import csv
-import dataclasses
 import html.parser
 import json
 import pathlib
@@ -18,7 +17,6 @@ from conftest import SHARED
 
 from rmdnet_jax.app.audit import drawn, label_studio, page
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.labels.audit import LabelErrors
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -278,10 +276,6 @@ def test_a_page_refuses_another_length(tmp_path, name):
     assert not (tmp_path / "r.html").exists()
 
 
-@pytest.mark.skipif(
-    "neighbours" not in {field.name for field in dataclasses.fields(LabelErrors)},
-    reason="needs the neighbours of find_label_errors",
-)
 def test_a_page_takes_what_find_label_errors_gives(tmp_path):
     import rmdnet_jax as rmd
 
