@@ -203,10 +203,10 @@ def test_noise_has_to_be_proved(seen, passed, kind):
 
 def test_a_class_that_would_vanish_is_doubt():
     given = np.repeat([0, 1, 2], 50)
-    posterior = np.eye(3)[np.where(given == 2, 1, given)]
-    found = propagation._verdict("by_class", posterior, given, clean=False)
-    assert found["vanishes"]
-    assert found["in_doubt"]
-    found = propagation._verdict("by_class", np.eye(3)[given], given, clean=False)
-    assert not found["vanishes"]
-    assert not found["in_doubt"]
+    gone = np.eye(3)[np.where(given == 2, 1, given)]
+    for posterior, share in ((gone, 1 / 50), (np.eye(3)[given], 51 / 50)):
+        found = propagation._verdict("by_class", posterior, given, clean=False)
+        assert found["least_left"] == share
+        assert found["in_doubt"] == (share < doubt.LEFT)
+        failed = [name for name, test in doubt.tests(NOTHING | found).items() if name == "left"]
+        assert failed == (["left"] if found["in_doubt"] else [])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmdnet_jax.relations.doubt import LEFT
 from rmdnet_jax.relations.propagation import Propagated
 from rmdnet_jax.relations.transition import wrong
 
@@ -91,7 +92,7 @@ def reason(summary: dict, size: int) -> str:
         done = f"{changed:,} are changed nevertheless" if summary["used"] else "none is changed"
         why = (
             "a class would lose most of its labels"
-            if summary["vanishes"]
+            if summary["least_left"] < LEFT
             else "nothing proves that the labels are wrong, and not the features weak"
         )
         return (

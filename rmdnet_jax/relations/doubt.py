@@ -29,6 +29,8 @@ ERRORS = 2.0  # standard errors that a difference in nats has to reach
 LASTING, GAIN, MARGIN = 0.8, 30.0, 0.1
 SURE, SURE_MARGIN = 0.85, 0.3
 LEAST_EVEN = 6.0  # nats
+LEFT = 0.1  # of a class's labels, and one, have to be left by a correction
+ASKS_LEFT = "the share of its labels that the smallest class is left with"
 GAIN_EACH = 0.03  # nats an example
 LOST = 0.02  # of the nats that a probe knows: noise that depends on examples is forgotten, too
 CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
@@ -157,12 +159,14 @@ def _total(gain: np.ndarray) -> tuple[float, float]:
 
 
 def tests(seen: dict) -> dict[str, Test]:
-    """The four tests by name, of what `evidence` has seen."""
+    """The four tests by name, of what `evidence` has seen, and `left` once labels are corrected."""
     taught, even = (seen["taught"], seen["taught_error"]), (seen["even"], seen["even_error"])
     both = seen["both_probe"], seen["both_graph"]
     lasts = min(seen["transitivity"], 1.0), seen["transitivity_error"]  # above 1 is luck
     told = "nats by which labels are told better that nobody has seen,"
-    return {
+    left = seen.get("least_left", 1.0)
+    after = {"left": Test(ASKS_LEFT, left, 0.0, LEFT, left >= LEFT)} if left < LEFT else {}
+    return after | {
         "taught": Test(
             f"{told} by a probe that learned corrected labels", *taught, NATS, _proved(*taught)
         ),
@@ -209,4 +213,4 @@ def _proved(value: float, error: float, least: float = NATS) -> bool:
 def kind(seen: dict) -> str:
     """The kind of noise that is proved, one of `belief.KINDS`."""
     passed = {name for name, test in tests(seen).items() if test.passed}
-    return "by_class" if passed - {"even"} else "even" if passed else "none"
+    return "by_class" if passed & {"taught", "both", "lasts"} else "even" if passed else "none"

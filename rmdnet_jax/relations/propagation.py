@@ -37,7 +37,6 @@ AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
 CAUTION = 2 / 3  # weight of even noise where none is proved; the rest is noise by class
 ABOVE = 4.0  # standard errors above chance at which votes know something
-FEWEST = 0.1  # of a class's labels that have to be left by a correction
 
 
 class Propagated(NamedTuple):
@@ -197,12 +196,9 @@ def _verdict(kind: str, posterior: np.ndarray, given, clean: bool) -> dict:
     held, left = (
         np.bincount(y, minlength=posterior.shape[1]) for y in (given, posterior.argmax(1))
     )
-    vanishes = kind != "none" and bool(np.any(left + 1 < FEWEST * held))
-    return {
-        "noise": kind,
-        "vanishes": vanishes,
-        "in_doubt": vanishes or (kind == "none" and not clean),
-    }
+    least = 1.0 if kind == "none" else float(np.min((left + 1) / np.maximum(held, 1)))
+    doubted = least < doubt.LEFT or (kind == "none" and not clean)
+    return {"noise": kind, "least_left": least, "in_doubt": doubted}
 
 
 def _of(table: np.ndarray, given: np.ndarray) -> np.ndarray:
