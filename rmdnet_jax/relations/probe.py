@@ -1,8 +1,8 @@
 """A linear probe on features, asked about examples that it was not fitted to.
 
-Ridge regression of labels on standardised features, in closed form: one eigendecomposition a fold
-serves every penalty and every set of labels. Features are float [n, dim], targets [n, C] with rows
-of sum 1, folds int [n].
+Ridge regression of labels on standardised features, in closed form: what a fold's features add up
+to serves every set of labels, one eigendecomposition every penalty. Features are float [n, dim],
+targets [n, C] with rows of sum 1, folds int [n].
 """
 
 from __future__ import annotations
@@ -41,12 +41,11 @@ def made(features: np.ndarray, fold: np.ndarray) -> Probe:
     scale = np.where(deviation > FLAT * deviation.max(), 1 / np.maximum(deviation, 1e-30), 0)
     rows = [np.flatnonzero(fold == part) for part in range(fold.max() + 1)]
     probe = Probe(rows, x, x.mean(0), scale.astype(np.float32), np.zeros(0), np.zeros(0))
-    parts = [(probe.part(part)) for part in range(len(rows))] if len(x) <= 100_000 else None
-    each = (parts[i] if parts else probe.part(i) for i in range(len(rows)))
-    found = [(x.sum(0, dtype=np.float64), (x.T @ x).astype(np.float64)) for x in each]
-    return probe._replace(
-        sums=np.stack([s for s, _ in found]), squares=np.stack([q for _, q in found])
-    )
+    sums, squares = [], []
+    for part in map(probe.part, range(len(rows))):
+        sums.append(part.sum(0, dtype=np.float64))
+        squares.append((part.T @ part).astype(np.float64))
+    return probe._replace(sums=np.stack(sums), squares=np.stack(squares))
 
 
 def asked(probe: Probe, fold: int, targets: np.ndarray, penalties: tuple[float, ...]) -> np.ndarray:
