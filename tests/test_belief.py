@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from rmdnet_jax.relations import belief, doubt, neighbours, probe, propagation, votes
 from rmdnet_jax.relations.graph import connect
-from rmdnet_jax.relations.transition import errors, wrong
+from rmdnet_jax.relations.transition import noise_rate, standard_errors
 
 CLASSES, SIZE = 3, 150
 RANDOM = np.random.default_rng(0)
@@ -145,17 +145,18 @@ def test_the_interval_covers_the_rate_it_was_drawn_with():
         generator = np.random.default_rng(seed)
         said = generator.beta(3, 1, 500)
         right = generator.random(500) < said
-        rate, low, high = wrong(said, right ^ (generator.random(500) < 0.1))
+        rate, low, high = noise_rate(said, right ^ (generator.random(500) < 0.1))
         assert rate == np.mean(1 - said)
         covered += low <= np.mean(~right) <= high
     assert covered >= 190
-    assert wrong(said, right, proved=False)[1] == 0
+    assert noise_rate(said, right, proved=False)[1] == 0
 
 
 def test_errors_of_the_transition_are_binomial():
     noise = np.array([[0.9, 0.1], [0.3, 0.7]])
     drawn = RANDOM.binomial([50, 200], [0.9, 0.3], size=(4000, 2)) / [50, 200]
-    np.testing.assert_allclose(errors(noise, np.array([50, 200]))[:, 0], drawn.std(0), rtol=0.1)
+    found = standard_errors(noise, np.array([50, 200]))
+    np.testing.assert_allclose(found[:, 0], drawn.std(0), rtol=0.1)
 
 
 # What proves nothing; then what passes each test alone, and what just misses it.

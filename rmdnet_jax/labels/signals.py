@@ -11,7 +11,7 @@ import numpy as np
 
 from rmdnet_jax.relations.doubt import LEFT
 from rmdnet_jax.relations.propagation import Propagated
-from rmdnet_jax.relations.transition import wrong
+from rmdnet_jax.relations.transition import noise_rate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -79,7 +79,7 @@ def quality(found: Propagated, classes: np.ndarray, given: np.ndarray) -> DataFr
     proved = found.summary["noise"] != "none"
     rows = []
     for y, name in enumerate(classes):
-        rate, low, high = wrong(right[given == y], named[given == y] == y, proved)
+        rate, low, high = noise_rate(right[given == y], named[given == y] == y, proved)
         rows.append((name, int(np.sum(given == y)), 1 - rate, 1 - high, 1 - low))
     return pandas.DataFrame(rows, columns=["class", "examples", "right", "low", "high"])
 

@@ -25,8 +25,7 @@ from rmdnet_jax.errors import one_of, within, wrong
 from rmdnet_jax.relations import belief, doubt
 from rmdnet_jax.relations.graph import connect
 from rmdnet_jax.relations.neighbours import Neighbours, Watch, find, unwatched
-from rmdnet_jax.relations.transition import errors
-from rmdnet_jax.relations.transition import wrong as rate_of
+from rmdnet_jax.relations.transition import noise_rate, standard_errors
 from rmdnet_jax.relations.votes import FOLDS, LEAST, held_out, information, joined
 from rmdnet_jax.relations.witnesses import Witnesses, witnesses
 
@@ -164,10 +163,10 @@ def _judged(
     targets = posterior if proved else by_class[0] if use else label
     targets = np.where(told.alone[:, None], label, targets).astype(np.float32)
     seen["changed"] = float(np.mean(targets.argmax(1) != given))
-    rate = rate_of(right, prior.argmax(1) == given, proved)
+    rate = noise_rate(right, prior.argmax(1) == given, proved)
     seen |= dict(zip(("noise_rate", "noise_low", "noise_high"), rate))
     return Propagated(
-        targets, _confidence(targets), seen, noise, errors(noise, posterior.sum(0)),
+        targets, _confidence(targets), seen, noise, standard_errors(noise, posterior.sum(0)),
         posterior, prior.astype(np.float32),
         joined(told.shares["vote"], given, noise)[0].astype(np.float32), told, found,
     )  # fmt: skip

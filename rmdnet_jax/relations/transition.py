@@ -44,12 +44,14 @@ def shares(noise: np.ndarray, given: np.ndarray) -> np.ndarray:
     return share
 
 
-def errors(noise: np.ndarray, examples: np.ndarray) -> np.ndarray:
+def standard_errors(noise: np.ndarray, examples: np.ndarray) -> np.ndarray:
     """Standard errors [C, C] of T where each class has so many `examples` [C]: binomial ones."""
     return np.sqrt(noise * (1 - noise) / np.maximum(examples, 1)[:, None])
 
 
-def wrong(right: np.ndarray, agrees: np.ndarray, proved: bool = True) -> tuple[float, float, float]:
+def noise_rate(
+    right: np.ndarray, agrees: np.ndarray, proved: bool = True
+) -> tuple[float, float, float]:
     """The share of wrong labels, and the ends of its interval of 95 %.
 
     The estimate is the mean of `1 - right`. Labels that differ from what the witnesses say are an
