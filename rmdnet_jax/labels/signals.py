@@ -22,9 +22,9 @@ SAME = 0.05  # of the usual distance to the nearest: nearer ones are duplicates
 
 def near(found: Propagated) -> tuple[np.ndarray, np.ndarray]:
     """The nearest others int32 [n, k], and their distances float32 [n, k]; 1 where unknown."""
-    cosine = np.asarray(found.found.cosine)[:, :SHOWN]
+    cosine = np.asarray(found.neighbours.cosine)[:, :SHOWN]
     distance = np.where(np.isfinite(cosine), np.maximum(1 - cosine, 0), 1).astype(np.float32)
-    return np.asarray(found.found.index)[:, :SHOWN], distance
+    return np.asarray(found.neighbours.index)[:, :SHOWN], distance
 
 
 def outlier(distance: np.ndarray) -> np.ndarray:

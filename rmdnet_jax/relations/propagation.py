@@ -50,7 +50,7 @@ class Propagated(NamedTuple):
     prior: np.ndarray  # float32 [n, C], the same from the witnesses alone
     graph: np.ndarray  # float32 [n, C], the neighbours' votes joined with the given label
     witnesses: Witnesses  # what has not seen an example's label
-    found: Neighbours  # of each example, nearest first
+    neighbours: Neighbours  # of each example, nearest first
 
 
 def settings(
