@@ -51,7 +51,7 @@ def test_labels_are_corrected_without_those_of_the_folds_left_out():
 def test_vote_and_given_label_are_joined_by_bayes_rule():
     told, given = RANDOM.dirichlet(np.ones(CLASSES), 60), RANDOM.integers(0, CLASSES, 60)
     noise = RANDOM.dirichlet(np.ones(CLASSES), CLASSES)
-    target, sharpness = votes.joined(told, given, noise)
+    target, sharpness = votes.joined(told, given, noise), votes.best_sharpness(told, given, noise)
     likelihoods = []
     for s in votes.SHARPNESS:
         q = told**s / (told**s).sum(1, keepdims=True)
@@ -110,7 +110,8 @@ def test_noise_and_weights_are_found_that_the_labels_were_drawn_with(kind, pair)
     assert found.weight[0] == pytest.approx(3, rel=0.15)
     table = np.array([[np.mean(given[clean == y] == j) for j in range(CLASSES)] for y in range(3)])
     np.testing.assert_allclose(found.transition, table, atol=0.05)
-    right = belief.seen(odds / 3, given, found)[1][np.arange(20_000), given]
+    prior = belief.pooled(odds / 3, found.weight, found.bias)
+    right = belief.posterior(prior, found.transition[:, given].T)[np.arange(20_000), given]
     for low in np.arange(0, 1, 0.25):
         part = (right >= low) & (right < low + 0.25)
         assert np.mean((given == clean)[part]) == pytest.approx(right[part].mean(), abs=0.05)
@@ -119,7 +120,9 @@ def test_noise_and_weights_are_found_that_the_labels_were_drawn_with(kind, pair)
 def test_what_is_seen_is_bayes_rule():
     odds, _, given = drawn(50)
     noise = belief.Noise(np.array([1.5]), np.array([0.1, 0, -0.1]), np.full((3, 3), 1 / 3))
-    likelihood, posterior = belief.seen(odds, given, noise)
+    likelihood = belief.seen(odds, given, noise)
+    prior = belief.pooled(odds, noise.weight, noise.bias)
+    posterior = belief.posterior(prior, noise.transition[:, given].T)
     for i in range(50):
         q = np.exp(1.5 * odds[0, i] + noise.bias)
         joint = [q[y] / q.sum() * noise.transition[y, given[i]] for y in range(CLASSES)]
@@ -134,7 +137,7 @@ def test_unseen_labels_are_told_by_what_was_fitted_without_them():
     for part in range(5):
         own = fold == part
         noise = belief.fit(odds[:, ~own], given[~own], "even", *options)
-        slow = belief.seen(odds[:, own], given[own], noise)[0]
+        slow = belief.seen(odds[:, own], given[own], noise)
         np.testing.assert_array_equal(found[own], slow)
 
 

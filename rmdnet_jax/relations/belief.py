@@ -46,6 +46,13 @@ def pooled(witnesses: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.nd
     return q / q.sum(1, keepdims=True)
 
 
+def posterior(prior: np.ndarray, likelihood: np.ndarray) -> np.ndarray:
+    """Bayes' rule, [n, C]: `prior * likelihood`, rows of sum 1."""
+    joint = prior * likelihood
+    joint /= joint.sum(1, keepdims=True)
+    return joint
+
+
 def fit(
     witnesses: np.ndarray,
     given: np.ndarray,
@@ -62,8 +69,7 @@ def fit(
     weight, bias = np.ones(count), np.zeros(classes)
     for _ in range(steps):
         q = pooled(witnesses, weight, bias)
-        belief = q * noise.astype(q.dtype)[:, given].T
-        belief /= belief.sum(1, keepdims=True)
+        belief = posterior(q, noise.astype(q.dtype)[:, given].T)
         if kind != "none":
             noise = _noise(belief, given, share, kind, prior)
         weight = _weight(witnesses, q, belief - q, weight)
@@ -103,11 +109,10 @@ def _bias(q, belief, bias) -> np.ndarray:
     return bias + np.clip(np.linalg.solve(curve, (belief - q).sum(0) - bias), -1, 1)
 
 
-def seen(witnesses, given, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihood [n] of each given label, and the posterior [n, C] once it is heard."""
-    joint = pooled(witnesses, noise.weight, noise.bias) * noise.transition[:, given].T
-    total = joint.sum(1)
-    return np.log(total), joint / total[:, None]
+def seen(witnesses, given, noise: Noise) -> np.ndarray:
+    """Log-likelihood [n] of each given label."""
+    q = pooled(witnesses, noise.weight, noise.bias)
+    return np.log(np.sum(q * noise.transition[:, given].T, axis=1))
 
 
 def unseen(witnesses, given, fold, kind: str, start, prior: float, steps: int) -> np.ndarray:
@@ -116,5 +121,5 @@ def unseen(witnesses, given, fold, kind: str, start, prior: float, steps: int) -
     for part in np.unique(fold):
         own = fold == part
         noise = fit(witnesses[:, ~own], given[~own], kind, start, prior, steps)
-        found[own] = seen(witnesses[:, own], given[own], noise)[0]
+        found[own] = seen(witnesses[:, own], given[own], noise)
     return found

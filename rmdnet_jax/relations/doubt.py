@@ -137,7 +137,7 @@ def evidence(
     }
     noise = belief.fit(all_of_them, given, "by_class", start)
     none = belief.fit(all_of_them, given, "none", steps=STEPS)
-    gain = belief.seen(all_of_them, given, noise)[0] - belief.seen(all_of_them, given, none)[0]
+    gain = belief.seen(all_of_them, given, noise) - belief.seen(all_of_them, given, none)
     right = np.diag(noise.transition)
     alone = np.log((np.bincount(given, minlength=classes) / size)[given])
     informed = told("by_class", "probe") - alone

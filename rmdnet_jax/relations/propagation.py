@@ -168,7 +168,7 @@ def _judged(
     return Propagated(
         targets, _confidence(targets), seen, noise, standard_errors(noise, posterior.sum(0)),
         posterior, prior.astype(np.float32),
-        joined(told.shares["vote"], given, noise)[0].astype(np.float32), told, found,
+        joined(told.shares["vote"], given, noise).astype(np.float32), told, found,
     )  # fmt: skip
 
 
@@ -184,8 +184,7 @@ def _believed(told: Witnesses, given, part, kind: str, mix: float):
     odds = np.stack([told.odds[name] for name in names])
     fitted = belief.fit(odds[:, part], given[part], kind, told.transition)
     prior = belief.pooled(odds, fitted.weight, fitted.bias)
-    posterior = prior * fitted.transition[:, given].T ** mix
-    posterior = posterior / posterior.sum(1, keepdims=True, dtype=np.float64)
+    posterior = belief.posterior(prior, fitted.transition[:, given].T ** mix)
     posterior += (1 / prior.shape[1] - posterior) / len(prior)  # no surer than one in n
     return posterior, prior, fitted.transition
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmdnet_jax.relations.belief import posterior
 from rmdnet_jax.relations.graph import Graph, spread
 from rmdnet_jax.relations.transition import shares, transition
 from rmdnet_jax.sharding import whole
@@ -99,18 +100,19 @@ def sharpened(votes: np.ndarray, sharpness: float) -> np.ndarray:
     return q / q.sum(1, keepdims=True)
 
 
-def joined(votes: np.ndarray, given: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
-    """`q T[:, given]`, rows of sum 1, and the sharpness of the votes q.
-
-    It is the one under which the given labels are likeliest.
-    """
+def best_sharpness(votes: np.ndarray, given: np.ndarray, noise: np.ndarray) -> float:
+    """The one of `SHARPNESS` under which the given labels are likeliest."""
     seen = noise[:, given].T
     likelihood = {
         s: float(np.mean(np.log(np.sum(sharpened(votes, s) * seen, axis=1)))) for s in SHARPNESS
     }
-    sharpness = max(likelihood, key=lambda s: likelihood[s])
-    target = sharpened(votes, sharpness) * seen
-    return target / target.sum(1, keepdims=True), sharpness
+    return max(likelihood, key=lambda s: likelihood[s])
+
+
+def joined(votes: np.ndarray, given: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """`q T[:, given]` of the sharpened votes q, rows of sum 1."""
+    q = sharpened(votes, best_sharpness(votes, given, noise))
+    return posterior(q, noise[:, given].T)
 
 
 def passed(
@@ -125,8 +127,7 @@ def passed(
     for _ in range(PASSES):
         votes = np.array(spread(graph, alpha, jnp.asarray(target, jnp.float32)))
         votes = sharpened(_rows(np.maximum(votes, LEAST), share), PASS_SHARPNESS)
-        target = votes * seen
-        target /= target.sum(1, keepdims=True)
+        target = posterior(votes, seen)
     return target, votes
 
 
@@ -142,8 +143,7 @@ def corrected(
     share = np.bincount(given[known], minlength=parts.shape[2]) / known.sum()
     votes = heard(parts, fold, share, out)
     noise = transition(votes[known], given[known], fold[known], surest)
-    sharp = joined(votes[known], given[known], noise)[1]
+    sharpness = best_sharpness(votes[known], given[known], noise)
     seen = np.where(known[:, None], noise[:, given].T, 1.0).astype(np.float32)
-    target = sharpened(votes, sharp) * seen
-    target /= target.sum(1, keepdims=True)
+    target = posterior(sharpened(votes, sharpness), seen)
     return passed(graph, alpha, target, seen, shares(noise, given[known]))
