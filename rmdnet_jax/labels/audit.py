@@ -125,9 +125,10 @@ def find_label_errors(
     told = None if probabilities is None else _probabilities(probabilities, classes, len(given))
     rows = _features(features, told, len(given))
     watch = _bar if progress else unwatched
-    options = {"neighbours": neighbours, "temperature": temperature, "alpha": alpha}
-    options |= {"in_doubt": in_doubt, "search": search}
-    found = propagate(rows, given, len(classes), int(seed), watch, told, **options)
+    found = propagate(
+        rows, given, len(classes), int(seed), watch, told, neighbours=neighbours,
+        temperature=temperature, alpha=alpha, in_doubt=in_doubt, search=search,
+    )  # fmt: skip
     return _record(found, classes, given)
 
 
@@ -166,11 +167,11 @@ def _classes(labels: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _features(features: Any, told: np.ndarray | None, size: int) -> np.ndarray:
     """Finite features float32 [n, d]."""
-    if features is None and told is None:
-        raise wrong("features", "be given where there are no probabilities, got None")
-    rows = _numbers(
-        "features", features if told is None or features is not None else np.sqrt(told), size
-    )
+    if features is None:
+        if told is None:
+            raise wrong("features", "be given where there are no probabilities, got None")
+        features = np.sqrt(told)
+    rows = _numbers("features", features, size)
     peak = float(np.abs(rows).max())
     # a power of 2, by which cosines do not change: squares of the largest must not overflow
     return rows if 1e-3 < peak < 1e9 or not peak else np.ldexp(rows, -int(np.log2(peak)))
@@ -210,13 +211,9 @@ def _numbers(name: str, table: Any, size: int) -> np.ndarray:
         raise wrong(name, f"be real numbers, got {rows.dtype} with other values") from None
     bad = np.flatnonzero(~np.isfinite(rows).all(1))
     if len(bad):
-        raise wrong(name, f"be finite, {_where(bad)} has NaN or infinity")
+        of = f" (the first of {len(bad)})" if len(bad) > 1 else ""
+        raise wrong(name, f"be finite, row {bad[0]}{of} has NaN or infinity")
     return rows
-
-
-def _where(rows: np.ndarray) -> str:
-    """Names the first of some rows, and how many there are."""
-    return f"row {rows[0]}" + (f" (the first of {len(rows)})" if len(rows) > 1 else "")
 
 
 def _bar(items: Iterable[Item], what: str) -> Iterable[Item]:

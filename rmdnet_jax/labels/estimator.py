@@ -28,7 +28,7 @@ class LabelAuditor(BaseEstimator):
       noise_rate_: estimated share of wrong labels.
       noise_interval_: (low, high), of 95 %.
       transition_: [C, C], estimated P(given j | class i).
-      in_doubt_: whether the features do not prove that they know better.
+      in_doubt_: whether neither wrong labels are proved nor their absence.
       table_: a pandas DataFrame, a row an example, the most suspect first.
       found_: all of it, a `LabelErrors`.
       n_features_in_, feature_names_in_: as scikit-learn has them.
