@@ -75,10 +75,10 @@ def read_array(
     if path.endswith(TABLES):
         table = read_table(path, argument, field=field or usual, rows=rows)
         name = column(table, field, argument, usual)
-        if name is None and len(table.columns) != 1:
-            found = table.to_numpy()
-            return _typed(found.astype(str)) if found.dtype == object and len(found) else found
-        return values(table[table.columns[0] if name is None else name])
+        if name is not None:
+            return values(table[name])
+        found = table.to_numpy()
+        return _typed(found.astype(str)) if found.dtype == object and len(found) else found
     with _reading(path, argument) as place:
         data = np.load(place, allow_pickle=False)
         if isinstance(data, np.ndarray):
@@ -168,7 +168,7 @@ def _heading(first: list[str], second: list[str]) -> bool:
 
 
 def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str | None:
-    """The column that is meant, None for all or the only one; refuses a name that is not there."""
+    """The column that is meant, or the only one; None: all. Refuses a name that is not there."""
     names = [*table.columns]
     for name in (field, usual):
         if name and names.count(name) > 1:
@@ -178,7 +178,7 @@ def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str 
     if field and len(names) > 1:
         headed = isinstance(names[0], str) or not len(table)
         raise unknown(f"{argument}'s column", field, map(str, names if headed else table.iloc[0]))
-    return None
+    return names[0] if len(names) == 1 else None
 
 
 def values(cells: Any) -> np.ndarray:

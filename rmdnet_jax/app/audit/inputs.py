@@ -85,10 +85,9 @@ def _features(text: str, labels: tuple[str, ...]) -> tuple[np.ndarray, DataFrame
     if not path.endswith(TABLES):
         return read_array(path, field, "--features", usual="features"), None, text
     table = read_table(path, "--features", field=field, numbers=True, text=labels)
-    one = column(table, field, "--features")
-    if one is not None:
-        found = values(table[one])
-        return found.reshape(len(found), -1), table.drop(columns=one).astype(str), text
+    if field and column(table, field, "--features") == field:
+        found = values(table[field])
+        return found.reshape(len(found), -1), table.drop(columns=field).astype(str), text
     left = [name for name in table.columns if str(name).lower() in NUMBERS or name in labels]
     rest = table.drop(columns=left)
     vectors = [name for name in rest.columns if values(rest[name]).ndim == 2]
@@ -131,10 +130,9 @@ def _labels(path: str, field: str, rows: int) -> tuple[np.ndarray, DataFrame | N
         table = read_table(path, "--labels", field=field or LABELS[0], rows=rows)
         usual = next((name for name in LABELS if name in table.columns), "")
         name = column(table, field, "--labels", usual)
-        if name is None and len(table.columns) != 1:
+        if name is None:
             got = f"{len(table.columns)} of them" if len(table.columns) else "an empty file"
             raise wrong("--labels", f"name a column, as in {path}:label, got {got}")
-        name = table.columns[0] if name is None else name
         labels, beside = values(table[name]), table.drop(columns=name)
     if labels.ndim != 1:
         got = f"shape {labels.shape}: name a column, as in labels.csv:label"
@@ -188,15 +186,15 @@ def _texts(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
 
 def _column(text: str, argument: str, size: int) -> list[str]:
     """A column of text, one cell an example."""
-    path, field = named(text)
+    (path, field), usual = named(text), argument.removeprefix("--")
     if path.endswith(TABLES):
         table = read_table(path, argument, field=field, rows=size)
-        name = column(table, field, argument, argument.strip("-"))
-        if name is None and len(table.columns) != 1:
-            raise wrong(argument, f"name a column, as in {path}:{argument.strip('-s')}")
-        found = table[table.columns[0] if name is None else name].tolist()
+        name = column(table, field, argument, usual)
+        if name is None:
+            raise wrong(argument, f"name a column, as in {path}:{usual.removesuffix('s')}")
+        found = table[name].tolist()
     else:
-        found = read_array(path, field, argument, usual=argument.strip("-")).tolist()
+        found = read_array(path, field, argument, usual=usual).tolist()
     if len(found) != size:
         raise wrong(argument, f"have one for each of the {size} labels, got {len(found)}")
     return [str(cell) for cell in found]
