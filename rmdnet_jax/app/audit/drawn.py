@@ -5,21 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from rmdnet_jax.app.audit.inputs import LARGE, Images
 from rmdnet_jax.labels.audit import LabelErrors
 
 NEAR = 6  # neighbours of each example
 PICTURED = 600  # suspects with a picture
 SURROUNDED = 100  # suspects whose neighbours have one, too
 BYTES = 10_000_000  # of all pictures
-LARGE, SMALL = 160, 64  # the longer side of a suspect's picture and of a neighbour's
+SMALL = 64  # the longer side of a neighbour's picture; a suspect's is LARGE
 MAPPED = 2_000  # points of the map
-
-Images = Callable[[int], np.ndarray | None]  # gives the picture of an index, uint8 [h, w, 3]
 
 
 def thumbnails(found: LabelErrors, first: np.ndarray, images: Images) -> dict[int, str]:

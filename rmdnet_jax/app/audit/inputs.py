@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")
 NUMBERS = ("", "index", "id")  # columns that count rows, no features
 LABELS = ("labels", "label")
-SIDE = 160  # pixels of a picture's longer side
+LARGE = 160  # pixels of a picture's longer side
 
-Images = Callable[[int], np.ndarray | None]
+Images = Callable[[int], np.ndarray | None]  # gives the picture of an index, uint8 [h, w, 3]
 
 
 class Inputs(NamedTuple):
@@ -36,7 +36,7 @@ class Inputs(NamedTuple):
     probabilities: np.ndarray | None = None  # [n, C]
     names: list[str] | None = None  # ids or file names
     texts: list[str] | None = None  # words to know an example by
-    images: Images | None = None  # index -> uint8 [h, w, 3], or None
+    images: Images | None = None
     root: str | None = None  # the folder of the files that `names` names
     beside: DataFrame | None = None  # the user's other columns, text
     signals: dict[str, np.ndarray] = {}  # noqa: RUF012  # further numbers [n]
@@ -210,7 +210,7 @@ def _pictures(root: pathlib.Path, names: list[str] | None) -> Images | None:
 
         try:
             with Image.open(root / names[index]) as file:
-                file.thumbnail((SIDE, SIDE))
+                file.thumbnail((LARGE, LARGE))
                 return np.asarray(file.convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None  # a file that is no picture has none to show
