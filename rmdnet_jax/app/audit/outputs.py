@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import os
 import pathlib
@@ -31,6 +30,7 @@ SUSPECTS, LABELS, PAGE, SUMMARY = (
 )  # fmt: skip
 # Datalab's names of columns.
 DATALAB = {"given": "given_label", "suggested": "predicted_label", "probability": "label_score"}
+DECISIONS = {"change": "to change", "in doubt": "in doubt, kept as given"}
 FIRST = ("index", "name", "is_label_issue", "label_score", "given_label", "predicted_label")
 
 
@@ -93,16 +93,14 @@ def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list
     texts = inputs.texts if inputs.images is None else None  # a task shows one of both
     tasks = place / "label_studio.json"
     label_studio.write(tasks, found, inputs.names, inputs.root, texts)
-    known = found
-    if inputs.clean is not None:  # the page then shows how good the probabilities are
-        known = dataclasses.replace(found, summary={**found.summary, "clean": inputs.clean})
     page.write(
         place / PAGE,
-        known,
+        found,
         names=inputs.names,
         texts=inputs.texts,
         images=inputs.images,
         features=inputs.features,
+        clean=inputs.clean,
     )
     files.write_json(place / SUMMARY, summary(found, inputs, command))
 
@@ -167,8 +165,8 @@ def graph(found: LabelErrors) -> csr_matrix:
 
 def summary(found: LabelErrors, inputs: Inputs, command: list[str]) -> dict[str, Any]:
     """What the audit says of all labels, and how it came about, as JSON holds it."""
-    names = ("rmdnet_jax", "jax", "numpy", "pandas", "scikit-learn", "scipy")
-    versions = {name: metadata.version(name) for name in names[1:]}
+    names = ("jax", "numpy", "pandas", "scikit-learn", "scipy")
+    versions = {name: metadata.version(name) for name in names}
     low, high = found.noise_interval
     return plain(
         {
@@ -231,9 +229,6 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
     widths = [max(map(len, column)) for column in columns]
     body = ("  ".join(f"{x:<{w}}" for x, w in zip(row, widths)).rstrip() for row in zip(*columns))
     return "\n".join([*lines, "", *body, ""])
-
-
-DECISIONS = {"change": "to change", "in doubt": "in doubt, kept as given"}
 
 
 def _short(value: Any, width: int = 40) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import itertools
 import json
 import pathlib
@@ -40,7 +39,7 @@ def write(
     texts: Sequence[str] | None = None,
     images: Images | None = None,
     features: np.ndarray | None = None,
-    title: str = "",
+    clean: np.ndarray | None = None,
 ) -> None:
     """Writes the report on label errors as one HTML file.
 
@@ -51,7 +50,7 @@ def write(
       texts: [n], the words of each text, or of each row of a table.
       images: gives the picture of an index, uint8 [h, w, 3], or None.
       features: [n, d], for a map; None: no map.
-      title: the heading.
+      clean: [n], the right labels where they are known, to show how far probabilities hold.
 
     Raises:
       UserError: an argument has another length, or the file cannot be written.
@@ -64,13 +63,12 @@ def write(
     shown, count = _shown(found, None if spots is None else spots[0])
     rows = _rows(found, shown, names, texts)
     content = {
-        "title": title or "Which labels are wrong?",
         "key": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
         "suspects": count,
         "rows": rows,
         "pictures": {} if images is None else thumbnails(found, shown[:count], images),
         "map": None if spots is None else laid(spots, shown, found),
-        **_facts(found),
+        **_facts(found, clean),
     }
     files.write_text(path, _page(content))
 
@@ -78,10 +76,8 @@ def write(
 def suspects(found: LabelErrors) -> np.ndarray:
     """The rows of the table that deserve a look, ascending: not kept, unlikely or twice there."""
     table = found.table
-    suspect = (table["decision"] != "keep") | (table["probability"] < 0.5)
-    if "duplicate" in table:
-        suspect |= table["duplicate"] >= 0
-    return np.flatnonzero(suspect)
+    unlikely = (table["decision"] != "keep") | (table["probability"] < 0.5)
+    return np.flatnonzero(unlikely | (table["duplicate"] >= 0))
 
 
 def _shown(found: LabelErrors, mapped: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -89,9 +85,8 @@ def _shown(found: LabelErrors, mapped: np.ndarray | None) -> tuple[np.ndarray, i
     table = found.table
     first = np.union1d(np.arange(min(FEWEST, len(table))), suspects(found))[:MOST]
     index = table["index"].to_numpy()
-    others = [found.neighbours[index[first[:SURROUNDED]], :NEAR].ravel()]
-    if "duplicate" in table:
-        others.append(table["duplicate"].to_numpy()[first])
+    near = found.neighbours[index[first[:SURROUNDED]], :NEAR].ravel()
+    others = [near, table["duplicate"].to_numpy()[first]]
     if mapped is not None:
         others.append(mapped)
     named = np.unique(np.concatenate(others))
@@ -120,7 +115,7 @@ def _rows(
         "probability": _numbers(table["probability"]),
         "confidence": _numbers(table["confidence"]),
         "decision": table["decision"].tolist(),
-        "duplicate": table["duplicate"].tolist() if "duplicate" in table else None,
+        "duplicate": table["duplicate"].tolist(),
         "signals": {name: _numbers(table[name]) for name in SIGNALS if name in table},
         "near": near.tolist(),
         "nearGiven": given[near].tolist(),
@@ -147,7 +142,7 @@ def _numbers(values: Any) -> list[Any]:
     return made.tolist()
 
 
-def _facts(found: LabelErrors) -> dict[str, Any]:
+def _facts(found: LabelErrors, clean: np.ndarray | None) -> dict[str, Any]:
     """What is said of all labels."""
     counts = np.zeros((len(found.classes), len(found.classes)), int)
     np.add.at(counts, (_numbered(found, "given"), _numbered(found, "suggested")), 1)
@@ -164,7 +159,7 @@ def _facts(found: LabelErrors) -> dict[str, Any]:
         "matrices": None if len(counts) > MATRIX else _matrices(found, counts),
         "pairs": _pairs(found, counts),
         "quality": [_numbers(row) for row in found.quality[keys].to_numpy(float)],
-        "reliability": _reliability(found),
+        "reliability": _reliability(found, clean),
     }
 
 
@@ -188,12 +183,11 @@ def _pairs(found: LabelErrors, counts: np.ndarray) -> list[Any]:
     return rows
 
 
-def _reliability(found: LabelErrors) -> list[Any]:
+def _reliability(found: LabelErrors, clean: np.ndarray | None) -> list[Any]:
     """By probability: how many labels, their mean, and the share that is right if it is known."""
     probability = found.table["probability"].to_numpy(float)
-    clean = np.asarray(found.summary.get("clean", ()))
     right = np.full(len(probability), np.nan)
-    if clean.shape == probability.shape:
+    if clean is not None:
         right[:] = clean[found.table["index"].to_numpy()] == found.table["given"].to_numpy()
     bins = np.clip(np.digitize(probability, BINS) - 1, 0, len(BINS) - 2)
     rows = []
@@ -215,7 +209,7 @@ def _page(content: dict[str, Any]) -> str:
         f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; "
         "img-src data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
     )
-    parts = {"policy": policy, "title": html.escape(content["title"]), "data": data}
+    parts = {"policy": policy, "data": data}
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
 
