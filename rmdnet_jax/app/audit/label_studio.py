@@ -14,7 +14,6 @@ from xml.sax.saxutils import quoteattr
 
 from rmdnet_jax import files
 from rmdnet_jax.app.audit.page import suspects
-from rmdnet_jax.errors import wrong
 from rmdnet_jax.labels.audit import LabelErrors
 
 LOCAL = "/data/local-files/?d="  # where Label Studio serves files of its document root
@@ -41,11 +40,8 @@ def write(
       texts: [n], the words to show instead of pictures.
 
     Raises:
-      UserError: an argument has another length, or the file cannot be written.
+      UserError: the file cannot be written.
     """
-    for name, values in (("names", names), ("texts", texts)):
-        if values is not None and len(values) != len(found.table):
-            raise wrong(name, f"have one for each of the {len(found.table)} labels")
     rows = found.table.iloc[suspects(found)].to_dict("records")
     kind, shown = _shown(names, root, texts)
     files.write_json(path, [_task(row, kind, shown(int(row["index"]))) for row in rows])
