@@ -10,7 +10,7 @@ from conftest import tiny
 
 import rmdnet_jax as rmd
 from rmdnet_jax.app import experiment
-from rmdnet_jax.app.correct import Corrected
+from rmdnet_jax.app.correct import Corrected, keep_certain
 from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.data.store import Source
 from rmdnet_jax.errors import UserError
@@ -119,7 +119,7 @@ def test_correction_never_changes_what_is_certain():
         known=True,
         source=types.SimpleNamespace(labels=given),
     )
-    found = experiment.reviewed(made, Corrected(targets, {"changed": 1.0, "used": True}))
+    found = keep_certain(made, Corrected(targets, {"changed": 1.0, "used": True}))
     for row in range(5):
         expected = np.eye(3)[given[row]] if made.certain[row] else targets[row]
         np.testing.assert_array_equal(found.targets[row], expected)

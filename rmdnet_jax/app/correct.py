@@ -39,10 +39,10 @@ def check(made: Run) -> None:
 def corrected(made: Run, features: np.ndarray) -> Corrected:
     """The labels corrected over the graph of the teacher's features [n, dim].
 
-    Read where an earlier start of this run has found them.
+    Read where an earlier start of this run has found them. Those that are certain stay.
     """
     if (made.workdir / NAME).exists():
-        return _read(made)
+        return keep_certain(made, _read(made))
 
     def bar(items, what):
         silent = None if sharding.is_main() else True
@@ -57,7 +57,21 @@ def corrected(made: Run, features: np.ndarray) -> Corrected:
             watch=bar,
             **made.config.relation_guided.propagation.to_dict(),
         )
-    return _kept(made, found)
+    return keep_certain(made, _kept(made, found))
+
+
+def keep_certain(made: Run, corrected: Corrected) -> Corrected:
+    """Corrected labels, but for those that somebody has reviewed: they are what they are."""
+    if not made.certain.any():
+        return corrected
+    one_hot = np.eye(made.classes, dtype=np.float32)[made.given]
+    targets = np.where(made.certain[:, None], one_hot, corrected.targets)
+    label = targets.argmax(1)[made.train]
+    changed = float(np.mean(label != made.given[made.train]))
+    about = {"certain": int(made.certain.sum()), "changed": changed}
+    if made.known:
+        about["right"] = float(np.mean(label == made.source.labels[made.train]))
+    return Corrected(targets, corrected.summary | about)
 
 
 def _kept(made: Run, found: Propagated) -> Corrected:

@@ -83,7 +83,6 @@ def run(
         teacher = teachers.trained(made, teacher)
     corrected = correct.corrected(made, teacher.features) if correcting and teacher else None
     if corrected:
-        corrected = reviewed(made, corrected)
         report.say(report.propagated(corrected.summary))
     results, students = {}, {}
     for arm in made.arms:
@@ -183,20 +182,6 @@ def stage(
 def learnt(made: Run, arm: Arm, corrected: Corrected | None) -> np.ndarray:
     """The labels int32 [n] that an arm learns: as given, or the likeliest of corrected targets."""
     return corrected.targets.argmax(1) if corrected and arm.targets != "given" else made.given
-
-
-def reviewed(made: Run, corrected: Corrected) -> Corrected:
-    """Corrected labels, but for those that somebody has reviewed: they are what they are."""
-    if not made.certain.any():
-        return corrected
-    one_hot = np.eye(made.classes, dtype=np.float32)[made.given]
-    targets = np.where(made.certain[:, None], one_hot, corrected.targets)
-    label = targets.argmax(1)[made.train]
-    changed = float(np.mean(label != made.given[made.train]))
-    about = {"certain": int(made.certain.sum()), "changed": changed}
-    if made.known:
-        about["right"] = float(np.mean(label == made.source.labels[made.train]))
-    return Corrected(targets, corrected.summary | about)
 
 
 def remember(
