@@ -143,7 +143,7 @@ def photos(folder: pathlib.Path, rows: np.ndarray) -> np.ndarray | None:
 
 
 def noisy(data: Data, noise: str, seed: int, human: np.lib.npyio.NpzFile | None) -> np.ndarray:
-    """Given labels of one kind; clean ones where it does not apply are None."""
+    """Given labels of one kind; `human` holds the columns of CIFAR-10N."""
     y, classes = data.clean, range(int(data.clean.max()) + 1)
     if noise == "none":
         return y

@@ -34,11 +34,10 @@ def measured(cell: Cell) -> dict:
         return row | {"after": row["before"], "refused": str(error)}
     right = found.belief[np.arange(len(given)), given]
     seen = found.summary
-    flagged = np.mean(found.targets.argmax(1) != given)
     return row | {
         "after": float(np.mean(found.targets.argmax(1) == clean)),
         "verdict": "in doubt" if seen["in_doubt"] else seen["noise"],
-        "flagged": float(flagged),
+        "flagged": float(np.mean(found.targets.argmax(1) != given)),
         "ece": calibration_error(right, ~wrong),
         "auroc": auroc(right, wrong),
         "rate": seen["noise_rate"],

@@ -60,7 +60,7 @@ def student_of(made: Run, variables: Variables, classes: tuple) -> Student:
 def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> None:
     """The figures. Every process predicts, the main one draws."""
     labels = made.source.labels if made.known else made.given
-    rows = made.train[some(labels[made.train])]
+    rows = made.train[of_each_class(labels[made.train])]
     features = {"teacher": teacher.features[rows]} if teacher else {}
     images = made.source.images[rows]
     method = made.config.relation_guided.method.name
@@ -74,12 +74,12 @@ def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> 
         figures.relations(features, labels[rows], temperature, place / "relations.png")
 
 
-def some(labels: np.ndarray, most: int = DRAWN) -> np.ndarray:
-    """Rows of at most `most` examples, sorted by class, as many of each class as can be."""
+def of_each_class(labels: np.ndarray) -> np.ndarray:
+    """Rows of at most `DRAWN` examples, sorted by class, as many of each class as can be."""
     order = np.argsort(labels, kind="stable")
     ranks = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
-    rows = order[ranks < max(1, most // len(np.unique(labels)))]
-    return rows[:: -(-len(rows) // most)]
+    rows = order[ranks < max(1, DRAWN // len(np.unique(labels)))]
+    return rows[:: -(-len(rows) // DRAWN)]
 
 
 def suspects(made: Run, targets: np.ndarray) -> None:

@@ -44,7 +44,7 @@ def describe(config: Config, source: Source, labels: dict, reviewed: str = "") -
     ]
     shares = matrix(labels["transition"]) if labels["rate"] is not None else []
     lines += ["       " + line for line in shares]
-    return "\n".join([*lines, *filter(None, [reviewed])])
+    return "\n".join([*lines, reviewed] if reviewed else lines)
 
 
 def propagated(about: dict) -> str:
