@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 
 from rmdnet_jax import cli
+from rmdnet_jax.app.audit import page
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.files import FORMULA
 
@@ -78,23 +79,22 @@ def found(features, labels):
     )  # fmt: skip
 
 
-@pytest.fixture
-def finder(monkeypatch):
-    """Stands in for the audit itself, and tells what it was given."""
+def stand_in(monkeypatch, *modules):
+    """Stands in for the audit itself in these modules; the list of what it is given."""
     given = []
 
     def find_label_errors(features, labels, **options):
         given.append((features, labels, options))
         return found(features, labels)
 
-    monkeypatch.setattr("rmdnet_jax.labels.audit.find_label_errors", find_label_errors)
+    for module in modules:
+        monkeypatch.setattr(f"rmdnet_jax.{module}.find_label_errors", find_label_errors)
     return given
 
 
 @pytest.fixture
-def page():
-    """The report's module."""
-    return pytest.importorskip("rmdnet_jax.app.audit.page")
+def finder(monkeypatch):
+    return stand_in(monkeypatch, "labels.audit")
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, ca
     assert not list(place.glob("*.part*"))
 
 
-def test_a_folder_holds_all_that_one_may_want(place, finder, page):
+def test_a_folder_holds_all_that_one_may_want(place, finder):
     write("text")
     command = "--features e.npy --labels 'wide.csv:my label:1' --out deep/audit"
     assert audit(command) == 0
@@ -241,7 +241,7 @@ def test_a_folder_holds_all_that_one_may_want(place, finder, page):
     assert {"python", "jax"} <= summary["versions"].keys()
 
 
-def test_the_graph_holds_the_distances_in_order(place, finder, page):
+def test_the_graph_holds_the_distances_in_order(place, finder):
     write("ints")
     twins = FEATURES.copy()
     twins[1] = twins[0]
@@ -259,7 +259,7 @@ def test_the_graph_holds_the_distances_in_order(place, finder, page):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_cleanlab_takes_the_graph(place, finder, page):
+def test_cleanlab_takes_the_graph(place, finder):
     """Datalab finds in it the outliers that it finds in the features themselves."""
     pytest.importorskip("datasets", reason="Datalab needs it: cleanlab[datalab]")
     datalab = pytest.importorskip("cleanlab").Datalab
@@ -275,7 +275,7 @@ def test_cleanlab_takes_the_graph(place, finder, page):
     assert len(np.unique(issues[0])) > SIZE, "scores that say something"
 
 
-def test_an_audit_is_replaced_only_when_told_to(place, finder, page, capsys):
+def test_an_audit_is_replaced_only_when_told_to(place, finder, capsys):
     write("ints")
     command = "--features e.npy --labels y.npy --out out"
     assert audit(command) == 0
@@ -290,7 +290,7 @@ def test_an_audit_is_replaced_only_when_told_to(place, finder, page, capsys):
 
 
 @pytest.mark.parametrize("error", [UserError("no space"), KeyboardInterrupt()])
-def test_nothing_is_half_written(place, finder, page, monkeypatch, error):
+def test_nothing_is_half_written(place, finder, monkeypatch, error):
     write("ints")
     command = "--features e.npy --labels y.npy --out out --force"
     assert audit(command) == 0
@@ -423,7 +423,7 @@ def test_bad_values_are_one_line_that_names_the_flag(place, capsys, make, words,
     assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
 
 
-def test_a_folder_of_images_needs_features_of_any_model(place, finder, page):
+def test_a_folder_of_images_needs_features_of_any_model(place, finder):
     from PIL import Image
 
     for i in range(SIZE):

@@ -3,6 +3,7 @@
 import inspect
 
 import numpy as np
+import pandas
 import pytest
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -83,7 +84,6 @@ def test_bad_input_is_refused_as_scikit_learn_refuses_it(features, labels, words
 
 
 def test_frames_keep_the_names_of_their_columns():
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(FEATURES, columns=[*"abc"])
     fitted = rmd.LabelAuditor().fit(frame, pandas.Series(GIVEN))
     assert fitted.feature_names_in_.tolist() == [*"abc"]

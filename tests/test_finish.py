@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 from conftest import tiny
-from test_audit_command import audit, found
+from test_audit_command import audit, stand_in
 
 from rmdnet_jax.app import experiment, figures, finish, report, tables
 from rmdnet_jax.errors import UserError
@@ -74,21 +74,11 @@ def test_held_out_labels_have_a_column_of_their_own():
 
 @pytest.fixture
 def finder(monkeypatch):
-    """Stands in for the audit itself."""
-    given = []
-
-    def find_label_errors(features, labels, **options):
-        given.append((features, labels, options))
-        return found(features, labels)
-
-    for module in ("labels.audit", "app.finish"):
-        monkeypatch.setattr(f"rmdnet_jax.{module}.find_label_errors", find_label_errors)
-    return given
+    return stand_in(monkeypatch, "labels.audit", "app.finish")
 
 
 def test_a_run_ends_with_the_audit_that_the_command_makes(tmp_path, finder, capsys, monkeypatch):
     """The teacher's features, the given labels, and the student's losses."""
-    pytest.importorskip("rmdnet_jax.app.audit.page")
     monkeypatch.chdir(tmp_path)
     drawn = []
     monkeypatch.setattr(figures, "relations", lambda *given: drawn.append(given))
