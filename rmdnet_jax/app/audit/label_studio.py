@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr
 
 from rmdnet_jax import files
 from rmdnet_jax.app.audit.page import suspects
@@ -29,7 +28,7 @@ def write(
     """Writes the suspects as tasks, the most suspect first.
 
     A task has `data` (`image` or `text`, and `index`, `given`, `probability`) and a prediction:
-    the suggested label, its confidence as the score. `config` is the labelling setup it fits.
+    the suggested label, its confidence as the score.
 
     Args:
       path: the `.json` file, which is replaced.
@@ -45,17 +44,6 @@ def write(
     rows = found.table.iloc[suspects(found)].to_dict("records")
     kind, shown = _shown(names, root, texts)
     files.write_json(path, [_task(row, kind, shown(int(row["index"]))) for row in rows])
-
-
-def config(found: LabelErrors, kind: str = "image") -> str:
-    """The labelling setup of the tasks, `kind` image or text: to paste into Label Studio."""
-    classes = [quoteattr(str(label)) for label in found.classes.tolist()]
-    choices = "".join(f"    <Choice value={label}/>\n" for label in classes)
-    return (
-        f'<View>\n  <{kind.title()} name="{kind}" value="${kind}"/>\n'
-        f'  <Choices name="label" toName="{kind}" choice="single">\n'
-        f"{choices}  </Choices>\n</View>\n"
-    )
 
 
 def _shown(
