@@ -21,7 +21,7 @@ KINDS = ("none", "even", "by_class")
 STEPS = 60
 START = 0.3  # rate of even noise that the search begins with
 LEAST = 1e-6  # of a rate
-PRIOR = 1.0  # labels a class by which noise by class leans to even noise
+LEAN = 1.0  # labels a class by which noise by class leans to even noise
 
 
 class Noise(NamedTuple):
@@ -58,7 +58,7 @@ def fit(
     given: np.ndarray,
     kind: str,
     start: np.ndarray | None = None,
-    prior: float = PRIOR,
+    lean: float = LEAN,
     steps: int = STEPS,
 ) -> Noise:
     """The likeliest `Noise` of one of `KINDS`; the search for `by_class` begins at `start`."""
@@ -71,7 +71,7 @@ def fit(
         q = pooled(witnesses, weight, bias)
         belief = posterior(q, noise.astype(q.dtype)[:, given].T)
         if kind != "none":
-            noise = _noise(belief, given, share, kind, prior)
+            noise = _noise(belief, given, share, kind, lean)
         weight = _weight(witnesses, q, belief - q, weight)
         bias = _bias(pooled(witnesses, weight, bias), belief, bias)
     return Noise(weight, bias, noise)
@@ -82,14 +82,14 @@ def even(rate: float, share: np.ndarray) -> np.ndarray:
     return (1 - rate) * np.eye(len(share)) + rate * share
 
 
-def _noise(belief, given, share, kind: str, prior: float) -> np.ndarray:
+def _noise(belief, given, share, kind: str, lean: float) -> np.ndarray:
     """The likeliest noise for what is believed."""
     count = np.stack([np.bincount(given, row, minlength=len(share)) for row in belief.T])
     wrong = (count.sum() - np.trace(count)) / (len(given) * (1 - np.sum(share**2)))
     flat = even(float(np.clip(wrong, LEAST, 0.98)), share)
     if kind == "even":
         return flat
-    count = count + prior * flat
+    count = count + lean * flat
     return count / count.sum(1, keepdims=True)
 
 
@@ -115,11 +115,11 @@ def seen(witnesses, given, noise: Noise) -> np.ndarray:
     return np.log(np.sum(q * noise.transition[:, given].T, axis=1))
 
 
-def unseen(witnesses, given, fold, kind: str, start, prior: float, steps: int) -> np.ndarray:
+def unseen(witnesses, given, fold, kind: str, start, lean: float, steps: int) -> np.ndarray:
     """Log-likelihood [n] of given labels under noise that is fitted without their fold."""
     found = np.empty(len(given))
     for part in np.unique(fold):
         own = fold == part
-        noise = fit(witnesses[:, ~own], given[~own], kind, start, prior, steps)
+        noise = fit(witnesses[:, ~own], given[~own], kind, start, lean, steps)
         found[own] = seen(witnesses[:, own], given[own], noise)
     return found

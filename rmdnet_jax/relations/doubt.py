@@ -30,7 +30,6 @@ LASTING, GAIN, MARGIN = 0.8, 30.0, 0.1
 SURE, SURE_MARGIN = 0.85, 0.3
 LEAST_EVEN = 6.0  # nats
 LEFT = 0.1  # of a class's labels, and one, have to be left by a correction
-ASKS_LEFT = "the share of its labels that the smallest class is left with"
 GAIN_EACH = 0.03  # nats an example
 LOST = 0.02  # of the nats that a probe knows: noise that depends on examples is forgotten, too
 CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
@@ -165,7 +164,8 @@ def tests(seen: dict) -> dict[str, Test]:
     lasts = min(seen["transitivity"], 1.0), seen["transitivity_error"]  # above 1 is luck
     told = "nats by which labels are told better that nobody has seen,"
     left = seen.get("least_left", 1.0)
-    after = {"left": Test(ASKS_LEFT, left, 0.0, LEFT, left >= LEFT)} if left < LEFT else {}
+    asks = "the share of its labels that the smallest class is left with"
+    after = {"left": Test(asks, left, 0.0, LEFT, passed=False)} if left < LEFT else {}
     return after | {
         "taught": Test(
             f"{told} by a probe that learned corrected labels", *taught, NATS, _proved(*taught)

@@ -241,9 +241,7 @@ def _chosen(
     above: dict[float, list[float]] = {}
     for k, tau, alpha in watch(grid, "settings"):
         made = connect(found.index[:, :k], found.cosine[:, :k], tau)
-        votes = np.asarray(held_out(made, alpha, given, fold, num_classes, folds), np.float64)[
-            heard
-        ]
+        votes = np.asarray(held_out(made, alpha, given, fold, num_classes, folds))[heard]
         informative[k, tau, alpha] = information(votes, given[heard])
         above.setdefault(alpha, []).append(doubt.above_chance(votes, given[heard], fold[heard]))
     typical = {alpha: float(np.median(values)) for alpha, values in above.items()}

@@ -18,10 +18,8 @@ def transition(votes: np.ndarray, given: np.ndarray, fold: np.ndarray, most: int
     given labels are, so that a class voted for nowhere has a row, too.
     """
     classes = votes.shape[1]
-    predicted, margin = (
-        votes.argmax(1),
-        np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0],
-    )
+    predicted = votes.argmax(1)
+    margin = np.diff(np.sort(np.log(votes), axis=1)[:, -2:], axis=1)[:, 0]
     counts = np.tile(np.bincount(given, minlength=classes) / len(given), (classes, 1))
     for y in range(classes):
         rows = np.flatnonzero(predicted == y)
