@@ -51,11 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     within("--top", args.top, "[0, inf)")
     within("--size", args.size, "[0, inf)")
     out = _out(args)
-    from rmdnet_jax.app.audit import inputs, run
+    from rmdnet_jax.app.audit import inputs, outputs, run
+    from rmdnet_jax.labels.audit import find_label_errors  # beside what is slow to import
 
     read = run.of_path(args) if args.path else inputs.of_files(args)
-    from rmdnet_jax.app.audit import outputs
-    from rmdnet_jax.labels.audit import find_label_errors  # beside what is slow to import
 
     def find():
         try:
@@ -66,7 +65,6 @@ def main(argv: list[str] | None = None) -> int:
         except UserError as error:
             raise inputs.flagged(error) from None
 
-    command = ["rmdnet", "audit", *(argv or [])]
     if out.suffix == ".csv":
         found = find()
         files.write_text(out, outputs.text(outputs.table(found, read)))
@@ -75,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with outputs.folder(out) as place:
         found = find()
-        outputs.write(place, found, read, command)
+        outputs.write(place, found, read, ["rmdnet", "audit", *(argv or [])])
     print(outputs.told(found, read, args.top))
     print(f"written   {out}/: {', '.join(sorted(path.name for path in out.iterdir()))}")
     print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv;")
