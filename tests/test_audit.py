@@ -194,13 +194,13 @@ def test_predictions_alone_are_enough():
 
 
 def test_progress_is_shown_only_if_asked_for(monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(audit, "_bar", lambda items, what: seen.append(what) or items)
+    seen, bar = [], audit._bar
+    monkeypatch.setattr(audit, "_bar", lambda items, what: seen.append(what) or bar(items, what))
     find_label_errors(FEATURES, GIVEN)
     assert not seen
     find_label_errors(FEATURES, GIVEN, progress=True)
     assert seen == ["settings", "corrections"]
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "", "this is no terminal"
 
 
 HOLED = FEATURES.copy()

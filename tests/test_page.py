@@ -253,7 +253,7 @@ def test_a_map_lays_alike_features_side_by_side(tmp_path):
     assert (at.min(), at.max()) == (0, 1)
 
 
-def test_a_map_of_many_holds_the_most_suspect_and_some_others(tmp_path, monkeypatch):
+def test_a_map_of_many_holds_the_most_suspect_and_some_others(monkeypatch):
     monkeypatch.setattr(drawn, "MAPPED", 60)
     found = found_in(500, ["cat", "dog"])
     chosen, at = drawn.places(found, np.random.default_rng(0).normal(size=(500, 4)))
