@@ -137,11 +137,13 @@ def evidence(
     }
     noise = belief.fit(all_of_them, given, "by_class", start)
     none = belief.fit(all_of_them, given, "none", steps=STEPS)
-    gain = belief.seen(all_of_them, given, noise)[0] - belief.seen(all_of_them, given, none)[0]
+    likelihood, posterior = belief.seen(all_of_them, given, noise)
+    gain = likelihood - belief.seen(all_of_them, given, none)[0]
     right = np.diag(noise.transition)
     alone = np.log((np.bincount(given, minlength=classes) / size)[given])
     informed = told("by_class", "probe") - alone
     seen = {"gain": float(gain.sum()), "told": size, "informed": float(informed.sum())}
+    seen["base_rate"] = float(1 - posterior[np.arange(size), given].mean())
     seen["margin"] = float(np.min(right - (noise.transition - np.diag(right)).max(1)))
     for name, (value, error) in found.items():
         seen |= {name: value, f"{name}_error": error}
