@@ -214,3 +214,25 @@ def test_a_class_that_would_vanish_is_doubt():
         assert found["in_doubt"] == (share < doubt.LEFT)
         failed = [name for name, test in doubt.tests(NOTHING | found).items() if name == "left"]
         assert failed == (["left"] if found["in_doubt"] else [])
+
+
+def test_a_class_that_bears_another_name_as_often_as_its_own_is_left_alone():
+    noise = np.array([[0.5, 0.45, 0.05], [0.1, 0.8, 0.1], [0.4, 0.0, 0.6]])
+    suggested, given = np.array([0, 0, 0, 1, 2]), np.array([1, 2, 0, 0, 0])
+    found = propagation._rivals(noise, suggested, given)
+    np.testing.assert_array_equal(found, [True, False, False, False, False])
+
+
+def test_classes_that_features_cannot_tell_apart_lose_nothing():
+    """Features know pairs of classes: half of each pair would be renamed."""
+    for seed in range(2):
+        generator = np.random.default_rng(seed)
+        above = np.repeat(np.arange(3), 80)
+        features = (np.eye(6)[above] + 0.2 * generator.normal(size=(240, 6))).astype(np.float32)
+        clean = 2 * above + generator.integers(0, 2, 240)
+        wrong_ones = generator.random(240) < 0.2
+        given = np.where(wrong_ones, generator.integers(0, 6, 240), clean)
+        for labels in (clean, given):
+            found = propagation.propagate(features, labels, 6, seed)
+            right = np.mean(found.targets.argmax(1) == clean)
+            assert right >= np.mean(labels == clean) - 0.005

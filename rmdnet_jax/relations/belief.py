@@ -21,7 +21,7 @@ KINDS = ("none", "even", "by_class")
 STEPS = 60
 START = 0.3  # rate of even noise that the search begins with
 LEAST = 1e-6  # of a rate
-LEAN = 1.0  # labels a class by which noise by class leans to even noise
+LEAN = 3.0  # labels a class by which noise by class leans to even noise
 
 
 class Noise(NamedTuple):

@@ -141,6 +141,9 @@ def evidence(
     alone = np.log((np.bincount(given, minlength=classes) / size)[given])
     informed = told("by_class", "probe") - alone
     seen = {"gain": float(gain.sum()), "told": size, "informed": float(informed.sum())}
+    prior = belief.pooled(all_of_them, noise.weight, noise.bias)
+    heard = belief.posterior(prior, noise.transition[:, given].T)
+    seen["base_rate"] = float(1 - heard[np.arange(size), given].mean())
     seen["margin"] = float(np.min(right - (noise.transition - np.diag(right)).max(1)))
     for name, (value, error) in found.items():
         seen |= {name: value, f"{name}_error": error}

@@ -34,6 +34,7 @@ JUDGED = 5_000  # examples that noise is fitted and proved on, or 50 a class
 Auto = Literal["auto"]
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
+RIVAL = 0.8  # of how often a class bears its own name
 CAUTION = 2 / 3  # weight of even noise where none is proved; the rest is noise by class
 ABOVE = 4.0  # standard errors above chance at which votes know something
 
@@ -149,19 +150,23 @@ def _judged(
     even, by_class = (_believed(told, given, part, kind, mix) for kind in ("even", "by_class"))
     kind = doubt.kind(seen)
     posterior, prior, noise = even if kind == "even" else by_class
-    clean = _of(posterior, given).mean() > 1 - doubt.CLEAN
+    rate = min(seen["base_rate"], float(1 - _of(posterior, given).mean()))
+    clean = rate < doubt.CLEAN
     kind = "none" if clean else kind
     if kind == "none":
         posterior, noise = (
             CAUTION * a + (1 - CAUTION) * b for a, b in ((even[0], posterior), (even[2], noise))
         )
+    rivals = _rivals(noise, posterior.argmax(1), given)
+    posterior = np.where(rivals[:, None], even[0], posterior)
     right = _of(posterior, given)
     seen |= _verdict(kind, posterior, given, clean)
     seen["used"] = use or not seen["in_doubt"]
     proved = kind != "none" and not seen["in_doubt"]
     label = np.eye(classes, dtype=np.float32)[given]
     targets = posterior if proved else by_class[0] if use else label
-    targets = np.where(told.alone[:, None], label, targets).astype(np.float32)
+    keep = told.alone | (rivals & (not use))
+    targets = np.where(keep[:, None], label, targets).astype(np.float32)
     seen["changed"] = float(np.mean(targets.argmax(1) != given))
     rate = noise_rate(right, prior.argmax(1) == given, proved)
     seen |= dict(zip(("noise_rate", "noise_low", "noise_high"), rate))
@@ -197,6 +202,15 @@ def _verdict(kind: str, posterior: np.ndarray, given, clean: bool) -> dict:
     least = 1.0 if kind == "none" else float(np.min((left + 1) / np.maximum(held, 1)))
     doubted = least < doubt.LEFT or (kind == "none" and not clean)
     return {"noise": kind, "least_left": least, "in_doubt": doubted}
+
+
+def _rivals(noise: np.ndarray, suggested: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Whether the suggested class bears the given name about as often as its own: bool [n].
+
+    Then nothing tells which of the two names is the right one.
+    """
+    own = noise[suggested, suggested]
+    return (suggested != given) & (noise[suggested, given] >= RIVAL * own)
 
 
 def _of(table: np.ndarray, given: np.ndarray) -> np.ndarray:
