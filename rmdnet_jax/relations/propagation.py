@@ -158,6 +158,8 @@ def _judged(
         posterior, noise = (
             CAUTION * a + (1 - CAUTION) * b for a, b in ((even[0], posterior), (even[2], noise))
         )
+    rivals = _rivals(noise, posterior.argmax(1), given)
+    posterior = np.where(rivals[:, None], even[0], posterior)
     right = _of(posterior, given)
     seen |= _verdict(kind, posterior, given, clean)
     seen["used"] = use or not seen["in_doubt"]
