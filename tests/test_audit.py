@@ -144,7 +144,7 @@ def test_where_in_doubt_labels_stay_but_are_ranked():
     assert set(found.table["decision"]) == {"keep", "in doubt"}
     assert np.all(np.diff(found.table["probability"]) >= 0)
     assert "In doubt" in found.reason
-    assert "none is changed" in found.reason
+    assert "No label was changed" in found.reason
     used = find_label_errors(BLIND, names[GIVEN], in_doubt="use")
     assert used.in_doubt
     assert "changed nevertheless" in used.reason

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmdnet_jax.relations.doubt import LEFT
+from rmdnet_jax.relations.doubt import LEFT, tests
 from rmdnet_jax.relations.propagation import Propagated
 from rmdnet_jax.relations.transition import noise_rate
 
@@ -76,7 +76,7 @@ def quality(found: Propagated, classes: np.ndarray, given: np.ndarray) -> DataFr
     import pandas
 
     right, named = found.belief[np.arange(len(given)), given], found.prior.argmax(1)
-    proved = found.summary["noise"] != "none"
+    proved = found.summary["noise"] != "none" and not found.summary["in_doubt"]
     rows = []
     for y, name in enumerate(classes):
         rate, low, high = noise_rate(right[given == y], named[given == y] == y, proved)
@@ -89,25 +89,29 @@ def reason(summary: dict, size: int) -> str:
     changed, rate = round(summary["changed"] * size), summary["noise_rate"]
     between = f"{summary['noise_low']:.0%} to {summary['noise_high']:.0%}"
     if summary["in_doubt"]:
-        done = f"{changed:,} are changed nevertheless" if summary["used"] else "none is changed"
+        done = (
+            f"{changed:,} were changed nevertheless" if summary["used"] else "No label was changed"
+        )
         why = (
             "a class would lose most of its labels"
             if summary["least_left"] < LEFT
-            else "nothing proves that the labels are wrong, and not the features weak"
+            else "perhaps labels are wrong, perhaps the features are too weak to tell"
         )
-        return (
-            f"In doubt whether the labels are wrong: {why}; {done}. "
-            "Features of another model, or scaled columns, may help."
-        )
+        return f"In doubt: {why}. {done}. Features of another model, or scaled columns, may help."
     if summary["noise"] == "none":
-        done = f"{changed:,} are changed" if changed else "none is changed"
-        return f"No noise is proved; {between} of the labels may be wrong, {done}."
-    if summary["taught"] >= 1:
-        why = f"better than the given ones do, by {summary['taught']:,.0f} nats"
-        why = f"Corrected labels predict labels that nobody has seen {why}."
-    else:
-        why = f"Wrong labels explain what is seen better, by {summary['even']:,.0f} nats."
+        done = f"{changed:,} were changed" if changed else "no label was changed"
+        return f"No label is proved to be wrong ({between} may be); {done}."
+    passed = {name for name, test in tests(summary).items() if test.passed}
     return (
         f"About {rate:.0%} of the labels look wrong ({between}); "
-        f"{changed:,} of {size:,} are corrected. {why}"
+        f"{changed:,} of {size:,} are corrected. {next(PROOFS[x] for x in PROOFS if x in passed)}"
     )
+
+
+TAUGHT = "A model that learned corrected labels tells unseen labels better than one that did not."
+PROOFS = {  # what each test of `doubt` says once it is passed
+    "taught": TAUGHT,
+    "both": TAUGHT,
+    "lasts": "Neighbours agree among each other, so who disagrees with them is wrong.",
+    "even": "Some labels wrong at random explain what is seen better than none.",
+}
