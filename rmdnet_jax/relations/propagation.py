@@ -199,7 +199,8 @@ def _verdict(kind: str, posterior: np.ndarray, given, clean: bool) -> dict:
     held, left = (
         np.bincount(y, minlength=posterior.shape[1]) for y in (given, posterior.argmax(1))
     )
-    least = 1.0 if kind == "none" else float(np.min((left + 1) / np.maximum(held, 1)))
+    share = np.where(left > 0, (left + 1) / np.maximum(held, 1), 0)  # small classes by chance
+    least = 1.0 if kind == "none" else float(np.min(share))
     doubted = least < doubt.LEFT or (kind == "none" and not clean)
     return {"noise": kind, "least_left": least, "in_doubt": doubted}
 
