@@ -285,8 +285,22 @@ def test_an_audit_is_replaced_only_when_told_to(place, finder, capsys):
     assert "got an audit in 'out': --force replaces it" in capsys.readouterr().err
     assert (place / "out" / "mine.txt").exists()
     assert len(finder) == 1, "refused before the work"
+    (place / "out" / "suspects.csv").write_text("old")
     assert audit(command + " --force") == 0
-    assert not (place / "out" / "mine.txt").exists()
+    assert (place / "out" / "mine.txt").read_text() == "a note", "what is not the audit's stays"
+    assert (place / "out" / "suspects.csv").read_text() != "old"
+    assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_is_no_audit_to_replace(place, finder, capsys):
+    """A run has a summary and suspects, too."""
+    write("ints")
+    (place / "run").mkdir()
+    for name in ("summary.json", "suspects.csv", "student.safetensors"):
+        (place / "run" / name).write_text("a run's")
+    assert audit("--features e.npy --labels y.npy --out run --force") == 2
+    assert "which holds other files" in capsys.readouterr().err
+    assert {path.read_text() for path in (place / "run").iterdir()} == {"a run's"}
 
 
 @pytest.mark.parametrize("error", [UserError("no space"), KeyboardInterrupt()])

@@ -47,7 +47,7 @@ def refuse(
         raise wrong(argument, f"be a folder or a .csv file, got the file {str(out)!r}")
     if not any(out.iterdir()):
         return
-    if not (out / SUMMARY).is_file() or not (out / SUSPECTS).is_file():
+    if not all((out / name).is_file() for name in (SUSPECTS, LABELS, PAGE, SUMMARY)):
         raise wrong(argument, f"be a new folder, got {str(out)!r}, which holds other files")
     if not force:
         raise wrong(argument, f"be a new folder, got an audit in {str(out)!r}: --force replaces it")
@@ -55,19 +55,23 @@ def refuse(
 
 @contextlib.contextmanager
 def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder beside `out`; what is in it at the end replaces `out`."""
-    part, old = (out.with_name(f".{out.name}.{kind}{os.getpid()}") for kind in ("part", "old"))
+    """Yields a new folder beside `out`, which becomes `out` at the end.
+
+    Where `out` is there, its files of the same names are replaced and all others stay.
+    """
+    part = out.with_name(f".{out.name}.part{os.getpid()}")
     with files.writing(out):
         part.mkdir(parents=True)
     try:
         yield part
         with files.writing(out):
-            if out.exists():
-                out.rename(old)
-            part.rename(out)
+            if not out.exists():
+                part.rename(out)
+            else:
+                for path in part.iterdir():
+                    path.replace(out / path.name)
     finally:
-        for rest in (part, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list[str]) -> None:
