@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 TABLES = (".csv", ".parquet")
+NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")  # who a row is of
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate such a cell
 
 
@@ -179,6 +180,12 @@ def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str 
         headed = isinstance(names[0], str) or not len(table)
         raise unknown(f"{argument}'s column", field, map(str, names if headed else table.iloc[0]))
     return names[0] if len(names) == 1 else None
+
+
+def naming(table: DataFrame) -> str | None:
+    """The column that says whose each row is, by its heading, see `NAMES`; None: no such column."""
+    called = {str(name).lower(): name for name in reversed(table.columns)}
+    return next((called[name] for name in NAMES if name in called), None)
 
 
 def values(cells: Any) -> np.ndarray:

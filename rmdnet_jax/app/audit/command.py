@@ -58,10 +58,11 @@ def main(argv: list[str] | None = None) -> int:
 
     def find():
         try:
-            return find_label_errors(
+            found = find_label_errors(
                 read.features, read.labels, probabilities=read.probabilities,
                 seed=args.seed, in_doubt=args.in_doubt, progress=True,
             )  # fmt: skip
+            return outputs.keep_reviewed(found, read.reviewed)
         except UserError as error:
             raise inputs.flagged(error) from None
 

@@ -15,12 +15,20 @@ import numpy as np
 
 from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.classes import numbered
-from rmdnet_jax.labels.files import TABLES, column, named, read_array, read_table, values
+from rmdnet_jax.labels.files import (
+    NAMES,
+    TABLES,
+    column,
+    named,
+    naming,
+    read_array,
+    read_table,
+    values,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")
 NUMBERS = ("", "index", "id")  # columns that count rows, no features
 LABELS = ("labels", "label")
 LARGE = 160  # pixels of a picture's longer side
@@ -41,6 +49,7 @@ class Inputs(NamedTuple):
     beside: DataFrame | None = None  # the user's other columns, text
     signals: dict[str, np.ndarray] = {}  # noqa: RUF012  # further numbers [n]
     clean: np.ndarray | None = None  # [n], where they are known, for evaluation only
+    reviewed: dict[int, str] = {}  # noqa: RUF012  # labels that somebody has looked at, by index
     said: str = ""  # where features come from, for a person
 
 
@@ -158,8 +167,7 @@ def _names(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
     if text:
         found = _column(text, argument, size)
     elif beside is not None:
-        called = {str(name).lower(): name for name in reversed(beside.columns)}
-        name = next((called[name] for name in NAMES if name in called), None)
+        name = naming(beside)
         argument, found = f"column {name!r}", None if name is None else beside[name].tolist()
     if found is None:
         return None

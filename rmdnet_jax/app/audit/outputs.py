@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -74,6 +75,30 @@ def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
+    """What was found, but for labels that somebody has reviewed: they are right, and come last.
+
+    The noise is judged on the labels before the review, which takes the most suspect first.
+    """
+    if not reviewed:
+        return found
+    rows = [*reviewed]
+    numbers = np.searchsorted(found.classes, [*reviewed.values()])
+    labels, targets = found.labels.copy(), found.targets.copy()
+    labels[rows], targets[rows] = found.classes[numbers], np.eye(len(found.classes))[numbers]
+    table = found.table.set_index("index", drop=False).rename_axis(None)
+    for name in ("given", "suggested"):
+        table.loc[rows, name] = found.classes[numbers]
+    table.loc[rows, ["probability", "confidence"]] = 1.0
+    table.loc[rows, "decision"] = "keep"
+    twin = table["duplicate"]
+    alike = twin.map(table["given"]) == table["given"]
+    table["duplicate"] = twin.mask(alike, -1)
+    last = table["index"].isin(rows)
+    table = table.loc[last.sort_values(kind="stable").index].reset_index(drop=True)
+    return dataclasses.replace(found, labels=labels, targets=targets, table=table)
+
+
 def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list[str]) -> None:
     """Writes everything into a folder.
 
@@ -112,12 +137,12 @@ def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list
 def table(found: LabelErrors, inputs: Inputs) -> DataFrame:
     """All examples, the most suspect first, with Datalab's names of columns.
 
-    `is_label_issue` is true where the decision is not to keep the label. The user's own columns
+    `is_label_issue` is true where the decision is to change the label, not where there is doubt. The user's own columns
     stand behind; one whose name is taken is called `NAME (yours)`.
     """
     ours = found.table.rename(columns=DATALAB)
     index = ours["index"].to_numpy()
-    ours["is_label_issue"] = (ours["decision"] != "keep").to_numpy()
+    ours["is_label_issue"] = (ours["decision"] == "change").to_numpy()
     if inputs.names is not None:
         ours["name"] = np.array(inputs.names, object)[index]
     for name, values in inputs.signals.items():
@@ -218,6 +243,8 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
         f"wrong     {found.noise_rate:.1%} of the labels, 95 % interval {low:.1%} to {high:.1%}",
         f"suspects  {', '.join(kinds) or 'none'}",
     ]
+    if inputs.reviewed:
+        lines.append(f"reviewed  {len(inputs.reviewed):,}, kept; the noise is that before the review")
     if not top:
         return "\n".join(lines)
     rows = harmless(found.table.head(top))
@@ -225,14 +252,19 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
     cells = [
         *([("name", [_short(text) for text in name])] if name else [("index", rows["index"])]),
         *((head, [_short(x) for x in rows[head]]) for head in ("given", "suggested")),
-        ("given is right", [f"{x:.1%}" for x in rows["probability"]]),
-        ("suggested is right", [f"{x:.1%}" for x in rows["confidence"]]),
+        ("given is right", [_likely(x) for x in rows["probability"]]),
+        ("suggested is right", [_likely(x) for x in rows["confidence"]]),
         ("decision", rows["decision"]),
     ]
     columns = [[head, *map(str, values)] for head, values in cells]
     widths = [max(map(len, column)) for column in columns]
     body = ("  ".join(f"{x:<{w}}" for x, w in zip(row, widths)).rstrip() for row in zip(*columns))
     return "\n".join([*lines, "", *body, ""])
+
+
+def _likely(share: float) -> str:
+    """A probability as the report has it: never as sure as 0 % or 100 %."""
+    return "<1%" if share < 0.01 else ">99%" if share > 0.99 else f"{share:.0%}"
 
 
 def _short(value: Any, width: int = 40) -> str:
