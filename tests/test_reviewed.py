@@ -48,8 +48,11 @@ def write(path, text, encoding="utf-8"):
         ("id,label\ncat/1.png,dog\n", [1, 0, 1, 1], [0]),
         ("index,id,label\n1,mine,dog\n", [0, 1, 1, 1], [1]),
         ("index,given,label\n0,0,1\n1,,1\n", [1, 1, 1, 1], [0, 1]),
-        ("index,given_label,predicted_label,decision\n0,cat,dog,change\n1,cat,dog,keep\n",
-         [1, 0, 1, 1], []),
+        (
+            "index,given_label,predicted_label,decision\n0,cat,dog,change\n1,cat,dog,keep\n",
+            [1, 0, 1, 1],
+            [],
+        ),
     ],
 )
 def test_labels_replace_those_of_the_examples_named(tmp_path, text, expected, certain):

@@ -50,7 +50,10 @@ def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
     except UserError:
         raise
     except Exception as error:  # a damaged file raises anything
-        text = f"{argument} {path!r} cannot be read: {first_line(error)}"
+        why = getattr(error, "strerror", None) or first_line(error)
+        if "allow_pickle" in why:
+            why = "it holds Python objects: save text by .astype('U'), or write a CSV"
+        text = f"{argument} {path!r} cannot be read: {why}"
         raise UserError(text, argument=True) from None
 
 

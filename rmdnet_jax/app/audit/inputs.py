@@ -106,7 +106,8 @@ def _features(text: str, labels: tuple[str, ...]) -> tuple[np.ndarray, DataFrame
         raise wrong("--features", f"hold columns of numbers, got {got or 'an empty file'}")
     found = values(table[numbers[0]]) if vectors else table[numbers].to_numpy()
     beside = table.drop(columns=numbers)
-    ignored = f", all but {', '.join(map(str, beside.columns[:5]))}" if len(beside.columns) else ""
+    others = ", ".join(str(name) or "(unnamed)" for name in beside.columns[:5])
+    ignored = f", all but {others}" if others else ""
     return found, beside.astype(str), f"{found.shape[1]} columns of {path}{ignored}"
 
 
@@ -168,7 +169,10 @@ def _names(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
         found = _column(text, argument, size)
     elif beside is not None:
         name = naming(beside)
-        argument, found = f"column {name!r}", None if name is None else beside[name].tolist()
+        if name is None and "" in beside and values(beside[""]).dtype.kind == "U":
+            name = ""  # the index of a DataFrame, as to_csv writes it
+        argument = f"column {name!r}" if name else "the unnamed column"
+        found = None if name is None else beside[name].tolist()
     if found is None:
         return None
     names, seen = [str(name) for name in found], set()
@@ -187,7 +191,7 @@ def _texts(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
         return None
     if "text" in beside.columns:
         return beside["text"].astype(str).tolist()
-    heads = [name for name in beside.columns if str(name).lower() not in NAMES]
+    heads = [name for name in beside.columns if str(name).lower() not in ("", *NAMES)]
     rows = beside[heads].itertuples(index=False)
     return [" · ".join(f"{a}: {b}" for a, b in zip(heads, row)) for row in rows] if heads else None
 

@@ -244,7 +244,9 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
         f"suspects  {', '.join(kinds) or 'none'}",
     ]
     if inputs.reviewed:
-        lines.append(f"reviewed  {len(inputs.reviewed):,}, kept; the noise is that before the review")
+        lines.append(
+            f"reviewed  {len(inputs.reviewed):,}, kept; the noise is that before the review"
+        )
     if not top:
         return "\n".join(lines)
     rows = harmless(found.table.head(top))
@@ -264,7 +266,9 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
 
 def _likely(share: float) -> str:
     """A probability as the report has it: never as sure as 0 % or 100 %."""
-    return "<1%" if share < 0.01 else ">99%" if share > 0.99 else f"{share:.0%}"
+    if 0.01 <= share <= 0.99:
+        return f"{share:.0%}" if 0.1 <= share <= 0.9 else f"{share:.1%}"
+    return "<1%" if share < 0.5 else ">99%"
 
 
 def _short(value: Any, width: int = 40) -> str:
