@@ -12,7 +12,6 @@ import math
 import numbers
 from collections.abc import Iterable, Iterator
 
-
 MOST = 10  # names that an error lists
 
 

@@ -137,8 +137,8 @@ def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list
 def table(found: LabelErrors, inputs: Inputs) -> DataFrame:
     """All examples, the most suspect first, with Datalab's names of columns.
 
-    `is_label_issue` is true where the decision is to change the label, not where there is doubt. The user's own columns
-    stand behind; one whose name is taken is called `NAME (yours)`.
+    `is_label_issue` is true where the label is to change, not where it is in doubt. The user's own
+    columns stand behind; one whose name is taken is called `NAME (yours)`.
     """
     ours = found.table.rename(columns=DATALAB)
     index = ours["index"].to_numpy()
