@@ -86,16 +86,21 @@ def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
     numbers = np.searchsorted(found.classes, [*reviewed.values()])
     labels, targets = found.labels.copy(), found.targets.copy()
     labels[rows], targets[rows] = found.classes[numbers], np.eye(len(found.classes))[numbers]
-    table = found.table.set_index("index", drop=False).rename_axis(None)
-    for name in ("given", "suggested"):
-        table.loc[rows, name] = found.classes[numbers]
-    table.loc[rows, ["probability", "confidence"]] = 1.0
-    table.loc[rows, "decision"] = "keep"
-    twin = table["duplicate"]
-    alike = twin.map(table["given"]) == table["given"]
-    table["duplicate"] = twin.mask(alike, -1)
-    last = table["index"].isin(rows)
-    table = table.loc[last.sort_values(kind="stable").index].reset_index(drop=True)
+    table = found.table
+    place = np.argsort(table["index"].to_numpy())  # of each index in the table
+    mine = np.isin(table["index"], rows)
+    given, suggested = (table[name].to_numpy(copy=True) for name in ("given", "suggested"))
+    given[place[rows]] = suggested[place[rows]] = labels[rows]
+    twin = table["duplicate"].to_numpy()
+    table = table.assign(
+        given=given,
+        suggested=suggested,
+        probability=np.where(mine, 1, table["probability"]),
+        confidence=np.where(mine, 1, table["confidence"]),
+        decision=np.where(mine, "keep", table["decision"]),
+        duplicate=np.where(given[place[twin]] == given, -1, twin),
+    )
+    table = table.iloc[np.argsort(mine, kind="stable")].reset_index(drop=True)
     return dataclasses.replace(found, labels=labels, targets=targets, table=table)
 
 
