@@ -12,6 +12,8 @@ import math
 import numbers
 from collections.abc import Iterable, Iterator
 
+MOST = 10  # names that an error lists
+
 
 class UserError(ValueError):
     """What a user can mend: wrong input, found before work starts, or a run that cannot go on.
@@ -71,13 +73,13 @@ def one_of(argument: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def unknown(argument: str, value: object, allowed: Iterable[str]) -> UserError:
-    """The error for a name that is not known: lists what is allowed, the nearest first."""
+    """The error for a name that is not known: lists the nearest, and what is allowed."""
     names = list(allowed)
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    text = (
-        f"{argument} must be one of the known names, got {value!r}: {hint}known: {', '.join(names)}"
-    )
+    known = ", ".join(names[:MOST])
+    known += f" and {len(names) - MOST:,} more" if len(names) > MOST else ""
+    text = f"{argument} must be one of the known names, got {value!r}: {hint}known: {known}"
     return UserError(text, argument=True)
 
 

@@ -187,10 +187,21 @@ def test_a_model_is_heard_where_it_knows_more():
 def test_predictions_alone_are_enough():
     model = np.exp(3 * FEATURES[:, :CLASSES])
     model /= model.sum(1, keepdims=True)
-    found = find_label_errors(None, GIVEN, probabilities=model)
+    found = find_label_errors(probabilities=model, labels=GIVEN)
     both = find_label_errors(np.sqrt(model), GIVEN, probabilities=model)
     np.testing.assert_allclose(found.targets, both.targets, atol=1e-5)
     assert set(found.table["index"][:30]) == set(np.flatnonzero(WRONG))
+
+
+def test_a_pandas_index_names_the_rows():
+    rows = [f"row {i}" for i in range(180)]
+    for labels in (pd.Series(GIVEN, rows), pd.DataFrame({"label": GIVEN}, rows)):
+        table = find_label_errors(FEATURES, labels).table
+        assert [*table.columns[:3]] == ["index", "name", "given"]
+        assert table["name"].tolist() == [rows[i] for i in table["index"]]
+        pd.testing.assert_frame_equal(table.drop(columns="name"), FOUND.table)
+    for labels in (pd.Series(GIVEN), GIVEN.tolist()):
+        assert "name" not in find_label_errors(FEATURES, labels).table
 
 
 def test_progress_is_shown_only_if_asked_for(monkeypatch, capsys):
@@ -216,7 +227,11 @@ REFUSED = {
     "features must be real numbers, got complex64": {"features": FEATURES.astype(np.complex64)},
     "features must be an array or a list, got list": {"features": [[1.0], [1.0, 2.0]]},
     "features must not hold masked entries": {"features": np.ma.masked_less(FEATURES, 0)},
-    "features must be given where there are no probabilities": {"features": None},
+    "features must be given, or probabilities, got neither": {"features": None},
+    "labels must be given, [n], got None": {"labels": None},
+    "features must be real numbers, got the text 'red' in column 'colour'": {
+        "features": pd.DataFrame(FEATURES).assign(colour="red")
+    },
     "labels must hold two classes or more, got only 0": {"labels": np.zeros(180, int)},
     "labels must repeat, got 180 different ones in 180 rows": {"labels": np.arange(180)},
     "labels must not hold missing values, got None at": {"labels": [0, 1, 1, None] + [1] * 176},

@@ -176,6 +176,19 @@ def test_one_table_may_hold_all(place, finder, capsys, labels):
     assert "4 columns of all.csv, all but id, file, class" in capsys.readouterr().out
 
 
+def test_the_index_of_a_frame_names_the_examples(place, finder, capsys):
+    """As `to_csv` writes it, a column without a heading; where it only counts it is no name."""
+    frame = pandas.DataFrame({"a": FEATURES[:, 0], "label": LABELS["ints"]}, index=names())
+    frame.to_csv("y.csv")
+    assert audit("--features y.csv --labels y.csv --out out.csv") == 0
+    assert pandas.read_csv("out.csv")["name"].tolist()[:2] == [names()[4], names()[1]]
+    assert "1 columns of y.csv, all but (unnamed), label" in capsys.readouterr().out
+    frame.reset_index(drop=True).to_csv("y.csv")
+    assert audit("--features y.csv --labels y.csv --out out.csv --force --in-doubt use") == 0
+    assert "name" not in pandas.read_csv("out.csv")
+    assert finder[1][2]["in_doubt"] == "use"
+
+
 def test_probabilities_follow_their_headings(place, finder):
     write("text")
     told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
@@ -198,7 +211,7 @@ def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, ca
     head = ["index", "name", "is_label_issue", "label_score", "given_label", "predicted_label"]
     assert [*table.columns[:6]] == head
     assert table["index"].tolist()[:2] == [4, 1]
-    assert table["is_label_issue"].tolist() == [True, True] + [False] * (SIZE - 2)
+    assert table["is_label_issue"].tolist() == [True] + [False] * (SIZE - 1), "not what is in doubt"
     assert table["given_label"].tolist()[:2] == ["'=1+1", "'@dog"]
     assert table["degrees"].tolist() == [-3.5] * SIZE, "a number stays a number"
     assert table["'=note"].tolist() == ["'-x"] * SIZE
@@ -212,6 +225,20 @@ def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, ca
     assert not list(place.glob("*.part*"))
 
 
+def test_a_terminal_is_never_surer_than_the_page(place, finder, capsys, monkeypatch):
+    write("ints")
+    shares = {0.0: "<1%", 0.05: "5.0%", 0.5: "50%", 0.955: "95.5%", 0.999: ">99%"}
+    monkeypatch.setattr("rmdnet_jax.labels.audit.find_label_errors", lambda *given, **options: (
+        sure := found(FEATURES, LABELS["ints"]),
+        sure.table.__setitem__("probability", np.resize([*shares], SIZE)),
+    )[0])  # fmt: skip
+    assert audit("--features e.npy --labels y.npy --out out.csv --top 5") == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if "given is right" in line)
+    place = lines[head].index("given is right")
+    assert [line[place:].split()[0] for line in lines[head + 1 : head + 6]] == [*shares.values()]
+
+
 def test_a_folder_holds_all_that_one_may_want(place, finder):
     write("text")
     command = "--features e.npy --labels 'wide.csv:my label:1' --out deep/audit"
@@ -219,7 +246,7 @@ def test_a_folder_holds_all_that_one_may_want(place, finder):
     out = place / "deep" / "audit"
     assert {path.name for path in out.iterdir()} == {
         "suspects.csv", "suspects.parquet", "corrected_labels.csv", "knn_graph.npz",
-        "label_studio.json", "report.html", "summary.json",
+        "label_studio.json", "label_studio.xml", "report.html", "summary.json",
     }  # fmt: skip
     assert [path.name for path in out.parent.iterdir()] == ["audit"]
     suspects = pandas.read_parquet(out / "suspects.parquet")
@@ -285,8 +312,22 @@ def test_an_audit_is_replaced_only_when_told_to(place, finder, capsys):
     assert "got an audit in 'out': --force replaces it" in capsys.readouterr().err
     assert (place / "out" / "mine.txt").exists()
     assert len(finder) == 1, "refused before the work"
+    (place / "out" / "suspects.csv").write_text("old")
     assert audit(command + " --force") == 0
-    assert not (place / "out" / "mine.txt").exists()
+    assert (place / "out" / "mine.txt").read_text() == "a note", "what is not the audit's stays"
+    assert (place / "out" / "suspects.csv").read_text() != "old"
+    assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_is_no_audit_to_replace(place, finder, capsys):
+    """A run has a summary and suspects, too."""
+    write("ints")
+    (place / "run").mkdir()
+    for name in ("summary.json", "suspects.csv", "student.safetensors"):
+        (place / "run" / name).write_text("a run's")
+    assert audit("--features e.npy --labels y.npy --out run --force") == 2
+    assert "which holds other files" in capsys.readouterr().err
+    assert {path.read_text() for path in (place / "run").iterdir()} == {"a run's"}
 
 
 @pytest.mark.parametrize("error", [UserError("no space"), KeyboardInterrupt()])
@@ -309,6 +350,8 @@ def test_nothing_is_half_written(place, finder, monkeypatch, error):
     ("line", "words"),
     [
         ("--features none.npy --labels y.npy --out a", "--features 'none.npy' cannot be read"),
+        ("runs/nope", "of images, got 'runs/nope', which is not there"),
+        ("--features e.npy --labels objects.npy --out a", "save text by .astype('U'), or write"),
         ("--features e.txt --labels y.npy --out a", "--features must end in .npy, .npz, .csv or"),
         ("--features e.npz:featurs --labels y.npy --out a", "did you mean features?"),
         ("--features words.csv --labels y.npy --out a", "--features must hold columns of numbers"),
@@ -357,6 +400,7 @@ def test_bad_files_are_one_line(place, finder, capsys, line, words):
     (place / "latin.csv").write_bytes("a,b\n1,ä\n".encode("latin-1"))
     (place / "broken.npz").write_bytes(b"PK")
     (place / "empty.csv").write_text("")
+    np.save("objects.npy", np.array(LABELS["text"], object))
     (place / "file").write_text("mine")
     (place / "full").mkdir()
     (place / "full" / "mine.txt").write_text("mine")

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 from rmdnet_jax.errors import UserError
@@ -100,6 +101,13 @@ def test_missing_values_of_pandas_are_refused(kind):
     labels = series([1, None] if kind == "Int64" else ["a", None], kind)
     with pytest.raises(UserError, match=r"missing values, got .* at position 1"):
         numbered(labels)
+
+
+def test_a_frame_of_one_column_is_labels():
+    numbers, classes = numbered(pandas.DataFrame({"label": ["cat", "ant", "cat"]}))
+    assert classes[numbers].tolist() == ["cat", "ant", "cat"]
+    with pytest.raises(UserError, match="one label an entry"):
+        numbered(pandas.DataFrame({"a": [1, 2], "b": [1, 2]}))
 
 
 def test_tensors_that_numpy_cannot_hold_are_refused():

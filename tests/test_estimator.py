@@ -47,7 +47,7 @@ def test_a_pipeline_finds_what_the_function_finds(pipeline):
     assert fitted.in_doubt_ == found.in_doubt
     for row in found.table.itertuples():
         assert fitted.probability_[row.index] == row.probability
-        assert fitted.suspect_[row.index] == (row.decision != "keep")
+        assert fitted.suspect_[row.index] == (row.decision == "change")
     assert fitted.table_.equals(found.table)
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 import types
+import xml.etree.ElementTree
 
 import numpy as np
 import pandas as pd
@@ -313,6 +314,10 @@ def test_label_studio_gets_a_task_a_suspect_with_a_prediction(tmp_path):
             "label", "text", "choices"
         )  # fmt: skip
         assert result["value"] == {"choices": [row["suggested"]]}
+    setup = xml.etree.ElementTree.parse(tmp_path / "tasks.xml").getroot()
+    assert setup.find("Text").attrib == {"name": "text", "value": "$text"}
+    assert setup.find("Choices").attrib["toName"] == "text"
+    assert [choice.attrib["value"] for choice in setup.iter("Choice")] == HOSTILE[:3]
 
 
 def test_label_studio_is_told_where_pictures_lie(tmp_path):
@@ -454,6 +459,10 @@ def test_a_page_opens_and_shows_the_most_suspect(opened):
     assert opened.text("h1") == "Which labels are wrong?"
     assert "25%" in opened.text("#tiles")
     assert "20% to 30%" in opened.text("#tiles")
+    flagged = sum(opened.found.table["decision"] != "keep")
+    assert f"Suspects\n{flagged}\n{opened.data['suspects']} labels are shown" in opened.text(
+        "#tiles"
+    )
     first = opened.one("#cards .card")
     row = opened.found.table.iloc[0]
     for text in (opened.names[row["index"]], row["given"], row["suggested"]):
@@ -485,7 +494,7 @@ def test_a_card_says_what_is_known_and_no_more(browser, tmp_path):
         for p in percents
     )
     doubt = "in doubt " * (rows["decision"][row] == "in doubt")
-    words = " · ".join(f"{label} {-n}" for n, _, label in tally)
+    words = " · ".join(f"{label} ×{-n}" for n, _, label in tally)
     assert lines == (
         f"row {rows['index'][row]} Given {one} {first} Suggested {two} {second} {doubt}"
         f"text {rows['index'][row]} Neighbours: {words} Keep {one} Change to {two} Other …"

@@ -7,13 +7,16 @@ import numpy as np
 import pandas
 import pytest
 from conftest import tiny
+from sklearn.datasets import load_digits
 
 import rmdnet_jax as rmd
-from rmdnet_jax.app import experiment
-from rmdnet_jax.app.correct import Corrected, keep_certain
+from rmdnet_jax import sharding
+from rmdnet_jax.app import correct, experiment
+from rmdnet_jax.app.audit import outputs
 from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.data.store import Source
 from rmdnet_jax.errors import UserError
+from rmdnet_jax.labels import noise
 
 FILES = ("train/cat/1.png", "train/cat/2 ü.png", "train/dog/1.png", "train/dog/=3.png")
 GIVEN = np.array([0, 0, 1, 1], np.int32)
@@ -42,6 +45,14 @@ def write(path, text, encoding="utf-8"):
         ("index,label\n0,\n1,dog\n", [0, 1, 1, 1], [1]),
         ("index,label\n0.0,dog\n", [1, 0, 1, 1], [0]),
         ("index,name,given,label,decision,confidence\n2,,dog,cat,change,1\n", [0, 0, 0, 1], []),
+        ("id,label\ncat/1.png,dog\n", [1, 0, 1, 1], [0]),
+        ("index,id,label\n1,mine,dog\n", [0, 1, 1, 1], [1]),
+        ("index,given,label\n0,0,1\n1,,1\n", [1, 1, 1, 1], [0, 1]),
+        (
+            "index,given_label,predicted_label,decision\n0,cat,dog,change\n1,cat,dog,keep\n",
+            [1, 0, 1, 1],
+            [],
+        ),
     ],
 )
 def test_labels_replace_those_of_the_examples_named(tmp_path, text, expected, certain):
@@ -51,7 +62,7 @@ def test_labels_replace_those_of_the_examples_named(tmp_path, text, expected, ce
     changed = sum(a != b for a, b in zip(expected, GIVEN.tolist()))
     assert f"labels {changed} of 4 changed by reviewed.csv" in found.said
     assert ("none is certain" in found.said) == (not certain)
-    assert ("1 rows without a label" in found.said) == ("0,\n" in text)
+    assert ("1 rows without a label" in found.said) == ("0,\n" in text or "keep" in text)
     assert GIVEN.tolist() == [0, 0, 1, 1], "what was given stays"
 
 
@@ -73,10 +84,14 @@ def test_without_a_file_nothing_changes():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "the column must be one of the known names, got 'label': known: (it is empty)"),
+        ("", "must hold a row or more, got the empty file"),
         ("index,label\n", "must hold a row or more, got none"),
-        ("index,class\n0,cat\n", "the column must be one of the known names, got 'label'"),
-        ("given,label\ncat,dog\n", "got 'index or name'"),
+        ("index,class\n0,cat\n", "needs a column `label`; it has index, class"),
+        (",label\n0,dog\n", "needs a column `index` or `file`; it has (unnamed), label"),
+        ("given,label\ncat,dog\n", "needs a column `index` or `file`; it has given, label"),
+        ("index,given,label\n0,cat,dog\n1,dog,dog\n2,cat,cat\n", "where 2 of 3 rows have another"),
+        ("index,given_label,label\n3,cat,dog\n", "another 'given_label': another order, seed or"),
+        ("index,given,label\n0,cow,dog\n", "the given must be one of the known names, got 'cow'"),
         ("index,label\n0,cat\n4,dog\n", "must have an index in [0, 4) in each row, got '4'"),
         ("index,label\n-1,cat\n", "must have an index in [0, 4) in each row, got '-1'"),
         ("index,label\n0.5,cat\n", "must have an index in [0, 4) in each row, got '0.5'"),
@@ -108,23 +123,87 @@ def test_files_that_cannot_be_are_one_line(tmp_path):
         review(path, source(files=()), GIVEN)
 
 
-def test_correction_never_changes_what_is_certain():
-    targets = np.random.default_rng(0).dirichlet(np.ones(3), 5).astype(np.float32)
-    given = ((targets.argmax(1) + 1) % 3).astype(np.int32)
-    made = types.SimpleNamespace(
-        certain=np.array([True, False, True, False, False]),
-        given=given,
-        classes=3,
-        train=np.array([0, 1, 2, 4]),
+def test_several_files_of_which_later_ones_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "corrected_labels.csv", "index,label,decision\n0,dog,change\n3,cat,change\n")
+    write(tmp_path / "reviewed.csv", "index,given,label\n3,cat,dog\n2,dog,cat\n")
+    found = review("corrected_labels.csv+reviewed.csv", source(), GIVEN)
+    assert found.given.tolist() == [1, 0, 0, 1]
+    assert np.flatnonzero(found.certain).tolist() == [2, 3]
+    assert found.unreviewed.tolist() == [1, 0, 1, 0], "nobody has reviewed the corrected ones"
+    assert len(found.said.splitlines()) == 2
+    write(tmp_path / "a.csv+b.csv", "index,label\n3,cat\n")
+    assert review("a.csv+b.csv", source(), GIVEN).given.tolist() == [0, 0, 1, 0], "one file's name"
+
+
+def test_a_class_that_only_reviewed_labels_have_is_judged_with_them(tmp_path):
+    path = write(tmp_path / "r.csv", "index,label\n0,=owl\n3,cat\n")
+    found = review(path, source(), GIVEN)
+    assert found.given.tolist() == [2, 0, 1, 0]
+    assert found.unreviewed.tolist() == [2, 0, 1, 1]
+
+
+def digits_run(place, given, reviewed, clean):
+    """What correction reads of a run on digits, some of whose labels are reviewed."""
+    certain = np.isin(np.arange(len(clean)), reviewed)
+    settings = {"neighbours": "auto", "temperature": "auto", "alpha": "auto"}
+    options = types.SimpleNamespace(to_dict=lambda: settings)
+    stage = types.SimpleNamespace(propagation=options)
+    place.mkdir()
+    return types.SimpleNamespace(
+        workdir=place,
+        mesh=sharding.mesh(),
+        config=types.SimpleNamespace(seed=0, relation_guided=stage),
+        given=np.where(certain, clean, given),
+        unreviewed=given,
+        certain=certain,
+        classes=10,
+        train=np.arange(len(clean)),
         known=True,
-        source=types.SimpleNamespace(labels=given),
+        source=types.SimpleNamespace(labels=clean, files=()),
     )
-    found = keep_certain(made, Corrected(targets, {"changed": 1.0, "used": True}))
-    for row in range(5):
-        expected = np.eye(3)[given[row]] if made.certain[row] else targets[row]
-        np.testing.assert_array_equal(found.targets[row], expected)
-    assert found.targets.dtype == np.float32
-    assert found.summary == {"changed": 0.5, "right": 0.5, "certain": 2, "used": True}
+
+
+def test_a_review_never_makes_correction_worse(tmp_path):
+    """Of 898 digits with half of the labels wrong, the 400 most suspect are reviewed."""
+    features, clean = load_digits(return_X_y=True)
+    features, clean = features[::2], clean[::2].astype(np.int32)
+    given = np.asarray(rmd.noise.symmetric(clean, rate=0.5)).astype(np.int32)
+    found = rmd.find_label_errors(features, given)
+    suspect = found.table["index"].to_numpy()[:400]
+    runs = [digits_run(tmp_path / f"{len(rows)}", given, rows, clean) for rows in ([], suspect)]
+    before, after = (correct.corrected(made, features) for made in runs)
+    assert after.summary["right"] >= before.summary["right"] > np.mean(given == clean)
+    assert (after.targets.argmax(1) == clean)[suspect].all()
+    assert (after.targets[suspect].max(1) == 1).all()
+    assert after.summary["sha256"] == noise.digest(after.targets.argmax(1))
+    assert after.summary["certain"] == 400
+    again = correct.corrected(runs[1], features)
+    np.testing.assert_array_equal(again.targets, after.targets)
+    assert again.summary == after.summary
+
+
+def test_an_audit_keeps_what_was_reviewed():
+    """Reviewed labels are right, come last, and are no twin of another label."""
+    features = np.random.default_rng(0).normal(size=(90, 3)) + 4 * np.repeat(np.eye(3), 30, axis=0)
+    labels = np.repeat(["cat", "dog", "owl"], 30)
+    labels[[3, 40]] = "owl", "cat"
+    features[4] = features[3]
+    found = rmd.find_label_errors(features, labels)
+    twin = found.table.set_index("index")["duplicate"]
+    assert twin[3] == 4
+    kept = outputs.keep_reviewed(found, {3: "cat", 40: "cat"})
+    table = kept.table.set_index("index")
+    assert table["given"][[3, 40]].tolist() == ["cat", "cat"]
+    assert (table.loc[[3, 40], ["probability", "confidence"]] == 1).all(axis=None)
+    assert table["decision"][[3, 40]].tolist() == ["keep", "keep"]
+    assert table["duplicate"][[3, 4]].tolist() == [-1, -1]
+    assert {*kept.table["index"][-2:]} == {3, 40}
+    assert kept.labels[[3, 40]].tolist() == ["cat", "cat"]
+    assert kept.targets[[3, 40]].tolist() == [[1, 0, 0], [1, 0, 0]]
+    others = [i for i in found.table["index"] if i not in (3, 40)]
+    assert kept.table["index"].tolist()[:-2] == others, "the others keep their order"
+    assert outputs.keep_reviewed(found, {}) is found
 
 
 def corrected(value):
@@ -141,9 +220,12 @@ def test_a_run_takes_reviewed_labels_and_says_so(tmp_path, capsys):
     suspects = pandas.read_csv(tmp_path / "run" / "suspects.csv")
     assert len(suspects) > 10
     assert not {5, 7, 11} & {*suspects["index"]}
-    assert (suspects["given"] != suspects["label"]).all()
+    assert (suspects["given_label"] != suspects["predicted_label"]).all()
     about = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert about["relation_guided"]["propagation"]["certain"] == 3
+    again = tiny(**corrected(str(tmp_path / "run" / "suspects.csv")))
+    experiment.run(again, tmp_path / "again")
+    assert f"labels {len(suspects)} of 256 changed by suspects.csv" in capsys.readouterr().out
     frame.assign(decision="change").to_csv(path, index=False)
     with pytest.raises(UserError, match=r"whose data differs \(certain is"):
         experiment.run(tiny(**corrected(str(path))), tmp_path / "run")

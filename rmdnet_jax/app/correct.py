@@ -33,16 +33,17 @@ def check(made: Run) -> None:
     with under(PATH):
         propagation.settings(settings.neighbours, settings.temperature, settings.alpha, size)
         neighbours.chosen(settings.search, size)
-    propagation.check_labels(made.given[made.train], made.classes)
+    propagation.check_labels(made.unreviewed[made.train], made.classes)
 
 
 def corrected(made: Run, features: np.ndarray) -> Corrected:
     """The labels corrected over the graph of the teacher's features [n, dim].
 
-    Read where an earlier start of this run has found them. Those that are certain stay.
+    Read where an earlier start of this run has found them. What is noise is judged on the labels
+    before a review, which takes the hardest first; those that are certain are put in afterwards.
     """
     if (made.workdir / NAME).exists():
-        return keep_certain(made, _read(made))
+        return _read(made)
 
     def bar(items, what):
         silent = None if sharding.is_main() else True
@@ -51,27 +52,19 @@ def corrected(made: Run, features: np.ndarray) -> Corrected:
     with jax.set_mesh(made.mesh), under(PATH):
         found = propagation.propagate(
             features[made.train],
-            made.given[made.train],
+            made.unreviewed[made.train],
             num_classes=made.classes,
             seed=made.config.seed,
             watch=bar,
             **made.config.relation_guided.propagation.to_dict(),
         )
-    return keep_certain(made, _kept(made, found))
+    return _kept(made, found)
 
 
-def keep_certain(made: Run, corrected: Corrected) -> Corrected:
-    """Corrected labels, but for those that somebody has reviewed: they are what they are."""
-    if not made.certain.any():
-        return corrected
-    one_hot = np.eye(made.classes, dtype=np.float32)[made.given]
-    targets = np.where(made.certain[:, None], one_hot, corrected.targets)
-    label = targets.argmax(1)[made.train]
-    changed = float(np.mean(label != made.given[made.train]))
-    about = {"certain": int(made.certain.sum()), "changed": changed}
-    if made.known:
-        about["right"] = float(np.mean(label == made.source.labels[made.train]))
-    return Corrected(targets, corrected.summary | about)
+def keep_certain(made: Run, targets: np.ndarray) -> np.ndarray:
+    """Targets of the examples that are trained on; those reviewed are what they are."""
+    one_hot = np.eye(made.classes, dtype=np.float32)[made.given[made.train]]
+    return np.where(made.certain[made.train, None], one_hot, targets)
 
 
 def _kept(made: Run, found: Propagated) -> Corrected:
@@ -81,8 +74,12 @@ def _kept(made: Run, found: Propagated) -> Corrected:
 
     The summary says how many labels are right where clean ones are known, and holds a hash.
     """
-    given, label = made.given[made.train], found.targets.argmax(1)
+    given, certain = made.given[made.train], made.certain[made.train]
+    targets = keep_certain(made, found.targets)
+    label = targets.argmax(1)
     about = {**found.summary, "sha256": noise.digest(label)}
+    if certain.any():
+        about |= {"certain": int(certain.sum()), "changed": float(np.mean(label != given))}
     if made.known:
         about["right"] = float(np.mean(label == made.source.labels[made.train]))
     files.write_arrays(
@@ -90,12 +87,12 @@ def _kept(made: Run, found: Propagated) -> Corrected:
         index=made.train,
         given=given,
         label=label,
-        confidence=found.confidence,
-        targets=found.targets,
+        confidence=np.where(certain, 1, found.confidence).astype(np.float32),
+        targets=targets,
         name=np.asarray(made.source.files or [""] * len(made.given))[made.train],
         about=np.array(json.dumps(about)),
     )
-    return _whole(made, found.targets, about)
+    return _whole(made, targets, about)
 
 
 def _read(made: Run) -> Corrected:

@@ -83,7 +83,7 @@ def of_each_class(labels: np.ndarray) -> np.ndarray:
 
 
 def suspects(made: Run, targets: np.ndarray) -> None:
-    """Writes the labels that were corrected as `suspects.csv`, the least likely first."""
+    """Writes the labels that were corrected, the least likely first, as an audit writes them."""
     import pandas
 
     label, names = targets.argmax(1), np.array(made.source.names)
@@ -94,8 +94,10 @@ def suspects(made: Run, targets: np.ndarray) -> None:
     table = pandas.DataFrame({
         "index": rows,
         "name": [named[i] for i in rows],
-        "given": names[made.given[rows]],
-        "label": names[label[rows]],
+        "is_label_issue": True,
+        "label_score": targets[rows, made.given[rows]],
+        "given_label": names[made.given[rows]],
+        "predicted_label": names[label[rows]],
         "confidence": targets[rows].max(1),
         "decision": "change",
     })  # fmt: skip
@@ -117,6 +119,7 @@ def audit(made: Run, teacher: Teacher) -> None:
         found = find_label_errors(
             read.features, read.labels, seed=made.config.seed, in_doubt=settings.in_doubt
         )
+        found = outputs.keep_reviewed(found, read.reviewed)
         outputs.write(place, found, read, ["rmdnet", "audit", str(made.workdir)])
     report.say(outputs.told(found, read, 0))
     report.say(f"audit     {out}: open {out / outputs.PAGE} in a browser")

@@ -1,67 +1,96 @@
 """Labels that somebody has looked at, back into an experiment: they replace the given ones.
 
-A CSV (or parquet) with a column `label`, and `index` or `name` (or `file`) to say whose it is:
+A CSV (or parquet) with a column `label`, and `index` or `file` (or `name`) to say whose it is:
 
 - `reviewed.csv`, as the report exports it, or your own: its labels are certain. Correction never
-  changes them.
-- `corrected_labels.csv`, as an audit writes it (it has a column `decision`): its labels are taken
-  as they are, but nobody has looked at them, so they are not certain.
+  changes them, and what is noise is judged without them.
+- `corrected_labels.csv` or `suspects.csv`, as an audit writes them (they have a column `decision`):
+  their labels are taken as they are, but nobody has looked at them, so they are not certain.
+
+Several files are joined by `+`: what a later one says of an example is what holds.
 """
 
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import unknown, wrong
-from rmdnet_jax.labels.files import TABLES, plain, read_table
+from rmdnet_jax.errors import UserError, unknown, wrong
+from rmdnet_jax.labels.files import TABLES, naming, plain, read_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NAMES = ("name", "file")
 ARGUMENT = "labels"
+BEFORE = ("given", "given_label")  # columns of the labels that were reviewed
+AUDITED = {"predicted_label", "decision"}  # columns of an audit's suspects
 
 
 class Reviewed(NamedTuple):
     """The labels of all training examples after a review."""
 
     given: np.ndarray  # int32 [n]
+    unreviewed: np.ndarray  # int32 [n], without what is certain: as noise has left them
     certain: np.ndarray  # bool [n], those that somebody has looked at
-    said: str = ""  # what the file did, for a person
+    said: str = ""  # what the files did, for a person
 
 
-def review(path: str, source: Source, given: np.ndarray) -> Reviewed:
-    """Replaces given labels by those of a file; "" for none.
+def review(path: str, source: Source, drawn: np.ndarray) -> Reviewed:
+    """Replaces given labels by those of a file, or of several joined by `+`; "" for none.
 
     Args:
       path: of the `.csv` or `.parquet`.
       source: the data set, whose classes and files the table names.
-      given: int32 [n].
+      drawn: int32 [n], the labels before.
 
     Raises:
-      UserError: a row names no example or no class, or an example twice.
+      UserError: a row names no example or no class, an example twice, or another given label.
     """
-    if not path:
-        return Reviewed(given, np.zeros(len(given), bool))
+    found = Reviewed(drawn, drawn, np.zeros(len(drawn), bool))
+    for one in [path] if pathlib.Path(path).is_file() else re.split(r"(?<=csv|uet)\+", path):
+        found = _taken(one, source, drawn, found) if one else found
+    # a class that only reviewed labels have could not be judged otherwise
+    only = found.certain & ~np.isin(found.given, found.unreviewed)
+    return found._replace(unreviewed=np.where(only, found.given, found.unreviewed))
+
+
+def _taken(path: str, source: Source, drawn: np.ndarray, before: Reviewed) -> Reviewed:
+    """The labels after one file."""
     table = _read(path)
-    rows = _examples(table, source, len(given))
+    rows = _examples(table, source, len(drawn))
     labels = _labels(table["label"].tolist(), source.names)
-    known = labels >= 0
-    after, certain = given.copy(), np.zeros(len(given), bool)
-    after[rows[known]] = labels[known]
+    _check_given(path, table, source.names, drawn[rows], before.given[rows])
+    rows, labels, empty = rows[labels >= 0], labels[labels >= 0], int(np.sum(labels < 0))
     looked = "decision" not in table.columns
-    certain[rows[known]] = looked
-    changed = int((after != given).sum())
-    sure = f"; {known.sum():,} are certain" if looked else ", none is certain"
-    left = f"; {(~known).sum():,} rows without a label change nothing" if not known.all() else ""
+    given, unreviewed, certain = (of.copy() for of in before[:3])
+    given[rows], certain[rows] = labels, looked
+    if not looked:
+        unreviewed[rows] = labels
+    changed = int((given != before.given).sum())
+    sure = f"; {len(rows):,} are certain" if looked else ", none is certain"
+    left = f"; {empty:,} rows without a label change nothing" if empty else ""
     where = pathlib.Path(path).name
     said = f"labels {changed:,} of {len(given):,} changed by {where}{sure}{left}"
-    return Reviewed(after, certain, said)
+    said = f"{before.said}\n{said}" if before.said else said
+    return Reviewed(given, unreviewed, certain, said)
+
+
+def _check_given(
+    path: str, table: DataFrame, names: tuple[str, ...], drawn: np.ndarray, now: np.ndarray
+) -> None:
+    """Refuses a file that was made of other labels than the run's, before or after a review."""
+    column = next((name for name in BEFORE if name in table.columns), None)
+    if column is None:
+        return
+    told = _labels(table[column].tolist(), names, column)
+    if differ := int(np.sum((told >= 0) & (told != drawn) & (told != now))):
+        got = f"{path!r}, where {differ:,} of {len(table):,} rows have another {column!r}"
+        raise wrong(ARGUMENT, f"be of this run's labels, got {got}: another order, seed or data?")
 
 
 def _read(path: str) -> DataFrame:
@@ -69,24 +98,37 @@ def _read(path: str) -> DataFrame:
     if not path.endswith(TABLES):
         raise wrong(ARGUMENT, f"be a .csv or .parquet file, got {path!r}")
     table = read_table(path, ARGUMENT, field="label")
-    names = [*map(str, table.columns)]
-    if "label" not in names:
-        raise unknown(f"{ARGUMENT} {path!r}: the column", "label", names or ["(it is empty)"])
-    if not {"index", *NAMES} & {*names}:
-        raise unknown(f"{ARGUMENT} {path!r}: the column", "index or name", names)
+    names = {*map(str, table.columns)}
+    if not names:
+        raise wrong(ARGUMENT, f"hold a row or more, got the empty file {path!r}")
+    suspects = names >= AUDITED
+    if not suspects and "label" not in names:
+        raise _lacking(path, "`label`", table)
+    if "index" not in names and naming(table) is None:
+        raise _lacking(path, "`index` or `file`", table)
     if not len(table):
         raise wrong(ARGUMENT, f"hold a row or more, got none in {path!r}")
-    return table.fillna("").astype(str)
+    table = table.fillna("").astype(str)
+    if suspects:  # its other labels are kept
+        table["label"] = table["predicted_label"].where(table["decision"] == "change", "")
+    return table
+
+
+def _lacking(path: str, what: str, table: DataFrame) -> UserError:
+    heads = ", ".join(str(name) or "(unnamed)" for name in table.columns[:10])
+    return UserError(f"{ARGUMENT} {path!r} needs a column {what}; it has {heads}", argument=True)
 
 
 def _examples(table: DataFrame, source: Source, size: int) -> np.ndarray:
     """The example of each row: by its file where both sides name files, else by its index."""
-    name = next((n for n in NAMES if n in table.columns and "" not in table[n].tolist()), None)
-    if name is not None and (source.files or "index" not in table.columns):
+    name, indexed = naming(table), "index" in table.columns
+    if name is not None and "" in table[name].tolist():
+        name = None
+    if name is not None and (not indexed or (source.files and name.lower() != "id")):
         if not source.files:
             raise wrong(ARGUMENT, f"name examples of {source.name} by an index, got {name!r}")
         rows = [*_by_file([plain(cell) for cell in table[name]], source.files)]
-    elif "index" in table.columns:
+    elif indexed:
         rows = [*_by_index(table["index"].tolist(), size)]
     else:
         raise wrong(ARGUMENT, "name the example in each row, got an empty name")
@@ -128,7 +170,7 @@ def _called(row: int, source: Source) -> str:
     return repr(source.files[row]) if source.files else f"index {row}"
 
 
-def _labels(cells: list[str], names: tuple[str, ...]) -> np.ndarray:
+def _labels(cells: list[str], names: tuple[str, ...], what: str = "label") -> np.ndarray:
     """The class of each cell, -1 where it is empty: by its name, or all by their numbers."""
     numbers = {name: number for number, name in enumerate(names)}
     cells = [cell if cell in numbers else plain(cell) for cell in cells]
@@ -136,6 +178,6 @@ def _labels(cells: list[str], names: tuple[str, ...]) -> np.ndarray:
     if absent:
         told = {str(number): number for number in range(len(names))}
         if any(cell and cell not in told for cell in cells):
-            raise unknown(f"{ARGUMENT}: the label", absent[0], names)
+            raise unknown(f"{ARGUMENT}: the {what}", absent[0], names)
         numbers = told
     return np.array([numbers.get(cell, -1) for cell in cells])

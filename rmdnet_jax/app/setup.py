@@ -43,6 +43,7 @@ class Run(NamedTuple):
     source: sources.Source
     known: bool  # whether the source's labels are clean
     given: np.ndarray  # int32 [n], the labels of all training examples after noise and review
+    unreviewed: np.ndarray  # int32 [n], those before somebody has reviewed them: noise is theirs
     certain: np.ndarray  # bool [n], labels that somebody has reviewed: correction keeps them
     reviewed: str  # what a file of reviewed labels did, "" without one
     train: np.ndarray  # int32, rows whose labels are trained on
@@ -85,7 +86,7 @@ def setup(
     source = read(config) if source is None else source
     kind, drawn = corrupt(config, source)
     with under("data"):
-        given, certain, said = review(config.data.labels, source, drawn)
+        given, unreviewed, certain, said = review(config.data.labels, source, drawn)
     index = np.arange(len(source.labels), dtype=np.int32)
     train, held = resident.split(index, config.data.validation, config.noise.seed)
     mesh = sharding.mesh()
@@ -105,6 +106,7 @@ def setup(
         source=source,
         known=kind.known,
         given=given,
+        unreviewed=unreviewed,
         certain=certain,
         reviewed=said,
         train=train,

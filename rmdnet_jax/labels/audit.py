@@ -32,7 +32,8 @@ class LabelErrors:
 
     The table's columns:
 
-    - `index`: the example's row in what was given.
+    - `index`: the example's row in what was given, from 0.
+    - `name`: what a pandas index calls it, where the labels had one of their own.
     - `given`, `suggested`: its label, and the most likely one.
     - `probability`: how likely the given label is right, in [0, 1].
     - `confidence`: how likely the suggested label is right, in [0, 1].
@@ -72,8 +73,8 @@ class LabelErrors:
 
 
 def find_label_errors(
-    features: Any,
-    labels: Any,
+    features: Any = None,
+    labels: Any = None,
     *,
     probabilities: Any = None,
     seed: int = 0,
@@ -93,8 +94,8 @@ def find_label_errors(
 
     Args:
       features: [n, d] of any model: list, array, tensor or DataFrame. None: the square roots of
-        `probabilities`.
-      labels: [n], possibly wrong: integers of any range, strings or booleans.
+        `probabilities`, which must be given then.
+      labels: [n], possibly wrong: integers of any range, strings or booleans. Always needed.
       probabilities: [n, C] of a model that did not train on these examples, columns as the sorted
         classes.
       seed: of the folds; the same input and seed give the same answer.
@@ -121,6 +122,8 @@ def find_label_errors(
       0      7   owl       cat
     """
     within("seed", seed, "[0, inf)", whole=True)
+    if labels is None:
+        raise wrong("labels", "be given, [n], got None")
     classes, given = _classes(labels)
     told = None if probabilities is None else _probabilities(probabilities, classes, len(given))
     rows = _features(features, told, len(given))
@@ -129,14 +132,25 @@ def find_label_errors(
         rows, given, len(classes), int(seed), watch, told, neighbours=neighbours,
         temperature=temperature, alpha=alpha, in_doubt=in_doubt, search=search,
     )  # fmt: skip
-    return _record(found, classes, given)
+    return _record(found, classes, given, _names(labels))
 
 
-def _record(found: Propagated, classes: np.ndarray, given: np.ndarray) -> LabelErrors:
+def _names(labels: Any) -> np.ndarray | None:
+    """What the index of a pandas object calls each row; None where it only counts them."""
+    names = getattr(labels, "index", None)  # of a list, a method
+    counts = names is None or callable(names) or type(names).__name__ == "RangeIndex"
+    return None if counts else np.asarray(names)
+
+
+def _record(
+    found: Propagated, classes: np.ndarray, given: np.ndarray, names: np.ndarray | None
+) -> LabelErrors:
     index, distance = signals.near(found)
-    seen = found.summary
+    seen, table = found.summary, signals.table(found, classes, given)
+    if names is not None:
+        table.insert(1, "name", names[table["index"]])
     return LabelErrors(
-        table=signals.table(found, classes, given),
+        table=table,
         labels=classes[found.targets.argmax(1)],
         targets=found.targets,
         classes=classes,
@@ -169,7 +183,7 @@ def _features(features: Any, told: np.ndarray | None, size: int) -> np.ndarray:
     """Finite features float32 [n, d]."""
     if features is None:
         if told is None:
-            raise wrong("features", "be given where there are no probabilities, got None")
+            raise wrong("features", "be given, or probabilities, got neither")
         features = np.sqrt(told)
     rows = _numbers("features", features, size)
     peak = float(np.abs(rows).max())
@@ -208,12 +222,21 @@ def _numbers(name: str, table: Any, size: int) -> np.ndarray:
         with np.errstate(over="ignore"):
             rows = rows.astype(np.float32, copy=False)
     except (TypeError, ValueError):
-        raise wrong(name, f"be real numbers, got {rows.dtype} with other values") from None
+        raise wrong(name, f"be real numbers, got {_other(table, rows)}") from None
     bad = np.flatnonzero(~np.isfinite(rows).all(1))
     if len(bad):
         of = f" (the first of {len(bad)})" if len(bad) > 1 else ""
         raise wrong(name, f"be finite, row {bad[0]}{of} has NaN or infinity")
     return rows
+
+
+def _other(table: Any, rows: np.ndarray) -> str:
+    """What is in a table that is no number, with its column where columns have names."""
+    for name in getattr(table, "columns", ()):
+        cell = next((cell for cell in table[name].head(1000) if isinstance(cell, str)), None)
+        if cell is not None:
+            return f"the text {cell!r:.40} in column {name!r}"
+    return f"{rows.dtype} with other values"
 
 
 def _bar(items: Iterable[Item], what: str) -> Iterable[Item]:

@@ -1,7 +1,7 @@
 """Labels of any kind as class numbers.
 
 Labels may be integers of any range, whole floats, bools, text or objects that can be sorted, in a
-list, a NumPy or JAX array, a PyTorch tensor or a pandas Series.
+list, a NumPy or JAX array, a PyTorch tensor, a pandas Series or a DataFrame of one column.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def numbered(
 def _vector(values: Any, argument: str) -> np.ndarray:
     """The labels as an array [n], n > 0, none missing; raises `UserError` on anything else."""
     found = array(values, argument)
+    if found.ndim == 2 and found.shape[1] == 1 and hasattr(values, "columns"):
+        found = found[:, 0]  # a DataFrame of one column
     if found.ndim != 1:
         got = f"shape {found.shape}" if found.ndim else f"a {type(values).__name__}"
         raise wrong(argument, f"be a list or an array [n], one label an entry, got {got}")

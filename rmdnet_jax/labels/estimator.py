@@ -23,7 +23,7 @@ class LabelAuditor(BaseEstimator):
       labels_: [n], corrected.
       targets_: float32 [n, C], soft labels to train on.
       probability_: [n], how likely each given label is right.
-      suspect_: bool [n], the labels that are not kept as they are.
+      suspect_: bool [n], the labels that are changed; none where there is doubt.
       classes_: [C], sorted.
       noise_rate_: estimated share of wrong labels.
       noise_interval_: (low, high), of 95 %.
@@ -88,7 +88,7 @@ class LabelAuditor(BaseEstimator):
         self.transition_, self.in_doubt_ = found.transition, found.in_doubt
         self.probability_, self.suspect_ = np.empty(len(y)), np.empty(len(y), bool)
         self.probability_[index] = found.table["probability"]
-        self.suspect_[index] = found.table["decision"] != "keep"
+        self.suspect_[index] = found.table["decision"] == "change"
         return self
 
     def fit_predict(self, X: Any, y: Any) -> np.ndarray:

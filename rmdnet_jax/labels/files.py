@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 TABLES = (".csv", ".parquet")
+NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")  # who a row is of
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate such a cell
 
 
@@ -49,7 +50,10 @@ def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
     except UserError:
         raise
     except Exception as error:  # a damaged file raises anything
-        text = f"{argument} {path!r} cannot be read: {first_line(error)}"
+        why = getattr(error, "strerror", None) or first_line(error)
+        if "allow_pickle" in why:
+            why = "it holds Python objects: save text by .astype('U'), or write a CSV"
+        text = f"{argument} {path!r} cannot be read: {why}"
         raise UserError(text, argument=True) from None
 
 
@@ -179,6 +183,12 @@ def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str 
         headed = isinstance(names[0], str) or not len(table)
         raise unknown(f"{argument}'s column", field, map(str, names if headed else table.iloc[0]))
     return names[0] if len(names) == 1 else None
+
+
+def naming(table: DataFrame) -> str | None:
+    """The column that says whose each row is, by its heading, see `NAMES`; None: no such column."""
+    called = {str(name).lower(): name for name in reversed(table.columns)}
+    return next((called[name] for name in NAMES if name in called), None)
 
 
 def values(cells: Any) -> np.ndarray:

@@ -40,7 +40,9 @@ def parser() -> Parser:
     made.add_argument("--out", default="", metavar="FOLDER", help="a run has its audit/")
     made.add_argument("--top", type=int, default=20, help="rows that are shown (20)")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--in_doubt", default="keep", help="keep labels in doubt, or `use`: correct")
+    made.add_argument(
+        "--in_doubt", "--in-doubt", default="keep", help="keep labels in doubt, or `use`: correct"
+    )
     made.add_argument("--force", action="store_true", help="replace an audit that is there")
     return made
 
@@ -58,10 +60,11 @@ def main(argv: list[str] | None = None) -> int:
 
     def find():
         try:
-            return find_label_errors(
+            found = find_label_errors(
                 read.features, read.labels, probabilities=read.probabilities,
                 seed=args.seed, in_doubt=args.in_doubt, progress=True,
             )  # fmt: skip
+            return outputs.keep_reviewed(found, read.reviewed)
         except UserError as error:
             raise inputs.flagged(error) from None
 
@@ -77,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     print(outputs.told(found, read, args.top))
     print(f"written   {out}/: {', '.join(sorted(path.name for path in out.iterdir()))}")
     print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv;")
-    print("          train with labels=reviewed.csv, or on corrected_labels.csv as it is")
+    print("          train with labels=reviewed.csv, or corrected_labels.csv+reviewed.csv for both")
     return 0
 
 
@@ -85,6 +88,9 @@ def _out(args) -> pathlib.Path:
     """Where the answer goes; refuses what cannot be, before any work."""
     from rmdnet_jax.app.audit import outputs
 
+    if args.path and not pathlib.Path(args.path).expanduser().exists():
+        got = f"{args.path!r}, which is not there"
+        raise wrong("the audited PATH", f"be a run's workdir or a folder of images, got {got}")
     if args.path and args.labels:
         raise wrong("--labels", f"be left out beside {args.path!r}, which has its own")
     if not args.path:

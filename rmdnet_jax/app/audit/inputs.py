@@ -15,12 +15,20 @@ import numpy as np
 
 from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.classes import numbered
-from rmdnet_jax.labels.files import TABLES, column, named, read_array, read_table, values
+from rmdnet_jax.labels.files import (
+    NAMES,
+    TABLES,
+    column,
+    named,
+    naming,
+    read_array,
+    read_table,
+    values,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")
 NUMBERS = ("", "index", "id")  # columns that count rows, no features
 LABELS = ("labels", "label")
 LARGE = 160  # pixels of a picture's longer side
@@ -41,6 +49,7 @@ class Inputs(NamedTuple):
     beside: DataFrame | None = None  # the user's other columns, text
     signals: dict[str, np.ndarray] = {}  # noqa: RUF012  # further numbers [n]
     clean: np.ndarray | None = None  # [n], where they are known, for evaluation only
+    reviewed: dict[int, str] = {}  # noqa: RUF012  # labels that somebody has looked at, by index
     said: str = ""  # where features come from, for a person
 
 
@@ -97,7 +106,8 @@ def _features(text: str, labels: tuple[str, ...]) -> tuple[np.ndarray, DataFrame
         raise wrong("--features", f"hold columns of numbers, got {got or 'an empty file'}")
     found = values(table[numbers[0]]) if vectors else table[numbers].to_numpy()
     beside = table.drop(columns=numbers)
-    ignored = f", all but {', '.join(map(str, beside.columns[:5]))}" if len(beside.columns) else ""
+    others = ", ".join(str(name) or "(unnamed)" for name in beside.columns[:5])
+    ignored = f", all but {others}" if others else ""
     return found, beside.astype(str), f"{found.shape[1]} columns of {path}{ignored}"
 
 
@@ -158,9 +168,11 @@ def _names(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
     if text:
         found = _column(text, argument, size)
     elif beside is not None:
-        called = {str(name).lower(): name for name in reversed(beside.columns)}
-        name = next((called[name] for name in NAMES if name in called), None)
-        argument, found = f"column {name!r}", None if name is None else beside[name].tolist()
+        name = naming(beside)
+        if name is None and "" in beside and values(beside[""]).dtype.kind == "U":
+            name = ""  # the index of a DataFrame, as to_csv writes it
+        argument = f"column {name!r}" if name else "the unnamed column"
+        found = None if name is None else beside[name].tolist()
     if found is None:
         return None
     names, seen = [str(name) for name in found], set()
@@ -179,7 +191,7 @@ def _texts(text: str, beside: DataFrame | None, size: int) -> list[str] | None:
         return None
     if "text" in beside.columns:
         return beside["text"].astype(str).tolist()
-    heads = [name for name in beside.columns if str(name).lower() not in NAMES]
+    heads = [name for name in beside.columns if str(name).lower() not in ("", *NAMES)]
     rows = beside[heads].itertuples(index=False)
     return [" · ".join(f"{a}: {b}" for a, b in zip(heads, row)) for row in rows] if heads else None
 

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
 
 from rmdnet_jax import files
 from rmdnet_jax.app.audit.page import suspects
@@ -25,10 +26,11 @@ def write(
     root: str | None = None,
     texts: Sequence[str] | None = None,
 ) -> None:
-    """Writes the suspects as tasks, the most suspect first.
+    """Writes the suspects as tasks, the most suspect first, and beside them the setup they need.
 
     A task has `data` (`image` or `text`, and `index`, `given`, `probability`) and a prediction:
-    the suggested label, its confidence as the score.
+    the suggested label, its confidence as the score. The setup, an `.xml` of the same name, is
+    pasted into Label Studio as the labelling interface.
 
     Args:
       path: the `.json` file, which is replaced.
@@ -44,6 +46,18 @@ def write(
     rows = found.table.iloc[suspects(found)].to_dict("records")
     kind, shown = _shown(names, root, texts)
     files.write_json(path, [_task(row, kind, shown(int(row["index"]))) for row in rows])
+    files.write_text(path.with_suffix(".xml"), config(found, kind))
+
+
+def config(found: LabelErrors, kind: str) -> str:
+    """The labelling interface for tasks of a `kind`, image or text."""
+    classes = [quoteattr(str(label)) for label in found.classes.tolist()]
+    choices = "".join(f"    <Choice value={label}/>\n" for label in classes)
+    return (
+        f'<View>\n  <{kind.title()} name="{kind}" value="${kind}"/>\n'
+        f'  <Choices name="label" toName="{kind}" choice="single">\n'
+        f"{choices}  </Choices>\n</View>\n"
+    )
 
 
 def _shown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -47,7 +48,7 @@ def refuse(
         raise wrong(argument, f"be a folder or a .csv file, got the file {str(out)!r}")
     if not any(out.iterdir()):
         return
-    if not (out / SUMMARY).is_file() or not (out / SUSPECTS).is_file():
+    if not all((out / name).is_file() for name in (SUSPECTS, LABELS, PAGE, SUMMARY)):
         raise wrong(argument, f"be a new folder, got {str(out)!r}, which holds other files")
     if not force:
         raise wrong(argument, f"be a new folder, got an audit in {str(out)!r}: --force replaces it")
@@ -55,19 +56,52 @@ def refuse(
 
 @contextlib.contextmanager
 def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder beside `out`; what is in it at the end replaces `out`."""
-    part, old = (out.with_name(f".{out.name}.{kind}{os.getpid()}") for kind in ("part", "old"))
+    """Yields a new folder beside `out`, which becomes `out` at the end.
+
+    Where `out` is there, its files of the same names are replaced and all others stay.
+    """
+    part = out.with_name(f".{out.name}.part{os.getpid()}")
     with files.writing(out):
         part.mkdir(parents=True)
     try:
         yield part
         with files.writing(out):
-            if out.exists():
-                out.rename(old)
-            part.rename(out)
+            if not out.exists():
+                part.rename(out)
+            else:
+                for path in part.iterdir():
+                    path.replace(out / path.name)
     finally:
-        for rest in (part, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
+    """What was found, but for labels that somebody has reviewed: they are right, and come last.
+
+    The noise is judged on the labels before the review, which takes the most suspect first.
+    """
+    if not reviewed:
+        return found
+    rows = [*reviewed]
+    numbers = np.searchsorted(found.classes, [*reviewed.values()])
+    labels, targets = found.labels.copy(), found.targets.copy()
+    labels[rows], targets[rows] = found.classes[numbers], np.eye(len(found.classes))[numbers]
+    table = found.table
+    place = np.argsort(table["index"].to_numpy())  # of each index in the table
+    mine = np.isin(table["index"], rows)
+    given, suggested = (table[name].to_numpy(copy=True) for name in ("given", "suggested"))
+    given[place[rows]] = suggested[place[rows]] = labels[rows]
+    twin = table["duplicate"].to_numpy()
+    table = table.assign(
+        given=given,
+        suggested=suggested,
+        probability=np.where(mine, 1, table["probability"]),
+        confidence=np.where(mine, 1, table["confidence"]),
+        decision=np.where(mine, "keep", table["decision"]),
+        duplicate=np.where(given[place[twin]] == given, -1, twin),
+    )
+    table = table.iloc[np.argsort(mine, kind="stable")].reset_index(drop=True)
+    return dataclasses.replace(found, labels=labels, targets=targets, table=table)
 
 
 def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list[str]) -> None:
@@ -108,12 +142,12 @@ def write(place: pathlib.Path, found: LabelErrors, inputs: Inputs, command: list
 def table(found: LabelErrors, inputs: Inputs) -> DataFrame:
     """All examples, the most suspect first, with Datalab's names of columns.
 
-    `is_label_issue` is true where the decision is not to keep the label. The user's own columns
-    stand behind; one whose name is taken is called `NAME (yours)`.
+    `is_label_issue` is true where the label is to change, not where it is in doubt. The user's own
+    columns stand behind; one whose name is taken is called `NAME (yours)`.
     """
     ours = found.table.rename(columns=DATALAB)
     index = ours["index"].to_numpy()
-    ours["is_label_issue"] = (ours["decision"] != "keep").to_numpy()
+    ours["is_label_issue"] = (ours["decision"] == "change").to_numpy()
     if inputs.names is not None:
         ours["name"] = np.array(inputs.names, object)[index]
     for name, values in inputs.signals.items():
@@ -214,6 +248,10 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
         f"wrong     {found.noise_rate:.1%} of the labels, 95 % interval {low:.1%} to {high:.1%}",
         f"suspects  {', '.join(kinds) or 'none'}",
     ]
+    if inputs.reviewed:
+        lines.append(
+            f"reviewed  {len(inputs.reviewed):,}, kept; the noise is that before the review"
+        )
     if not top:
         return "\n".join(lines)
     rows = harmless(found.table.head(top))
@@ -221,14 +259,21 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
     cells = [
         *([("name", [_short(text) for text in name])] if name else [("index", rows["index"])]),
         *((head, [_short(x) for x in rows[head]]) for head in ("given", "suggested")),
-        ("given is right", [f"{x:.1%}" for x in rows["probability"]]),
-        ("suggested is right", [f"{x:.1%}" for x in rows["confidence"]]),
+        ("given is right", [_likely(x) for x in rows["probability"]]),
+        ("suggested is right", [_likely(x) for x in rows["confidence"]]),
         ("decision", rows["decision"]),
     ]
     columns = [[head, *map(str, values)] for head, values in cells]
     widths = [max(map(len, column)) for column in columns]
     body = ("  ".join(f"{x:<{w}}" for x, w in zip(row, widths)).rstrip() for row in zip(*columns))
     return "\n".join([*lines, "", *body, ""])
+
+
+def _likely(share: float) -> str:
+    """A probability as the report has it: never as sure as 0 % or 100 %."""
+    if 0.01 <= share <= 0.99:
+        return f"{share:.0%}" if 0.1 <= share <= 0.9 else f"{share:.1%}"
+    return "<1%" if share < 0.5 else ">99%"
 
 
 def _short(value: Any, width: int = 40) -> str:

@@ -154,6 +154,7 @@ def _facts(found: LabelErrors, clean: np.ndarray | None) -> dict[str, Any]:
         "doubt": bool(found.in_doubt),
         "size": len(found.table),
         "left": max(0, len(suspects(found)) - MOST),
+        "flagged": int(np.sum(found.table["decision"] != "keep")),
         "changed": int(np.sum(found.table["decision"] == "change")),
         "rate": _numbers([found.noise_rate, low, high]),
         "matrices": None if len(counts) > MATRIX else _matrices(found, counts),

@@ -56,14 +56,16 @@ def of(made: Run, features: np.ndarray, workdir: pathlib.Path) -> Inputs:
     with contextlib.suppress(UserError):  # no student yet, or a network of the user's own
         logits = np.log(np.maximum(student.load(workdir).predict(images), 1e-30))
         signals["loss"] = evaluation.cross_entropy(logits, made.given)
+    certain = np.flatnonzero(made.certain)
     return Inputs(
-        labels=classes[made.given],
+        labels=classes[made.unreviewed],
         features=features,
         names=[*made.source.files] or None,
         images=lambda index: np.broadcast_to(images[index][..., :3], (*images.shape[1:3], 3)),
         root=made.config.data.dir if made.source.files else None,
         signals=signals,
         clean=classes[made.source.labels] if made.known else None,
+        reviewed=dict(zip(certain.tolist(), classes[made.given[certain]].tolist())),
         said=f"the teacher's, {features.shape[1]} of each image of {made.source.name}",
     )
 
