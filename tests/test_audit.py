@@ -159,13 +159,11 @@ def test_features_that_are_all_zero_leave_labels_alone():
     np.testing.assert_array_equal(found.labels, GIVEN)
 
 
-def test_a_class_of_one_example_is_taken():
+def test_a_class_of_one_example_is_refused():
     labels = GIVEN.copy()
     labels[5] = 9
-    found = find_label_errors(FEATURES, labels)
-    assert list(found.classes) == [0, 1, 2, 9]
-    assert np.isfinite(found.table["probability"]).all()
-    assert np.mean(found.labels == CLEAN) > 0.97
+    with pytest.raises(UserError, match="labels must hold each class twice or more, got one of 9"):
+        find_label_errors(FEATURES, labels)
 
 
 def test_a_model_is_heard_where_it_knows_more():

@@ -192,11 +192,15 @@ LASTS = {"transitivity": 0.9, "transitivity_error": 0.05, "taught": 1.0}
         (LASTS | {"gain": 20.0, "taught": 6.0, "taught_error": 2.0}, {"lasts"}, "by_class"),
         (LASTS | {"taught": -9.0}, {"lasts"}, "by_class"),
         (LASTS | {"told": 10_000, "gain": 290.0}, set(), "none"),
-        (LASTS | {"gain": 0.0, "transitivity": 0.96, "margin": 0.3}, {"lasts"}, "by_class"),
-        (LASTS | {"gain": 0.0, "transitivity": 1.4, "margin": 0.3}, {"lasts"}, "by_class"),
-        (LASTS | {"gain": 0.0, "transitivity": 1.4, "transitivity_error": 0.3}, set(), "none"),
+        (LASTS | {"gain": 6.0, "transitivity": 0.96, "margin": 0.3}, {"lasts"}, "by_class"),
+        (LASTS | {"gain": 4.0, "transitivity": 0.96, "margin": 0.3}, set(), "none"),
+        (LASTS | {"gain": 6.0, "transitivity": 1.4, "margin": 0.3}, {"lasts"}, "by_class"),
+        (LASTS | {"gain": 6.0, "transitivity": 1.4, "transitivity_error": 0.3}, set(), "none"),
         (LASTS | {"margin": 0.0}, set(), "none"),  # two classes that nothing tells apart
         ({"even": 50.0, "taught": 50.0}, {"even", "taught"}, "by_class"),
+        # classes that overlap: labels two steps along agree far less; the probe is worse
+        ({"taught": 50.0, "transitivity": 0.5}, set(), "none"),
+        ({"even": 50.0, "taught": -11.0}, set(), "none"),
     ],
 )
 def test_noise_has_to_be_proved(seen, passed, kind):
@@ -208,7 +212,7 @@ def test_noise_has_to_be_proved(seen, passed, kind):
 def test_a_class_that_would_vanish_is_doubt():
     given = np.repeat([0, 1, 2], 50)
     gone = np.eye(3)[np.where(given == 2, 1, given)]
-    for posterior, share in ((gone, 1 / 50), (np.eye(3)[given], 51 / 50)):
+    for posterior, share in ((gone, 0), (np.eye(3)[given], 51 / 50)):
         found = propagation._verdict("by_class", posterior, given, clean=False)
         assert found["least_left"] == share
         assert found["in_doubt"] == (share < doubt.LEFT)

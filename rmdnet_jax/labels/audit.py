@@ -176,6 +176,10 @@ def _classes(labels: Any) -> tuple[np.ndarray, np.ndarray]:
         raise wrong("labels", f"hold two classes or more, got only {classes[0]}")
     if 2 * len(classes) > len(given):
         raise wrong("labels", f"repeat, got {len(classes)} different ones in {len(given)} rows")
+    lonely = np.flatnonzero(np.bincount(given) == 1)
+    if len(lonely):
+        got = f"one of {classes[lonely[0]]!s}"
+        raise wrong("labels", f"hold each class twice or more, got {got}: leave it out")
     return classes, given
 
 
