@@ -98,7 +98,10 @@ def test_without_a_file_nothing_changes():
         ("index,label\n,cat\n", "must have an index in [0, 4) in each row, got ''"),
         ("index,label\n1,cat\n1,dog\n", "must name each example once, got 'train/cat/2 ü.png' tw"),
         ("file,label\ncat/1.png,cat\ntrain/cat/1.png,dog\n", "must name each example once"),
-        ("file,label\ncat/9.png,cat\n", "the file must be one of the known names, got 'cat/9.png'"),
+        (
+            "file,label\ncat/9.png,cat\n",
+            "must name one of the run's 4 files, got 'cat/9.png'; near: tr",
+        ),
         ("file,label\n1.png,cat\n", "must tell files apart by their class folder, got '1.png'"),
         ("file,label\n,cat\n", "must name the example in each row, got an empty name"),
         ("index,label\n0,cow\n", "the label must be one of the known names, got 'cow'"),
@@ -112,6 +115,19 @@ def test_what_does_not_fit_is_one_line(tmp_path, text, words):
         review(write(tmp_path / "r.csv", text), source(), GIVEN)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_of_many_names_an_error_lists_few(tmp_path):
+    many, images = tuple(f"train/cat/{i:04d}.png" for i in range(2000)), np.zeros((2000, 2, 2, 1))
+    names, given = tuple(f"class {i}" for i in range(40)), np.zeros(2000, np.int32)
+    data = Source("folder", images, given, images[:0], given[:0], names, many)
+    for text, told in (
+        ("file,label\ncat/1.jpg,\n", "2,000 files"),
+        ("file,label\n0001.png,x\n", "30 more"),
+    ):
+        with pytest.raises(UserError, match=told) as error:
+            review(write(tmp_path / "r.csv", text), data, given)
+        assert len(str(error.value)) < 300
 
 
 def test_files_that_cannot_be_are_one_line(tmp_path):

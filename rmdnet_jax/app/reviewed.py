@@ -12,6 +12,7 @@ Several files are joined by `+`: what a later one says of an example is what hol
 
 from __future__ import annotations
 
+import difflib
 import pathlib
 import re
 from collections.abc import Iterator
@@ -152,7 +153,9 @@ def _by_file(names: list[str], files: tuple[str, ...]) -> Iterator[int]:
     for name in names:
         row = places.get(name.replace("\\", "/"))
         if row is None:
-            raise unknown(f"{ARGUMENT}: the file", name, files)
+            near = difflib.get_close_matches(name, files, n=5, cutoff=0.5)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise wrong(ARGUMENT, f"name one of the run's {len(files):,} files, got {name!r}{hint}")
         if row < 0:
             raise wrong(ARGUMENT, f"tell files apart by their class folder, got {name!r}")
         yield row

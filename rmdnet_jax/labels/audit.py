@@ -122,8 +122,6 @@ def find_label_errors(
       0      7   owl       cat
     """
     within("seed", seed, "[0, inf)", whole=True)
-    if labels is None:
-        raise wrong("labels", "be given, [n], got None")
     classes, given = _classes(labels)
     told = None if probabilities is None else _probabilities(probabilities, classes, len(given))
     rows = _features(features, told, len(given))
@@ -169,6 +167,8 @@ def _record(
 
 def _classes(labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """The sorted classes [C], and each label's place among them, int32 [n]; refuses too few."""
+    if labels is None:
+        raise wrong("labels", "be given, [n], got None")
     given, classes = numbered(labels)
     if len(given) < FEWEST:
         raise wrong("labels", f"have at least {FEWEST} rows, got {len(given)}")
