@@ -93,8 +93,7 @@ def find_label_errors(
     Source: ours, see `relations.belief`.
 
     Args:
-      features: [n, d] of any model: list, array, tensor or DataFrame. None: the square roots of
-        `probabilities`, which must be given then.
+      features: [n, d] of any model: list, array, tensor or DataFrame. None: `probabilities` alone.
       labels: [n], possibly wrong: integers of any range, strings or booleans. Always needed.
       probabilities: [n, C] of a model that did not train on these examples, columns as the sorted
         classes.
