@@ -19,7 +19,6 @@ from rmdnet_jax.app.command import Parser
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.relations.doubt import tests
 
 
 def say(text: str) -> None:
@@ -58,10 +57,9 @@ def propagated(about: dict) -> str:
         f"chance {about['chance_agreement']:.3f}"
     )
     if not about["used"]:
-        why = next(test for test in tests(about).values() if not test.passed)
         return (
             f"{graph}in doubt, so labels stay as given; in_doubt=use corrects them ({agreement})\n"
-            f"       {why}"
+            "       perhaps labels are wrong, perhaps the teacher is too weak to tell"
         )
     right = f", then {about['right']:.4f} are right" if "right" in about else ""
     doubt = "in doubt, used nevertheless: " if about["in_doubt"] else ""
