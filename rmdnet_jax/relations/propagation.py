@@ -34,7 +34,7 @@ JUDGED = 5_000  # examples that noise is fitted and proved on, or 50 a class
 Auto = Literal["auto"]
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
 IN_DOUBT = ("keep", "use")  # the given labels there, the targets nevertheless
-RIVAL = 0.8  # of how often a class bears its own name
+RIVAL = 0.9  # of how often a class bears its own name
 CAUTION = 2 / 3  # weight of even noise where none is proved; the rest is noise by class
 ABOVE = 4.0  # standard errors above chance at which votes know something
 
