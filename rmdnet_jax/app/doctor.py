@@ -22,7 +22,8 @@ from rmdnet_jax.errors import UserError, first_line
 
 CORE = (  # what a run needs: the packages of setup.cfg, and jaxlib
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu",
-    "scikit-learn", "pandas", "pillow", "matplotlib", "safetensors", "tqdm", "tensorflow-datasets",
+    "scikit-learn", "scipy", "pandas", "pyarrow", "pillow", "matplotlib", "safetensors", "tqdm",
+    "tensorflow-datasets",
     *(("array-record",) if sys.platform == "linux" else ()), "importlib_resources",
 )  # fmt: skip
 IMPORTS = {"orbax-checkpoint": "orbax.checkpoint", "scikit-learn": "sklearn", "pillow": "PIL"}
