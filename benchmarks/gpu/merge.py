@@ -11,23 +11,22 @@ def merged(known: list[dict], parts: list[dict]) -> list[dict]:
     """All parts; a row of a case that was measured before on the same device replaces it."""
     found = list(known)
     for part in parts:
-        key = part["part"], part["environment"]["device"], part["environment"]["git"]
-        same = [old for old in found if (old["part"], *_place(old)) == key]
+        same = [old for old in found if _place(old) == _place(part)]
         if not same:
             found.append(part)
             continue
-        cases = [(row["case"], row.get("batch"), row.get("epoch")) for row in part["rows"]]
-        kept = [
-            row
-            for row in same[0]["rows"]
-            if (row["case"], row.get("batch"), row.get("epoch")) not in cases
-        ]
+        again = [_case(row) for row in part["rows"]]
+        kept = [row for row in same[0]["rows"] if _case(row) not in again]
         same[0]["rows"] = kept + part["rows"]
     return found
 
 
-def _place(part: dict) -> tuple[str, str]:
-    return part["environment"]["device"], part["environment"]["git"]
+def _case(row: dict) -> tuple:
+    return row["case"], row.get("batch"), row.get("epoch")
+
+
+def _place(part: dict) -> tuple:
+    return part["part"], part["environment"]["device"], part["environment"]["git"]
 
 
 if __name__ == "__main__":

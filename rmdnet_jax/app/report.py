@@ -19,6 +19,7 @@ from rmdnet_jax.app.command import Parser
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
 from rmdnet_jax.data.sources import Source
+from rmdnet_jax.labels.signals import doubted
 
 
 def say(text: str) -> None:
@@ -59,7 +60,7 @@ def propagated(about: dict) -> str:
     if not about["used"]:
         return (
             f"{graph}in doubt, so labels stay as given; in_doubt=use corrects them ({agreement})\n"
-            "       perhaps labels are wrong, perhaps the teacher is too weak to tell"
+            f"       {doubted(about)}"
         )
     right = f", then {about['right']:.4f} are right" if "right" in about else ""
     doubt = "in doubt, used nevertheless: " if about["in_doubt"] else ""

@@ -92,12 +92,8 @@ def reason(summary: dict, size: int) -> str:
         done = (
             f"{changed:,} were changed nevertheless" if summary["used"] else "No label was changed"
         )
-        why = (
-            "a class would lose most of its labels"
-            if summary["least_left"] < LEFT
-            else "perhaps labels are wrong, perhaps the features are too weak to tell"
-        )
-        return f"In doubt: {why}. {done}. Features of another model, or scaled columns, may help."
+        advice = "Features of another model, or scaled columns, may help."
+        return f"In doubt: {doubted(summary)}. {done}. {advice}"
     if summary["noise"] == "none":
         done = f"{changed:,} were changed" if changed else "no label was changed"
         return f"No label is proved to be wrong ({between} may be); {done}."
@@ -106,6 +102,13 @@ def reason(summary: dict, size: int) -> str:
         f"About {rate:.0%} of the labels look wrong ({between}); "
         f"{changed:,} of {size:,} are corrected. {next(PROOFS[x] for x in PROOFS if x in passed)}"
     )
+
+
+def doubted(summary: dict) -> str:
+    """Why there is doubt."""
+    if summary["least_left"] < LEFT:
+        return "a class would lose most of its labels"
+    return "perhaps labels are wrong, perhaps the features are too weak to tell"
 
 
 TAUGHT = "A model that learned corrected labels tells unseen labels better than one that did not."

@@ -5,7 +5,7 @@ Each witness s gives log-odds `f_s` [n, C]. They are pooled, and seen through th
     q_i = softmax(sum_s a_s f_si + b),    P(given = j | i) = sum_y q_iy T_yj.
 
 Weights a >= 0, bias b and T are those under which the given labels are likeliest, by expectation
-maximisation. `posterior_iy ~ q_iy T_y,given_i` is then calibrated without a clean label. Three
+maximisation. `posterior_iy ~ q_iy T_y,given_i` is then found without a clean label. Three
 kinds of noise: `none` (T = I), `even` (one rate, any class) and `by_class` (any T).
 
 Source: ours; T as in Natarajan et al., NIPS 2013 and Patrini et al., CVPR 2017.

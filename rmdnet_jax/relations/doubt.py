@@ -20,6 +20,7 @@ step along, and `even` nothing where the probe is worse: there classes overlap.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ ERRORS = 2.0  # standard errors that a difference in nats has to reach
 LASTING, GAIN, MARGIN = 0.8, 30.0, 0.1
 SURE, SURE_MARGIN, SURE_GAIN = 0.85, 0.3, 0.005
 LEAST_EVEN = 6.0  # nats
-LEFT = 0.1  # of a class's labels, and one, have to be left by a correction
+LEFT = 0.1  # of a class's labels have to be left by a correction
 GAIN_EACH = 0.03  # nats an example
 LOST = 0.02  # of the nats that a probe knows: noise that depends on examples is forgotten, too
 STRAIGHT = 0.65  # of transitivity, below which any smoothing of classes teaches better
@@ -120,6 +121,7 @@ def evidence(
     """
     size, classes = witnesses["vote"].shape
 
+    @functools.cache  # what the probe tells is asked for twice
     def told(kind: str, *names: str) -> np.ndarray:
         asked = np.stack([witnesses[name] for name in names])
         return belief.unseen(asked, given, fold, kind, start, LEAN * size / classes, STEPS)

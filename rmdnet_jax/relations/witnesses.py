@@ -22,7 +22,7 @@ from rmdnet_jax.relations.graph import Graph, product
 from rmdnet_jax.relations.neighbours import Watch
 from rmdnet_jax.relations.transition import transition
 
-OUTER = 5  # folds that labels are corrected without
+OUTER = votes.FOLDS // 2  # pairs of folds that labels are corrected without
 MANY = 200_000  # examples from which labels are corrected without one of these folds alone
 SUREST = 64  # votes a class that the noise is read off, at most half of them
 LEAST = {"vote": 1e-6, "corrected_vote": 1e-4, "model": 1e-4}  # of a share, before its logarithm
