@@ -41,12 +41,13 @@ class LabelAuditor(BaseEstimator):
       >>> animals = np.repeat(["cat", "dog", "owl"], 40)
       >>> noise = 0.1 * np.random.default_rng(0).normal(size=(120, 3))
       >>> features = np.repeat(np.eye(3), 40, axis=0) + noise
-      >>> animals[7] = "owl"
+      >>> wrong = np.arange(5, 120, 15)
+      >>> animals[wrong] = np.roll(animals, 40)[wrong]
       >>> audit = make_pipeline(StandardScaler(), rmd.LabelAuditor())
       >>> np.flatnonzero(audit.fit_predict(features, animals) == -1)
-      array([7])
-      >>> bool(audit[-1].suspect_[7])
-      True
+      array([  5,  20,  35,  50,  65,  80,  95, 110])
+      >>> print(audit[-1].labels_[5])
+      cat
     """
 
     def __init__(
