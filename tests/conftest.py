@@ -9,6 +9,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Threads of a busy machine's XLA: with one a device, a sum over devices may wait for ever.
+os.environ["PJRT_NPROC"] = "32"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Many tests run the same small programs: each is compiled once a session.
