@@ -52,8 +52,9 @@ def noise_rate(
 ) -> tuple[float, float, float]:
     """The share of wrong labels, and the ends of its interval of 95 %.
 
-    The estimate is the mean of `1 - right`. Labels that differ from what the witnesses say are an
-    upper bound: the witnesses err, too. Where nothing is proved, none may be wrong.
+    The estimate is the mean of `1 - right`. More labels differ from what the witnesses say, because
+    the witnesses err. So far may the estimate be off, either way, and by two standard errors. Where
+    nothing is proved, none may be wrong.
 
     Args:
       right: [n], the probability that each given label is right.
@@ -62,6 +63,7 @@ def noise_rate(
     """
     size = max(len(right), 1)
     rate, differs = float(np.mean(1 - right)), float(np.mean(~agrees))
-    spread = 2 * ((rate * (1 - rate) + float(np.mean(right * (1 - right)))) / size) ** 0.5
+    err = max(differs - rate, 0)
+    spread = err + 2 * ((rate * (1 - rate) + float(np.mean(right * (1 - right)))) / size) ** 0.5
     low = max(rate - spread, 0.0) if proved else 0.0
-    return rate, low, min(max(rate, differs) + spread + 1 / size, 1.0)
+    return rate, low, min(rate + spread + 1 / size, 1.0)
