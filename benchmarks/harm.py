@@ -63,35 +63,90 @@ def auroc(score: np.ndarray, wrong: np.ndarray) -> float | None:
 
 
 def markdown(rows: list[dict]) -> str:
-    """A table of all cells."""
-    head = "| data | noise | seed | right, % | verdict | ECE | noise rate, % (interval) | true, % |"
-    lines = [head, "|" + "---|" * 8]
+    """What all cells say together, a table of data sets, and one of all cells."""
+    known = [row for row in rows if "refused" not in row]
+    seeds = sorted({row["seed"] for row in known})
+    return "\n".join(
+        [
+            *summary(known),
+            "",
+            "Right: the share of labels that are right, in %. ECE: of the probability that a",
+            "given label is right, in ten bins. d: in doubt, so labels stay as given.",
+            "",
+            *_table(
+                ["data", "cells", "in doubt", "right before", "after", "largest loss",
+                 "ECE where proved: mean, largest", "interval covers"],
+                [[name, *_of_data(part)] for name, part in _groups(known, "data")],
+            ),
+            "",
+            *_table(
+                ["data", "noise", *(f"right, seed {seed}" for seed in seeds), "ECE, mean"],
+                [[*_of_case(part, seeds)] for _, part in _groups(known, "data", "noise")],
+            ),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def _groups(rows: list[dict], *names: str) -> list[tuple[str, list[dict]]]:
+    """Rows by what they share, in the order in which they first came."""
+    groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        cells = [row["data"], row["noise"], str(row["seed"])]
-        cells.append(f"{100 * row['before']:.1f} → {100 * row['after']:.1f}")
-        if "refused" in row:
-            cells += ["refused", "", "", ""]
-        else:
-            low, high = 100 * row["low"], 100 * row["high"]
-            cells += [row["verdict"], f"{row['ece']:.3f}"]
-            cells.append(f"{100 * row['rate']:.1f} ({low:.1f} to {high:.1f})")
-            cells.append(f"{100 - 100 * row['before']:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *summary(rows)]) + "\n"
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return [(key[0], part) for key, part in groups.items()]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
+    return [f"| {line} |" for line in lines]
+
+
+def _of_data(rows: list[dict]) -> list[str]:
+    before, after = (100 * np.array([row[at] for row in rows]) for at in ("before", "after"))
+    proved = [row["ece"] for row in rows if row["verdict"] != "in doubt"]
+    return [
+        str(len(rows)),
+        str(len(rows) - len(proved)),
+        f"{before.mean():.1f}",
+        f"{after.mean():.1f}",
+        f"{max(before - after):.1f}",
+        f"{np.mean(proved):.3f}, {max(proved):.3f}" if proved else "–",
+        f"{sum(map(_covers, rows))} of {len(rows)}",
+    ]
+
+
+def _of_case(rows: list[dict], seeds: list[int]) -> list[str]:
+    by_seed = {row["seed"]: row for row in rows}
+    cells = [
+        f"{100 * row['before']:.1f} → {100 * row['after']:.1f}"
+        f"{' d' if row['verdict'] == 'in doubt' else ''}"
+        if (row := by_seed.get(seed))
+        else "–"
+        for seed in seeds
+    ]
+    mean = np.mean([row["ece"] for row in rows])
+    return [rows[0]["data"], rows[0]["noise"], *cells, f"{mean:.3f}"]
+
+
+def _covers(row: dict) -> bool:
+    """Whether the interval of the noise rate holds the true one."""
+    return row["low"] <= 1 - row["before"] <= row["high"]
 
 
 def summary(rows: list[dict]) -> list[str]:
     """What all cells say together."""
-    known = [row for row in rows if "refused" not in row]
-    lost = [row["before"] - row["after"] for row in known]
-    clean = [row["before"] - row["after"] for row in known if row["noise"] == "none"]
-    covered = np.mean([row["low"] <= 1 - row["before"] <= row["high"] for row in known])
-    proved = [row["ece"] for row in known if row["verdict"] != "in doubt"]
+    lost = [row["before"] - row["after"] for row in rows]
+    clean = [row["before"] - row["after"] for row in rows if row["noise"] == "none"]
+    proved = [row["ece"] for row in rows if row["verdict"] != "in doubt"]
+    worse = [f"{row['data']}, {row['noise']}, seed {row['seed']}"
+             for row, loss in zip(rows, lost) if loss > 0.01]  # fmt: skip
     return [
-        f"- {len(known)} cells; the largest loss of right labels is {100 * max(lost):.1f} points",
+        f"- {len(rows)} cells, {len(rows) - len(proved)} in doubt",
+        f"- more than one point of right labels is lost in {len(worse)}: {'; '.join(worse)}",
+        f"- the largest loss is {100 * max(lost):.1f} points",
         f"- clean labels lose at most {100 * max(clean, default=0):.1f} points",
-        f"- the interval covers the true rate in {100 * covered:.0f} % of the cells",
-        f"- ECE where nothing is in doubt: {np.mean(proved):.3f} mean, {max(proved):.3f} largest",
+        f"- the interval covers the true rate in {sum(map(_covers, rows))} of {len(rows)}",
+        f"- ECE where nothing is in doubt: {np.mean(proved):.3f} mean, {max(proved):.3f} largest;"
+        f" below 0.05 in {sum(one < 0.05 for one in proved)} of {len(proved)}",
     ]
 
 
