@@ -165,9 +165,21 @@ def markdown(rows: list[dict]) -> str:
     clean = [row["flagged"] for row in rows if "ours" not in row]
     covered = np.mean([row["low"] <= row["rate"] <= row["high"] for row in rows])
     lines += ["", f"- ours less cleanlab's best: {np.mean(gaps):+.3f} mean, {min(gaps):+.3f} least"]
+    lines += [f"- {line}" for line in single(rows)]
     lines += [f"- clean labels that are changed: {100 * max(clean, default=0):.2f} % at most"]
     lines += [f"- the interval covers the true rate in {100 * covered:.0f} % of the cells"]
     return "\n".join(lines) + "\n"
+
+
+def single(rows: list[dict]) -> list[str]:
+    """Ours beside each single score of cleanlab's, over the cells that have them all."""
+    scores = next((list(row["theirs"]) for row in rows if "ours" in row), [])
+    known = [row for row in rows if "ours" in row and list(row["theirs"]) == scores]
+    means = {name: np.mean([row["theirs"][name] for row in known]) for name in scores}
+    ours = np.mean([row["ours"] for row in known])
+    ranked = sorted(means, key=means.__getitem__, reverse=True)
+    head = [f"mean of {len(known)} cells: ours {ours:.3f}"] if known else []
+    return [*head, *(f"mean of {name}: {means[name]:.3f}" for name in ranked)]
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.harm --folder FOLDER --out harm --seeds 0 1 2
 
-Writes `harm.json` and `harm.md`, a row a cell. `--large` adds 5,000 and 50,000 images. Constants
-were chosen on seed 0; the other seeds are a test. See `benchmarks.cells` for what FOLDER may hold.
+Writes `harm.json`, `harm.md`, a row a cell, and the reliability diagram `harm.png`. `--large` adds
+5,000 and 50,000 images. Constants were chosen on seeds 0 to 3; other seeds are a test.
+See `benchmarks.cells` for what FOLDER may hold.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def measured(cell: Cell) -> dict:
         "verdict": "in doubt" if seen["in_doubt"] else seen["noise"],
         "flagged": float(np.mean(found.targets.argmax(1) != given)),
         "ece": calibration_error(right, ~wrong),
+        "bins": bins(right, ~wrong),
         "auroc": auroc(right, wrong),
         "rate": seen["noise_rate"],
         "low": seen["noise_low"],
@@ -48,11 +50,37 @@ def measured(cell: Cell) -> dict:
     }
 
 
-def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
-    """Mean gap between the probability that labels are right and how many are, in ten bins."""
+def bins(probability: np.ndarray, right: np.ndarray) -> list[list[float]]:
+    """Of ten bins of the probability that labels are right: sum of it, how many are, and labels."""
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
-    gap = np.bincount(place, right - probability, minlength=BINS)
-    return float(np.abs(gap).sum() / len(right))
+    parts = (np.bincount(place, x, BINS) for x in (probability, right, np.ones(len(right))))
+    return [part.tolist() for part in parts]
+
+
+def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
+    """Mean gap between the probability that labels are right and how many are."""
+    told, true, count = np.array(bins(probability, right))
+    return float(np.abs(true - told).sum() / count.sum())
+
+
+def figure(rows: list[dict], path: pathlib.Path) -> None:
+    """Reliability: how many labels are right against the probability that they are, by data."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(8, 3.8), layout="constrained")
+    kinds = {"proved, or clean": False, "in doubt": True}
+    for axes, (title, doubted) in zip(drawing.subplots(1, 2, sharey=True), kinds.items()):
+        part = [row for row in rows if (row["verdict"] == "in doubt") == doubted]
+        for name, group in _groups([row | {"set": row["data"].split()[0]} for row in part], "set"):
+            told, true, count = np.sum([row["bins"] for row in group], axis=0)
+            seen = count >= 50
+            axes.plot(told[seen] / count[seen], true[seen] / count[seen], "o-", ms=3, label=name)
+        axes.plot([0, 1], [0, 1], "k:", lw=0.8)
+        axes.set(title=title, xlabel="probability that the label is right", xlim=(0, 1))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    drawing.axes[0].set(ylabel="share that is right", ylim=(0, 1))
+    drawing.savefig(path, dpi=110)
 
 
 def auroc(score: np.ndarray, wrong: np.ndarray) -> float | None:
@@ -167,6 +195,7 @@ def main() -> None:
             print(row["data"], row["noise"], seed, f"{row['before']:.3f} -> {row['after']:.3f}")
             args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1))
     args.out.with_suffix(".md").write_text(markdown(rows))
+    figure([row for row in rows if "bins" in row], args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -189,6 +189,8 @@ LASTS = {"transitivity": 0.9, "transitivity_error": 0.05, "taught": 1.0}
         ({"even": 11.0, "even_error": 5.0}, {"even"}, "even"),
         ({"even": 11.0, "even_error": 5.0, "margin": -0.1}, set(), "none"),
         ({"even": 11.0, "even_error": 4.0, "margin": -0.1}, {"even"}, "even"),
+        ({"even": 11.0, "even_error": 4.0, "margin": -0.1, "informed": -1.0}, set(), "none"),
+        ({"even": 11.0, "even_error": 4.0, "informed": -1.0}, {"even"}, "even"),
         (LASTS, {"lasts"}, "by_class"),
         (LASTS | {"transitivity_error": 0.11}, set(), "none"),
         (LASTS | {"taught": -11.0}, set(), "none"),  # the probe is worse for it
