@@ -12,7 +12,7 @@ import scipy.sparse
 from rmdnet_jax import cli
 from rmdnet_jax.app.audit import page
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.labels.files import FORMULA
+from rmdnet_jax.labels.files import FORMULA, read_table
 
 SIZE, NEAR = 24, 10
 FEATURES = np.random.default_rng(0).normal(size=(SIZE, 4)).astype(np.float32)
@@ -189,6 +189,81 @@ def test_the_index_of_a_frame_names_the_examples(place, finder, capsys):
     assert finder[1][2]["in_doubt"] == "use"
 
 
+LABELLED = {  # how the labels are written beside features with headings that are numbers
+    "npy": lambda y: np.save("y.npy", y),
+    "csv": lambda y: pandas.Series(y, name="label").to_csv("y.csv", index=False),
+    "bare csv": lambda y: pandas.Series(y).to_csv("y.csv", index=False, header=False),
+    "unnamed csv": lambda y: pandas.Series(y).to_csv("y.csv", index=False),
+    "indexed csv": lambda y: pandas.Series(y).to_csv("y.csv"),
+    "parquet": lambda y: pandas.DataFrame({0: y}).to_parquet("y.parquet"),
+}
+
+
+@pytest.mark.parametrize("index", ["none", "counts", "twice", "names"])
+@pytest.mark.parametrize("labels", LABELLED)
+@pytest.mark.parametrize("kind", ["ints", "text"])
+def test_headings_may_be_numbers(place, finder, capsys, index, labels, kind):
+    """As `to_csv` and `to_parquet` write a table of features, with and without its index."""
+    LABELLED[labels](LABELS[kind])
+    frame = pandas.DataFrame(FEATURES, index=names() if index == "names" else None)
+    frame.to_csv("x.csv", index=index != "none")
+    if index == "twice":
+        pandas.read_csv("x.csv").to_csv("x.csv")
+    pandas.read_csv("x.csv").to_parquet("x.parquet")
+    for file in ("x.csv", "x.parquet"):
+        line = f"--features {file} --labels y.{labels.split()[-1]} --out out.csv --force"
+        assert audit(line) == 0
+        np.testing.assert_allclose(finder[-1][0], FEATURES, rtol=1e-6)
+        assert finder[-1][1].tolist() == LABELS[kind]
+        assert f"4 columns of {file} headed 0 to 3" in capsys.readouterr().out
+        named = index == "names"
+        assert pandas.read_csv("out.csv").get("name", [None])[0] == (names()[4] if named else None)
+
+
+@pytest.mark.parametrize("labels", ["npy", "csv"])
+@pytest.mark.parametrize("first", [[0, 1], [1], [1, 2, 3], [7, 3]])
+def test_a_first_row_is_a_heading_where_the_labels_are_one_fewer(place, finder, labels, first):
+    """Whole numbers below: only the number of labels tells."""
+    rows = np.random.default_rng(0).integers(1, 9, (SIZE, len(first)))
+    rows[0] = first
+    LABELLED[labels](LABELS["text"])
+    for heads in (False, [*map(str, first)]):
+        pandas.DataFrame(rows).to_csv("x.csv", index=False, header=heads)
+        assert audit(f"--features x.csv --labels y.{labels} --out out.csv --force") == 0
+        np.testing.assert_array_equal(finder[-1][0], rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0,5;0,25\n1,5;2\n", [[0.5, 0.25], [1.5, 2]]),
+        ("a;b\n0,5;0,25\n1,5;2\n", [[0.5, 0.25], [1.5, 2]]),
+        ("a\tb\n-0,5\t1,5e1\n2\t3\n", [[-0.5, 15], [2, 3]]),
+        ("a;b\n0.5;0.25\n", [[0.5, 0.25]]),
+        ("0.5,,0.25\n1,2,3\n", [[0.5, np.nan, 0.25], [1, 2, 3]]),
+        ("a,b\nNA,2\n1,2\n", [[np.nan, 2], [1, 2]]),
+    ],
+)
+def test_decimals_may_have_a_comma_and_cells_be_missing(tmp_path, text, expected):
+    (tmp_path / "x.csv").write_text(text)
+    found = read_table(str(tmp_path / "x.csv"), numbers=True)
+    np.testing.assert_allclose(found.to_numpy(), expected)
+
+
+@pytest.mark.parametrize("index", [False, True])
+@pytest.mark.parametrize("heads", [[0, 1, 2, 3], [10, 7, 4, 1], [1, 2, 3, 4]])
+def test_probabilities_may_be_headed_by_numbers(place, finder, heads, index):
+    """Columns that are called as the classes are follow them; others stay where they are."""
+    write("ints")
+    told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
+    pandas.DataFrame(told, columns=heads).to_csv("p.csv", index=index)
+    expected = told[:, ::-1] if heads[0] == 10 else told
+    for labels in ("y.npy", "headed.csv", "y.csv"):
+        assert audit(f"--probabilities p.csv --labels {labels} --out out.csv --force") == 0
+        np.testing.assert_allclose(finder[-1][2]["probabilities"], expected)
+        assert finder[-1][1].tolist() == LABELS["ints"]
+
+
 def test_probabilities_follow_their_headings(place, finder):
     write("text")
     told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
@@ -355,14 +430,25 @@ def test_nothing_is_half_written(place, finder, monkeypatch, error):
         ("--features e.txt --labels y.npy --out a", "--features must end in .npy, .npz, .csv or"),
         ("--features e.npz:featurs --labels y.npy --out a", "did you mean features?"),
         ("--features words.csv --labels y.npy --out a", "--features must hold columns of numbers"),
-        ("--features empty.csv --labels y.npy --out a", "--features must hold columns of numbers"),
+        ("--features empty.csv --labels y.npy --out a", "hold a row or more, got the empty file"),
+        ("--features head.csv --labels y.npy --out a", "--features must hold a row or more, got"),
+        ("--features e.npy --labels head.csv:b --out a", "must hold a row or more, got none in 'h"),
+        ("--features two.npz --labels y.npy --out a", "--features must name one of the arrays in"),
+        ("--features wide_e.csv --labels y.npy --out a", "--features must have 2 columns in each"),
         ("--features e.npy --labels wide.csv --out a", "--labels must name a column, as in"),
         ("--features e.npy --labels wide.csv:lab --out a", "--labels's column must be one of"),
         ("--features e.npy --labels e.npy --out a", "--labels must be one a row, got shape"),
-        ("--features e.npy --labels empty.csv --out a", "--labels must name a column"),
+        ("--features e.npy --labels wide.csv:mylabel --out a", "did you mean my label:1? known"),
+        ("--features e.npy --labels both.csv:colum --out a", "did you mean column? known: label, c"),
+        ("--features e.npy --labels headed.csv:lab --out a", "got 'lab': known: my label:1"),
+        ("--features e.npy --labels y.csv:lab --out a", "--labels's column must be one of"),
+        ("--features e.npy --labels y.npz:lab --out a", "--labels's field must be one of"),
+        ("--features e.npy --labels empty.csv --out a", "hold a row or more, got the empty file"),
         ("--features e.npy --labels twice.csv:label --out a", "have one column 'label', got 2"),
         ("--features e.npy --labels ragged.csv:b --out a", "--labels must have 2 columns in each"),
-        ("--features e.npy --labels latin.csv:b --out a", "'latin.csv' cannot be read: 'utf-8'"),
+        ("--features e.npy --labels latin.csv:b --out a", "it is not UTF-8 text: save it as"),
+        ("--features utf16.csv --labels y.npy --out a", "it is not UTF-8 text: save it as"),
+        ("--features bare16.csv --labels y.npy --out a", "it is not UTF-8 text: save it as"),
         ("--features e.npy --labels broken.npz --out a", "--labels 'broken.npz' cannot be read"),
         ("--features e.npy --labels ids.csv --out a", "column 'id' must hold each name once"),
         ("--features named.csv --labels other.csv --out a", "--labels must be in the order of"),
@@ -398,6 +484,12 @@ def test_bad_files_are_one_line(place, finder, capsys, line, words):
     (place / "ragged.csv").write_text("a,b\n1\n")
     (place / "twice.csv").write_text("label,label\n1,2\n")
     (place / "latin.csv").write_bytes("a,b\n1,ä\n".encode("latin-1"))
+    (place / "utf16.csv").write_bytes("a,b\n1,2\n".encode("utf-16"))
+    (place / "bare16.csv").write_bytes("a,b\n1,2\n".encode("utf-16-le"))
+    (place / "head.csv").write_text("a,b\n")
+    (place / "wide_e.csv").write_text("a,b\n0,5,0,7\n")
+    (place / "both.csv").write_text("label,column\n1,2\n")
+    np.savez("two.npz", a=FEATURES, b=FEATURES)
     (place / "broken.npz").write_bytes(b"PK")
     (place / "empty.csv").write_text("")
     np.save("objects.npy", np.array(LABELS["text"], object))
