@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import shlex
+import signal
+import time
 
 import numpy as np
 import pandas
@@ -10,7 +14,7 @@ import pytest
 import scipy.sparse
 
 from rmdnet_jax import cli
-from rmdnet_jax.app.audit import page
+from rmdnet_jax.app.audit import outputs
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.files import FORMULA, read_table
 
@@ -405,20 +409,102 @@ def test_a_run_is_no_audit_to_replace(place, finder, capsys):
     assert {path.read_text() for path in (place / "run").iterdir()} == {"a run's"}
 
 
-@pytest.mark.parametrize("error", [UserError("no space"), KeyboardInterrupt()])
-def test_nothing_is_half_written(place, finder, monkeypatch, error):
-    write("ints")
-    command = "--features e.npy --labels y.npy --out out --force"
-    assert audit(command) == 0
-    before = (place / "out" / "suspects.csv").read_bytes()
+def tree(place):
+    """All that a folder holds, with what files hold."""
+    return {
+        str(path.relative_to(place)): path.is_dir() or path.read_bytes()
+        for path in place.rglob("*")
+    }
 
+
+def raising(error):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(page, "write", fail)
-    assert audit(command) in (2, 130)
-    assert (place / "out" / "suspects.csv").read_bytes() == before
-    assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+    return fail
+
+
+def ended(*args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize("out", ["out", "new", "deep/new", "empty"])
+@pytest.mark.parametrize(
+    ("fail", "status"),
+    [
+        (raising(OSError(28, "No space left on device")), 2),
+        (raising(KeyboardInterrupt()), 130),
+        (ended, 128 + signal.SIGTERM),
+    ],
+)
+def test_nothing_is_half_written(place, finder, monkeypatch, capsys, out, fail, status):
+    write("ints")
+    (place / "empty").mkdir()
+    assert audit("--features e.npy --labels y.npy --out out") == 0
+    before = tree(place)
+    monkeypatch.setattr("scipy.sparse.save_npz", fail)
+    line = f"--features e.npy --labels y.npy --out {out} --force --seed 1"
+    if fail is ended:
+        with pytest.raises(SystemExit, match=f"^{status}$"):
+            audit(line)
+    else:
+        assert audit(line) == status
+    assert tree(place) == before
+    words = f"'{out}/knn_graph.npz' cannot be written: No space left on device"
+    assert (words in capsys.readouterr().err) == (status == 2)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_an_audit_is_replaced_as_a_whole(tmp_path, monkeypatch, failing):
+    """Two files are moved away, and three are moved in: where one cannot be, all stay."""
+    out, moves, replace = tmp_path / "out", [], pathlib.Path.replace
+    out.mkdir()
+    for name in "abc":
+        (out / name).write_text("old")
+    before = tree(tmp_path)
+
+    def write_new():
+        with outputs.folder(out) as place:
+            for name in "bcd":
+                (place / name).write_text("new")
+
+    def moved(self, target):
+        moves.append(target)
+        if len(moves) == failing:
+            raise OSError(5, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", moved)
+    with pytest.raises(UserError, match="out' cannot be written: Input/output error"):
+        write_new()
+    assert tree(tmp_path) == before
+    write_new()
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "a": "old", "b": "new", "c": "new", "d": "new",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("out", [".", "link", "dangling", "../elsewhere/there/"])
+def test_an_audit_goes_where_a_path_leads(place, finder, monkeypatch, out):
+    write("ints")
+    home = place / "elsewhere"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    (home / "there").mkdir()
+    (home / "link").symlink_to("there")
+    (home / "dangling").symlink_to("later")
+    if out == ".":
+        monkeypatch.chdir(home / "there")
+    line = f"--features {place}/e.npy --labels {place}/y.npy --out {out}"
+    assert audit(line) == 0
+    assert audit(line) == 2
+    assert audit(f"{line} --force") == 0
+    where = home / ("later" if out == "dangling" else "there")
+    assert len([*where.iterdir()]) == 8
+    assert (home / "link").is_symlink()
+    assert (home / "dangling").is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -439,7 +525,10 @@ def test_nothing_is_half_written(place, finder, monkeypatch, error):
         ("--features e.npy --labels wide.csv:lab --out a", "--labels's column must be one of"),
         ("--features e.npy --labels e.npy --out a", "--labels must be one a row, got shape"),
         ("--features e.npy --labels wide.csv:mylabel --out a", "did you mean my label:1? known"),
-        ("--features e.npy --labels both.csv:colum --out a", "did you mean column? known: label, c"),
+        (
+            "--features e.npy --labels both.csv:colum --out a",
+            "did you mean column? known: label, c",
+        ),
         ("--features e.npy --labels headed.csv:lab --out a", "got 'lab': known: my label:1"),
         ("--features e.npy --labels y.csv:lab --out a", "--labels's column must be one of"),
         ("--features e.npy --labels y.npz:lab --out a", "--labels's field must be one of"),
@@ -462,6 +551,8 @@ def test_nothing_is_half_written(place, finder, monkeypatch, error):
         ("--features e.npy --labels y.npy --out .", "--out must not hold the inputs"),
         ("--features e.npy --labels y.npy --out full --force", "which holds other files"),
         ("--features e.npy --labels y.npy --out file", "got the file 'file'"),
+        ("--features e.npy --labels y.npy --out filelink", "got the file 'filelink'"),
+        ("--features e.npy --labels y.npy --out folder.csv", "got the folder 'folder.csv'"),
         ("--features e.npy --labels y.npy --out file/a", "'file/a' cannot be written"),
         (
             "--features e.npy --labels y.npy --out no/a.csv",
@@ -494,6 +585,8 @@ def test_bad_files_are_one_line(place, finder, capsys, line, words):
     (place / "empty.csv").write_text("")
     np.save("objects.npy", np.array(LABELS["text"], object))
     (place / "file").write_text("mine")
+    (place / "filelink").symlink_to("file")
+    (place / "folder.csv").mkdir()
     (place / "full").mkdir()
     (place / "full" / "mine.txt").write_text("mine")
     (place / "few.csv").write_text("names\na\nb\n")

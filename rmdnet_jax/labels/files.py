@@ -144,9 +144,9 @@ def read_table(
         told = any(name in first for name in (field, *text) if name)
         headed = told or heading(*([how.point(cell) for cell in row] for row in (first, second)))
         found = _numbers(place, how, first, headed, text)
-        if rows and not told and len(found) == rows + (-1 if headed else 1):  # it is the other
-            if all(number(how.point(cell)) is not None for cell in first):
-                return _numbers(place, how, first, not headed, text)
+        other = rows and not told and len(found) == rows + (-1 if headed else 1)
+        if other and all(number(how.point(cell)) is not None for cell in first):
+            return _numbers(place, how, first, not headed, text)
         return found
 
 
@@ -175,9 +175,7 @@ def _named(table: DataFrame) -> DataFrame:
     return table.reset_index(drop=True)
 
 
-def _text(
-    lines: list[list[str]], heads: tuple[str, ...], argument: str, rows: int
-) -> DataFrame:
+def _text(lines: list[list[str]], heads: tuple[str, ...], argument: str, rows: int) -> DataFrame:
     """A table of text; a first line that holds one of `heads` is a heading."""
     import pandas
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 from rmdnet_jax.errors import wrong
 
 MISSING = ("", "nan", "NaN", "NA", "N/A", "null", "None")
-COMMA, POINT = (re.compile(rf"[+-]?\d*{mark}\d+(e[+-]?\d+)?", re.IGNORECASE) for mark in (",", r"\."))
+COMMA, POINT = (
+    re.compile(rf"[+-]?\d*{mark}\d+(e[+-]?\d+)?", re.IGNORECASE) for mark in (",", r"\.")
+)
 SURE = 4  # whole numbers in a row by which a first row counts, though rows below are whole, too
 
 

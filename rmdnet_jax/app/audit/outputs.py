@@ -17,8 +17,9 @@ import numpy as np
 
 import rmdnet_jax
 from rmdnet_jax import files
+from rmdnet_jax.app.audit.exchange import exchange
 from rmdnet_jax.app.audit.inputs import Inputs
-from rmdnet_jax.errors import wrong
+from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.audit import LabelErrors
 from rmdnet_jax.labels.files import harmless
 
@@ -56,23 +57,26 @@ def refuse(
 
 @contextlib.contextmanager
 def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder beside `out`, which becomes `out` at the end.
+    """Yields a new hidden folder, which becomes `out` at the end, or leaves no trace.
 
-    Where `out` is there, its files of the same names are replaced and all others stay.
+    Where `out` is there, its files of the same names are replaced together and all others stay.
     """
-    part = out.with_name(f".{out.name}.part{os.getpid()}")
-    with files.writing(out):
-        part.mkdir(parents=True)
+    place, there = out.resolve(), out.is_dir()
+    part = (place if there else place.parent) / f".{place.name}.part{os.getpid()}"
+    fresh = [path for path in part.parents if not path.exists()]
     try:
+        with files.writing(out):
+            part.mkdir(parents=True)
         yield part
         with files.writing(out):
-            if not out.exists():
-                part.rename(out)
-            else:
-                for path in part.iterdir():
-                    path.replace(out / path.name)
+            exchange(part, place) if there else part.rename(place)
+    except UserError as error:  # names the folder that the user knows
+        raise UserError(str(error).replace(str(part), str(out))) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what is not empty has become the answer
+            for path in fresh:
+                path.rmdir()
 
 
 def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
