@@ -409,6 +409,28 @@ def test_a_run_is_no_audit_to_replace(place, finder, capsys):
     assert {path.read_text() for path in (place / "run").iterdir()} == {"a run's"}
 
 
+def test_letters_that_no_file_can_hold_are_written_out(place, finder, capsys):
+    """As file names of an old encoding have them: halves of pairs, which UTF-8 has not."""
+    write("ints")
+    np.save("y.npy", np.array(["a", "b\udce4"])[NUMBERS % 2])
+    np.save("n.npy", [f"\udcfc{i}.png" for i in range(SIZE)])
+    line = "--features e.npy --labels y.npy --names n.npy --texts n.npy --out out"
+    assert audit(line) == 0
+    assert "\\udcfc4.png" in capsys.readouterr().out
+    table = pandas.read_csv("out/corrected_labels.csv")
+    assert table["name"].tolist() == [f"\\udcfc{i}.png" for i in range(SIZE)]
+    assert {*table["label"]} == {"a", "b\\udce4"}
+
+
+def test_classes_that_look_alike_are_one_line(place, capsys):
+    pandas.Series(np.array(["Cat", "cat"])[NUMBERS % 2]).to_csv("y.csv", index=False)
+    assert audit("--features e.npy --labels y.csv --out out.csv") == 0
+    printed = capsys.readouterr()
+    note = "note      labels hold 'Cat' and 'cat': they are taken as classes apart\n"
+    assert printed.out.count(note) == 1
+    assert "Cat" not in printed.err
+
+
 def tree(place):
     """All that a folder holds, with what files hold."""
     return {

@@ -17,6 +17,7 @@ import contextlib
 import pathlib
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 
 from rmdnet_jax import files
@@ -64,10 +65,12 @@ def main(argv: list[str] | None = None) -> int:
 
     def find():
         try:
-            found = find_label_errors(
-                read.features, read.labels, probabilities=read.probabilities,
-                seed=args.seed, in_doubt=args.in_doubt, progress=True,
-            )  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "labels hold")  # `told` says it
+                found = find_label_errors(
+                    read.features, read.labels, probabilities=read.probabilities,
+                    seed=args.seed, in_doubt=args.in_doubt, progress=True,
+                )  # fmt: skip
             return outputs.keep_reviewed(found, read.reviewed)
         except UserError as error:
             raise inputs.flagged(error) from None

@@ -80,11 +80,11 @@ def of_files(args: argparse.Namespace) -> Inputs:
     if args.images and not root.is_dir():
         raise wrong("--images", f"be a folder, got {args.images!r}")
     return Inputs(
-        labels=labels,
+        labels=printable(labels),
         features=rows,
         probabilities=_sorted(told, heads, labels),
-        names=names,
-        texts=texts,
+        names=None if names is None else printable(names).tolist(),
+        texts=None if texts is None else printable(texts).tolist(),
         images=_pictures(root, names),
         root=str(root) if args.images else None,
         beside=beside,
@@ -271,6 +271,15 @@ def _pictures(root: pathlib.Path, names: list[str] | None) -> Images | None:
             return None  # a file that is no picture has none to show
 
     return picture
+
+
+def printable(texts: Any) -> np.ndarray:
+    """Texts, or anything else, as a file can hold them: half a letter becomes `\\udce4`."""
+    found = np.asarray(texts)
+    if found.dtype.kind != "U":
+        return found
+    cells = [cell.encode("utf-8", "backslashreplace").decode() for cell in found.tolist()]
+    return np.array(cells, str)
 
 
 def flagged(error: UserError) -> UserError:

@@ -21,6 +21,7 @@ from rmdnet_jax.app.audit.exchange import exchange
 from rmdnet_jax.app.audit.inputs import Inputs
 from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.audit import LabelErrors
+from rmdnet_jax.labels.classes import alike
 from rmdnet_jax.labels.files import harmless
 
 if TYPE_CHECKING:
@@ -252,6 +253,8 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
         f"wrong     {found.noise_rate:.1%} of the labels, 95 % interval {low:.1%} to {high:.1%}",
         f"suspects  {', '.join(kinds) or 'none'}",
     ]
+    if note := alike(found.classes):
+        lines.append(f"note      {note}")
     if inputs.reviewed:
         lines.append(
             f"reviewed  {len(inputs.reviewed):,}, kept; the noise is that before the review"
