@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 import rmdnet_jax as rmd
 from rmdnet_jax import sharding
 from rmdnet_jax.app import correct, experiment
-from rmdnet_jax.app.audit import outputs
+from rmdnet_jax.app.audit import outputs, page
 from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.data.store import Source
 from rmdnet_jax.errors import UserError
@@ -243,8 +243,14 @@ def test_an_audit_keeps_what_was_reviewed():
     table = kept.table.set_index("index")
     assert table["given"][[3, 40]].tolist() == ["cat", "cat"]
     assert (table.loc[[3, 40], ["probability", "confidence"]] == 1).all(axis=None)
-    assert table["decision"][[3, 40]].tolist() == ["keep", "keep"]
+    assert table["decision"][[3, 40]].tolist() == ["reviewed", "reviewed"]
     assert table["duplicate"][[3, 4]].tolist() == [-1, -1]
+    witnesses = ["vote", "target", "probe", "corrected_probe", "margin"]
+    assert table.loc[3, witnesses].isna().all(), "they spoke of another label"
+    before = found.table.set_index("index")[witnesses]
+    pandas.testing.assert_frame_equal(table[witnesses].drop(3), before.loc[table.index].drop(3))
+    row = kept.table.index[kept.table["index"] == 3][0]
+    assert row not in page.suspects(kept)
     assert {*kept.table["index"][-2:]} == {3, 40}
     assert kept.labels[[3, 40]].tolist() == ["cat", "cat"]
     assert kept.targets[[3, 40]].tolist() == [[1, 0, 0], [1, 0, 0]]

@@ -33,6 +33,7 @@ SUSPECTS, LABELS, PAGE, SUMMARY = (
 )  # fmt: skip
 # Datalab's names of columns.
 DATALAB = {"given": "given_label", "suggested": "predicted_label", "probability": "label_score"}
+WITNESSES = ("vote", "target", "probe", "corrected_probe", "margin", "model")
 DECISIONS = {"change": "to change", "in doubt": "in doubt, kept as given"}
 FIRST = ("index", "name", "is_label_issue", "label_score", "given_label", "predicted_label")
 
@@ -83,7 +84,8 @@ def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
 def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
     """What was found, but for labels that somebody has reviewed: they are right, and come last.
 
-    The noise is judged on the labels before the review, which takes the most suspect first.
+    The noise is judged on the labels before the review, which takes the most suspect first. What
+    witnesses said of a label that the review has changed is void: NaN.
     """
     if not reviewed:
         return found
@@ -95,6 +97,8 @@ def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
     place = np.argsort(table["index"].to_numpy())  # of each index in the table
     mine = np.isin(table["index"], rows)
     given, suggested = (table[name].to_numpy(copy=True) for name in ("given", "suggested"))
+    old = mine.copy()
+    old[place[rows]] = given[place[rows]] != labels[rows]
     given[place[rows]] = suggested[place[rows]] = labels[rows]
     twin = table["duplicate"].to_numpy()
     table = table.assign(
@@ -102,9 +106,11 @@ def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
         suggested=suggested,
         probability=np.where(mine, 1, table["probability"]),
         confidence=np.where(mine, 1, table["confidence"]),
-        decision=np.where(mine, "keep", table["decision"]),
-        duplicate=np.where(given[place[twin]] == given, -1, twin),
+        decision=np.where(mine, "reviewed", table["decision"]),
+        duplicate=np.where(mine | (given[place[twin]] == given), -1, twin),
     )
+    witnesses = [name for name in WITNESSES if name in table]
+    table.loc[old, witnesses] = np.nan
     table = table.iloc[np.argsort(mine, kind="stable")].reset_index(drop=True)
     return dataclasses.replace(found, labels=labels, targets=targets, table=table)
 
