@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 import pytest
 import scipy.sparse
+from conftest import ROOT
 
 from rmdnet_jax import cli
 from rmdnet_jax.app.audit import outputs
@@ -689,6 +690,17 @@ def test_a_folder_of_images_needs_features_of_any_model(place, finder):
     assert "data:image/webp" in (place / "out" / "report.html").read_text()
     task = json.loads((place / "out" / "label_studio.json").read_text())[0]
     assert files[4].split("/")[1] in task["data"]["image"]
+
+
+def test_the_guide_begins_with_what_runs_in_an_empty_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "guides" / "label-errors.md").read_text()
+    code, after = guide.split("```python\n")[1].split("```\n")
+    exec(code, {})
+    (line,) = [x for x in after.splitlines()[:4] if x.startswith("    rmdnet audit ")]
+    assert audit(line.removeprefix("    rmdnet audit ")) == 0
+    assert "1,797 in 10 classes" in capsys.readouterr().out
+    assert (tmp_path / "audit" / "report.html").exists()
 
 
 def test_an_audit_of_digits_finds_wrong_labels(place, capsys):
