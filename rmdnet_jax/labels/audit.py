@@ -126,8 +126,6 @@ def find_label_errors(
     """
     within("seed", seed, "[0, inf)", whole=True)
     classes, given = _classes(labels)
-    if note := alike(classes):
-        warnings.warn(note, stacklevel=2)
     told = None if probabilities is None else _probabilities(probabilities, classes, len(given))
     rows = _features(features, told, len(given))
     watch = _bar if progress else unwatched
@@ -185,6 +183,8 @@ def _classes(labels: Any) -> tuple[np.ndarray, np.ndarray]:
     if len(lonely):
         got = f"one of {classes[lonely[0]]!s}"
         raise wrong("labels", f"hold each class twice or more, got {got}: leave it out")
+    if note := alike(classes):
+        warnings.warn(note, stacklevel=3)  # where the caller is
     return classes, given
 
 
