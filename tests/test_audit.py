@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels import audit
@@ -25,6 +26,8 @@ NAMES = {
     "unsigned": np.array([0, 5, 200], np.uint8),
     "strings": np.array(["ant", "bee", "cow"]),
     "objects": np.array(["ant", "bee", "cow"], object),
+    "large": np.array([10**17, 10**17 + 1, 10**400], object),
+    "beyond both": np.array([-1, 2**63, 2**64], object),
     "whole floats": np.array([0.0, 1.0, 7.0]),
 }
 FOUND = find_label_errors(FEATURES, GIVEN)
@@ -78,6 +81,29 @@ def test_labels_come_back_as_they_were_given(kind):
     np.testing.assert_array_equal(found.labels, names[FOUND.labels])
     np.testing.assert_array_equal(found.table["given"], names[GIVEN][found.table["index"]])
     assert type(found.table["suggested"].tolist()[0]) is type(names.tolist()[0])
+
+
+def test_large_numbers_in_a_list_do_not_run_together():
+    """Beside a float or a negative one, NumPy makes floats of them."""
+    for names in ([1.0, 10**17, 10**17 + 1], [-1, 2**63, 2**63 + 1]):
+        found = find_label_errors(FEATURES, [names[y] for y in GIVEN])
+        assert found.classes.tolist() == names
+        assert_same(found, FOUND)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["cat", " cat", "cow"], r"labels hold ' cat' and 'cat': they are"),
+        (["A b", "a  B", "c"], r"labels hold 'A b' and 'a  B': they are"),
+        ([*"aA"], "labels hold 'A' and 'a': they"),
+    ],
+)
+def test_classes_that_look_alike_are_told(names, words):
+    labels = np.array(names)[GIVEN % len(names)]
+    with pytest.warns(UserWarning, match=words):
+        found = find_label_errors(FEATURES, labels)
+    assert len(found.classes) == len(names)
 
 
 def test_two_classes_may_be_booleans():
@@ -153,6 +179,23 @@ def test_where_in_doubt_labels_stay_but_are_ranked():
     pd.testing.assert_series_equal(used.table["probability"], found.table["probability"])
 
 
+@pytest.mark.parametrize("value", [1e15, 1e38, -3e38])
+@pytest.mark.parametrize("scale", [1, 2.0**-90])
+def test_one_wild_number_does_not_drown_the_others(value, scale):
+    """It counts as the same row of usual length; nobody else gets another neighbour."""
+    usual, wild = FEATURES.copy(), FEATURES * np.float32(scale)
+    wild[3, 7] = value  # a direction that nobody else has
+    usual[3] = 0
+    usual[3, 7] = 2 * np.frexp(np.float32(value))[0]  # in [1, 2), a power of 2 away
+    found = find_label_errors(wild, GIVEN)
+    assert_same(found, find_label_errors(usual, GIVEN))
+    assert found.table["index"][found.table["outlier"].idxmax()] == 3
+    others = np.arange(180) != 3
+    for now, before in zip(found.neighbours[others], FOUND.neighbours[others]):
+        expected = [i for i in before if i != 3]
+        assert [i for i in now if i != 3][: len(expected)] == expected
+
+
 def test_features_that_are_all_zero_leave_labels_alone():
     found = find_label_errors(np.zeros((len(GIVEN), 4)), GIVEN)
     assert found.in_doubt
@@ -225,6 +268,13 @@ REFUSED = {
     "features must be real numbers, got complex64": {"features": FEATURES.astype(np.complex64)},
     "features must be an array or a list, got list": {"features": [[1.0], [1.0, 2.0]]},
     "features must not hold masked entries": {"features": np.ma.masked_less(FEATURES, 0)},
+    "features must be an array, a list of rows or a DataFrame, got a csr_matrix: call its .toa": {
+        "features": scipy.sparse.csr_matrix(FEATURES)
+    },
+    "features must be an array, a list of rows or a DataFrame, got a dict": {"features": {"a": 1}},
+    "features must be an array, a list of rows or a DataFrame, got a str": {"features": "e.npy"},
+    "features must be finite, got whole numbers that no float32": {"features": [[10**400]] * 180},
+    "features must be finite, row 0 (the first of 180)": {"features": FEATURES + np.full(8, 1e39)},
     "features must be given, or probabilities, got neither": {"features": None},
     "labels must be given, [n], got None": {"labels": None},
     "features must be real numbers, got the text 'red' in column 'colour'": {
@@ -234,6 +284,10 @@ REFUSED = {
     "labels must repeat, got 180 different ones in 180 rows": {"labels": np.arange(180)},
     "labels must not hold missing values, got None at": {"labels": [0, 1, 1, None] + [1] * 176},
     "labels must not hold missing values, got nan at": {"labels": [np.nan, "a"] * 90},
+    "labels must not hold missing values, got the blank text ' ' at": {"labels": ["a", " "] * 90},
+    "labels must be integers or text where they are beyond 16777216, got 16777220 as float32": {
+        "labels": np.float32([2**24 + 4, 1] * 90)
+    },
     "labels must not hold masked entries": {"labels": np.ma.masked_equal(GIVEN, 1)},
     "labels must be of one kind that can be sorted": {"labels": [1, "a"] * 90},
     "labels must be whole numbers or text, got 0.5": {"labels": np.arange(180) / 2},

@@ -2,17 +2,22 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import shlex
+import signal
+import time
 
 import numpy as np
 import pandas
 import pytest
 import scipy.sparse
+from conftest import ROOT
 
 from rmdnet_jax import cli
-from rmdnet_jax.app.audit import page
+from rmdnet_jax.app.audit import outputs
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.labels.files import FORMULA
+from rmdnet_jax.labels.files import FORMULA, read_table
 
 SIZE, NEAR = 24, 10
 FEATURES = np.random.default_rng(0).normal(size=(SIZE, 4)).astype(np.float32)
@@ -189,6 +194,81 @@ def test_the_index_of_a_frame_names_the_examples(place, finder, capsys):
     assert finder[1][2]["in_doubt"] == "use"
 
 
+LABELLED = {  # how the labels are written beside features with headings that are numbers
+    "npy": lambda y: np.save("y.npy", y),
+    "csv": lambda y: pandas.Series(y, name="label").to_csv("y.csv", index=False),
+    "bare csv": lambda y: pandas.Series(y).to_csv("y.csv", index=False, header=False),
+    "unnamed csv": lambda y: pandas.Series(y).to_csv("y.csv", index=False),
+    "indexed csv": lambda y: pandas.Series(y).to_csv("y.csv"),
+    "parquet": lambda y: pandas.DataFrame({0: y}).to_parquet("y.parquet"),
+}
+
+
+@pytest.mark.parametrize("index", ["none", "counts", "twice", "names"])
+@pytest.mark.parametrize("labels", LABELLED)
+@pytest.mark.parametrize("kind", ["ints", "text"])
+def test_headings_may_be_numbers(place, finder, capsys, index, labels, kind):
+    """As `to_csv` and `to_parquet` write a table of features, with and without its index."""
+    LABELLED[labels](LABELS[kind])
+    frame = pandas.DataFrame(FEATURES, index=names() if index == "names" else None)
+    frame.to_csv("x.csv", index=index != "none")
+    if index == "twice":
+        pandas.read_csv("x.csv").to_csv("x.csv")
+    pandas.read_csv("x.csv").to_parquet("x.parquet")
+    for file in ("x.csv", "x.parquet"):
+        line = f"--features {file} --labels y.{labels.split()[-1]} --out out.csv --force"
+        assert audit(line) == 0
+        np.testing.assert_allclose(finder[-1][0], FEATURES, rtol=1e-6)
+        assert finder[-1][1].tolist() == LABELS[kind]
+        assert f"4 columns of {file} headed 0 to 3" in capsys.readouterr().out
+        named = index == "names"
+        assert pandas.read_csv("out.csv").get("name", [None])[0] == (names()[4] if named else None)
+
+
+@pytest.mark.parametrize("labels", ["npy", "csv"])
+@pytest.mark.parametrize("first", [[0, 1], [1], [1, 2, 3], [7, 3]])
+def test_a_first_row_is_a_heading_where_the_labels_are_one_fewer(place, finder, labels, first):
+    """Whole numbers below: only the number of labels tells."""
+    rows = np.random.default_rng(0).integers(1, 9, (SIZE, len(first)))
+    rows[0] = first
+    LABELLED[labels](LABELS["text"])
+    for heads in (False, [*map(str, first)]):
+        pandas.DataFrame(rows).to_csv("x.csv", index=False, header=heads)
+        assert audit(f"--features x.csv --labels y.{labels} --out out.csv --force") == 0
+        np.testing.assert_array_equal(finder[-1][0], rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0,5;0,25\n1,5;2\n", [[0.5, 0.25], [1.5, 2]]),
+        ("a;b\n0,5;0,25\n1,5;2\n", [[0.5, 0.25], [1.5, 2]]),
+        ("a\tb\n-0,5\t1,5e1\n2\t3\n", [[-0.5, 15], [2, 3]]),
+        ("a;b\n0.5;0.25\n", [[0.5, 0.25]]),
+        ("0.5,,0.25\n1,2,3\n", [[0.5, np.nan, 0.25], [1, 2, 3]]),
+        ("a,b\nNA,2\n1,2\n", [[np.nan, 2], [1, 2]]),
+    ],
+)
+def test_decimals_may_have_a_comma_and_cells_be_missing(tmp_path, text, expected):
+    (tmp_path / "x.csv").write_text(text)
+    found = read_table(str(tmp_path / "x.csv"), numbers=True)
+    np.testing.assert_allclose(found.to_numpy(), expected)
+
+
+@pytest.mark.parametrize("index", [False, True])
+@pytest.mark.parametrize("heads", [[0, 1, 2, 3], [10, 7, 4, 1], [1, 2, 3, 4]])
+def test_probabilities_may_be_headed_by_numbers(place, finder, heads, index):
+    """Columns that are called as the classes are follow them; others stay where they are."""
+    write("ints")
+    told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
+    pandas.DataFrame(told, columns=heads).to_csv("p.csv", index=index)
+    expected = told[:, ::-1] if heads[0] == 10 else told
+    for labels in ("y.npy", "headed.csv", "y.csv"):
+        assert audit(f"--probabilities p.csv --labels {labels} --out out.csv --force") == 0
+        np.testing.assert_allclose(finder[-1][2]["probabilities"], expected)
+        assert finder[-1][1].tolist() == LABELS["ints"]
+
+
 def test_probabilities_follow_their_headings(place, finder):
     write("text")
     told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
@@ -330,20 +410,124 @@ def test_a_run_is_no_audit_to_replace(place, finder, capsys):
     assert {path.read_text() for path in (place / "run").iterdir()} == {"a run's"}
 
 
-@pytest.mark.parametrize("error", [UserError("no space"), KeyboardInterrupt()])
-def test_nothing_is_half_written(place, finder, monkeypatch, error):
+def test_letters_that_no_file_can_hold_are_written_out(place, finder, capsys):
+    """As file names of an old encoding have them: halves of pairs, which UTF-8 has not."""
     write("ints")
-    command = "--features e.npy --labels y.npy --out out --force"
-    assert audit(command) == 0
-    before = (place / "out" / "suspects.csv").read_bytes()
+    np.save("y.npy", np.array(["a", "b\udce4"])[NUMBERS % 2])
+    np.save("n.npy", [f"\udcfc{i}.png" for i in range(SIZE)])
+    line = "--features e.npy --labels y.npy --names n.npy --texts n.npy --out out"
+    assert audit(line) == 0
+    assert "\\udcfc4.png" in capsys.readouterr().out
+    table = pandas.read_csv("out/corrected_labels.csv")
+    assert table["name"].tolist() == [f"\\udcfc{i}.png" for i in range(SIZE)]
+    assert {*table["label"]} == {"a", "b\\udce4"}
 
+
+def test_classes_that_look_alike_are_one_line(place, capsys):
+    pandas.Series(np.array(["Cat", "cat"])[NUMBERS % 2]).to_csv("y.csv", index=False)
+    assert audit("--features e.npy --labels y.csv --out out.csv") == 0
+    printed = capsys.readouterr()
+    note = "note      labels hold 'Cat' and 'cat': they are taken as classes apart\n"
+    assert printed.out.count(note) == 1
+    assert "Cat" not in printed.err
+
+
+def tree(place):
+    """All that a folder holds, with what files hold."""
+    return {
+        str(path.relative_to(place)): path.is_dir() or path.read_bytes()
+        for path in place.rglob("*")
+    }
+
+
+def raising(error):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(page, "write", fail)
-    assert audit(command) in (2, 130)
-    assert (place / "out" / "suspects.csv").read_bytes() == before
-    assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+    return fail
+
+
+def ended(*args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize("out", ["out", "new", "deep/new", "empty"])
+@pytest.mark.parametrize(
+    ("fail", "status"),
+    [
+        (raising(OSError(28, "No space left on device")), 2),
+        (raising(KeyboardInterrupt()), 130),
+        (ended, 128 + signal.SIGTERM),
+    ],
+)
+def test_nothing_is_half_written(place, finder, monkeypatch, capsys, out, fail, status):
+    write("ints")
+    (place / "empty").mkdir()
+    assert audit("--features e.npy --labels y.npy --out out") == 0
+    before = tree(place)
+    monkeypatch.setattr("scipy.sparse.save_npz", fail)
+    line = f"--features e.npy --labels y.npy --out {out} --force --seed 1"
+    if fail is ended:
+        with pytest.raises(SystemExit, match=f"^{status}$"):
+            audit(line)
+    else:
+        assert audit(line) == status
+    assert tree(place) == before
+    words = f"'{out}/knn_graph.npz' cannot be written: No space left on device"
+    assert (words in capsys.readouterr().err) == (status == 2)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_an_audit_is_replaced_as_a_whole(tmp_path, monkeypatch, failing):
+    """Two files are moved away, and three are moved in: where one cannot be, all stay."""
+    out, moves, replace = tmp_path / "out", [], pathlib.Path.replace
+    out.mkdir()
+    for name in "abc":
+        (out / name).write_text("old")
+    before = tree(tmp_path)
+
+    def write_new():
+        with outputs.folder(out) as place:
+            for name in "bcd":
+                (place / name).write_text("new")
+
+    def moved(self, target):
+        moves.append(target)
+        if len(moves) == failing:
+            raise OSError(5, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", moved)
+    with pytest.raises(UserError, match="out' cannot be written: Input/output error"):
+        write_new()
+    assert tree(tmp_path) == before
+    write_new()
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "a": "old", "b": "new", "c": "new", "d": "new",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("out", [".", "link", "dangling", "../elsewhere/there/"])
+def test_an_audit_goes_where_a_path_leads(place, finder, monkeypatch, out):
+    write("ints")
+    home = place / "elsewhere"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    (home / "there").mkdir()
+    (home / "link").symlink_to("there")
+    (home / "dangling").symlink_to("later")
+    if out == ".":
+        monkeypatch.chdir(home / "there")
+    line = f"--features {place}/e.npy --labels {place}/y.npy --out {out}"
+    assert audit(line) == 0
+    assert audit(line) == 2
+    assert audit(f"{line} --force") == 0
+    where = home / ("later" if out == "dangling" else "there")
+    assert len([*where.iterdir()]) == 8
+    assert (home / "link").is_symlink()
+    assert (home / "dangling").is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -355,14 +539,28 @@ def test_nothing_is_half_written(place, finder, monkeypatch, error):
         ("--features e.txt --labels y.npy --out a", "--features must end in .npy, .npz, .csv or"),
         ("--features e.npz:featurs --labels y.npy --out a", "did you mean features?"),
         ("--features words.csv --labels y.npy --out a", "--features must hold columns of numbers"),
-        ("--features empty.csv --labels y.npy --out a", "--features must hold columns of numbers"),
+        ("--features empty.csv --labels y.npy --out a", "hold a row or more, got the empty file"),
+        ("--features head.csv --labels y.npy --out a", "--features must hold a row or more, got"),
+        ("--features e.npy --labels head.csv:b --out a", "must hold a row or more, got none in 'h"),
+        ("--features two.npz --labels y.npy --out a", "--features must name one of the arrays in"),
+        ("--features wide_e.csv --labels y.npy --out a", "--features must have 2 columns in each"),
         ("--features e.npy --labels wide.csv --out a", "--labels must name a column, as in"),
         ("--features e.npy --labels wide.csv:lab --out a", "--labels's column must be one of"),
         ("--features e.npy --labels e.npy --out a", "--labels must be one a row, got shape"),
-        ("--features e.npy --labels empty.csv --out a", "--labels must name a column"),
+        ("--features e.npy --labels wide.csv:mylabel --out a", "did you mean my label:1? known"),
+        (
+            "--features e.npy --labels both.csv:colum --out a",
+            "did you mean column? known: label, c",
+        ),
+        ("--features e.npy --labels headed.csv:lab --out a", "got 'lab': known: my label:1"),
+        ("--features e.npy --labels y.csv:lab --out a", "--labels's column must be one of"),
+        ("--features e.npy --labels y.npz:lab --out a", "--labels's field must be one of"),
+        ("--features e.npy --labels empty.csv --out a", "hold a row or more, got the empty file"),
         ("--features e.npy --labels twice.csv:label --out a", "have one column 'label', got 2"),
         ("--features e.npy --labels ragged.csv:b --out a", "--labels must have 2 columns in each"),
-        ("--features e.npy --labels latin.csv:b --out a", "'latin.csv' cannot be read: 'utf-8'"),
+        ("--features e.npy --labels latin.csv:b --out a", "it is not UTF-8 text: save it as"),
+        ("--features utf16.csv --labels y.npy --out a", "it is not UTF-8 text: save it as"),
+        ("--features bare16.csv --labels y.npy --out a", "it is not UTF-8 text: save it as"),
         ("--features e.npy --labels broken.npz --out a", "--labels 'broken.npz' cannot be read"),
         ("--features e.npy --labels ids.csv --out a", "column 'id' must hold each name once"),
         ("--features named.csv --labels other.csv --out a", "--labels must be in the order of"),
@@ -376,6 +574,8 @@ def test_nothing_is_half_written(place, finder, monkeypatch, error):
         ("--features e.npy --labels y.npy --out .", "--out must not hold the inputs"),
         ("--features e.npy --labels y.npy --out full --force", "which holds other files"),
         ("--features e.npy --labels y.npy --out file", "got the file 'file'"),
+        ("--features e.npy --labels y.npy --out filelink", "got the file 'filelink'"),
+        ("--features e.npy --labels y.npy --out folder.csv", "got the folder 'folder.csv'"),
         ("--features e.npy --labels y.npy --out file/a", "'file/a' cannot be written"),
         (
             "--features e.npy --labels y.npy --out no/a.csv",
@@ -398,10 +598,18 @@ def test_bad_files_are_one_line(place, finder, capsys, line, words):
     (place / "ragged.csv").write_text("a,b\n1\n")
     (place / "twice.csv").write_text("label,label\n1,2\n")
     (place / "latin.csv").write_bytes("a,b\n1,ä\n".encode("latin-1"))
+    (place / "utf16.csv").write_bytes("a,b\n1,2\n".encode("utf-16"))
+    (place / "bare16.csv").write_bytes("a,b\n1,2\n".encode("utf-16-le"))
+    (place / "head.csv").write_text("a,b\n")
+    (place / "wide_e.csv").write_text("a,b\n0,5,0,7\n")
+    (place / "both.csv").write_text("label,column\n1,2\n")
+    np.savez("two.npz", a=FEATURES, b=FEATURES)
     (place / "broken.npz").write_bytes(b"PK")
     (place / "empty.csv").write_text("")
     np.save("objects.npy", np.array(LABELS["text"], object))
     (place / "file").write_text("mine")
+    (place / "filelink").symlink_to("file")
+    (place / "folder.csv").mkdir()
     (place / "full").mkdir()
     (place / "full" / "mine.txt").write_text("mine")
     (place / "few.csv").write_text("names\na\nb\n")
@@ -482,6 +690,17 @@ def test_a_folder_of_images_needs_features_of_any_model(place, finder):
     assert "data:image/webp" in (place / "out" / "report.html").read_text()
     task = json.loads((place / "out" / "label_studio.json").read_text())[0]
     assert files[4].split("/")[1] in task["data"]["image"]
+
+
+def test_the_guide_begins_with_what_runs_in_an_empty_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "guides" / "label-errors.md").read_text()
+    code, after = guide.split("```python\n")[1].split("```\n")
+    exec(code, {})
+    (line,) = [x for x in after.splitlines()[:4] if x.startswith("    rmdnet audit ")]
+    assert audit(line.removeprefix("    rmdnet audit ")) == 0
+    assert "1,797 in 10 classes" in capsys.readouterr().out
+    assert (tmp_path / "audit" / "report.html").exists()
 
 
 def test_an_audit_of_digits_finds_wrong_labels(place, capsys):

@@ -57,6 +57,15 @@ def test_suspects_are_minus_one_as_outliers_are(pipeline):
     assert np.mean(said[WRONG] == -1) > 0.5 > 0.02 > np.mean(said[~WRONG] == -1)
 
 
+def test_scores_are_an_attribute_as_those_of_local_outlier_factor(pipeline):
+    scores = pipeline[-1].probability_
+    assert scores[WRONG].mean() < scores[~WRONG].mean()
+    assert not hasattr(pipeline, "score_samples")
+    with pytest.raises(AttributeError) as error:
+        pipeline[-1].score_samples(FEATURES)
+    assert "probability_ has the score of each" in str(error.value.__cause__)
+
+
 def test_its_parameters_are_those_of_the_function():
     function = inspect.signature(rmd.find_label_errors).parameters
     expected = {

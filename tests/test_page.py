@@ -795,6 +795,39 @@ def test_dark_and_print_keep_their_contrast(browser, tmp_path):
         assert value >= 4.5, (media, scheme, where)
 
 
+def test_points_of_the_map_stand_out_in_the_dark_and_in_print(browser, tmp_path):
+    """WCAG's 3 : 1 for what is drawn, in the dark; a print has the colours of the light."""
+    features = np.random.default_rng(0).normal(size=(200, 4))
+    written(tmp_path, found_in(200, [f"class {i}" for i in range(10)]), features=features)
+    shown = Page(browser, tmp_path / "report.html")
+    colours = """
+      const pen = document.getElementById('canvas').getContext('2d'), scale = devicePixelRatio || 1;
+      return chart.points.map(([x, y]) => [...pen.getImageData(x * scale, y * scale, 1, 1).data])"""
+
+    def seen(media, scheme, before):
+        about = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": about})
+        shown.wait(lambda: shown(colours) not in ([], before), "a map that is drawn anew")
+        return shown(colours)
+
+    def light(colour):
+        part = np.asarray(colour) / 255
+        line = np.where(part <= 0.03928, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+        return line @ [0.2126, 0.7152, 0.0722]
+
+    try:
+        bright = seen("screen", "light", [])
+        dark = seen("screen", "dark", bright)
+        printed = seen("print", "dark", dark)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    dark = np.array(dark)
+    part = dark[:, 3:] / 255
+    over = part * dark[:, :3] + (1 - part) * [0x1B, 0x21, 0x26]  # the ground of a card
+    assert min((light(over) + 0.05) / (light([0x1B, 0x21, 0x26]) + 0.05)) >= 3
+    assert {*map(tuple, printed)} == {*map(tuple, bright)} != {*map(tuple, dark)}
+
+
 def test_photographs_appear(browser, tmp_path):
     import io
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 import rmdnet_jax as rmd
 from rmdnet_jax import sharding
 from rmdnet_jax.app import correct, experiment
-from rmdnet_jax.app.audit import outputs
+from rmdnet_jax.app.audit import outputs, page
 from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.data.store import Source
 from rmdnet_jax.errors import UserError
@@ -67,11 +67,42 @@ def test_labels_replace_those_of_the_examples_named(tmp_path, text, expected, ce
 
 
 def test_parquet_keeps_whole_numbers_and_text(tmp_path):
-    frame = pandas.DataFrame({"index": [3, 1], "label": ["cat", None]})
-    frame.to_parquet(tmp_path / "reviewed.parquet")
-    found = review(str(tmp_path / "reviewed.parquet"), source(), GIVEN)
-    assert found.given.tolist() == [0, 0, 1, 0]
-    assert np.flatnonzero(found.certain).tolist() == [3]
+    for cat in ("cat", 0):  # beside a missing one 0 is 0.0
+        frame = pandas.DataFrame({"index": [3, 1], "label": [cat, None]})
+        frame.to_parquet(tmp_path / "reviewed.parquet")
+        found = review(str(tmp_path / "reviewed.parquet"), source(), GIVEN)
+        assert found.given.tolist() == [0, 0, 1, 0]
+        assert np.flatnonzero(found.certain).tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "expected"),
+    [
+        (("0", "1", "2"), "index,label\n0,1\n3,2\n", [1, 0, 1, 2]),
+        (("1", "2", "3"), "index,label\n0,1\n3,3\n", [0, 0, 1, 2]),
+        (("1", "2", "3"), "index,label\n0,0\n", [0, 0, 1, 1]),
+        (("10", "20", "30"), "index,label\n0,2\n2,0\n", [2, 0, 0, 1]),
+        (("10", "20", "30"), "index,given,label\n0,10,30\n", [2, 0, 1, 1]),
+        (("2", "1", "0"), "index,given_label,label\n2,1,0\n", [0, 0, 2, 1]),
+        (("cat", "dog", "owl"), "index,label\n0,2.0\n1,\n", [2, 0, 1, 1]),
+        (("1.0", "2.0", "3.0"), "index,label\n0,2.0\n", [1, 0, 1, 1]),
+        (("1", "2", "3"), "index,label\n0,1\n1,0\n", "got '1', which is a name as well, and '0'"),
+        (("1", "2", "3"), "index,given,label\n0,1,0\n", "got '1', which is a name as well, and"),
+        (("10", "20", "30"), "index,label\n0,20\n1,2\n", "the label must be one of the known na"),
+    ],
+)
+def test_names_that_are_numbers_are_names(tmp_path, names, text, expected):
+    path = write(tmp_path / "r.csv", text)
+    if isinstance(expected, str):
+        with pytest.raises(UserError) as error:
+            review(path, source(names=names), GIVEN)
+        assert expected in str(error.value)
+        return
+    found = review(path, source(names=names), GIVEN)
+    assert found.given.tolist() == expected
+    cells = {cell for line in text.split()[1:] for cell in line.split(",")[1:]}
+    twofold = cells <= {*names} and any(c != names[int(c)] for c in cells if c in ("0", "1", "2"))
+    assert ("not their numbers" in found.said) == twofold
 
 
 def test_without_a_file_nothing_changes():
@@ -212,8 +243,14 @@ def test_an_audit_keeps_what_was_reviewed():
     table = kept.table.set_index("index")
     assert table["given"][[3, 40]].tolist() == ["cat", "cat"]
     assert (table.loc[[3, 40], ["probability", "confidence"]] == 1).all(axis=None)
-    assert table["decision"][[3, 40]].tolist() == ["keep", "keep"]
+    assert table["decision"][[3, 40]].tolist() == ["reviewed", "reviewed"]
     assert table["duplicate"][[3, 4]].tolist() == [-1, -1]
+    witnesses = ["vote", "target", "probe", "corrected_probe", "margin"]
+    assert table.loc[3, witnesses].isna().all(), "they spoke of another label"
+    before = found.table.set_index("index")[witnesses]
+    pandas.testing.assert_frame_equal(table[witnesses].drop(3), before.loc[table.index].drop(3))
+    row = kept.table.index[kept.table["index"] == 3][0]
+    assert row not in page.suspects(kept)
     assert {*kept.table["index"][-2:]} == {3, 40}
     assert kept.labels[[3, 40]].tolist() == ["cat", "cat"]
     assert kept.targets[[3, 40]].tolist() == [[1, 0, 0], [1, 0, 0]]

@@ -7,6 +7,8 @@ A CSV (or parquet) with a column `label`, and `index` or `file` (or `name`) to s
 - `corrected_labels.csv` or `suspects.csv`, as an audit writes them (they have a column `decision`):
   their labels are taken as they are, but nobody has looked at them, so they are not certain.
 
+Labels are names of classes, or else all of them are numbers. A `3` that may be both is a name.
+
 Several files are joined by `+`: what a later one says of an example is what holds.
 """
 
@@ -64,8 +66,11 @@ def _taken(path: str, source: Source, drawn: np.ndarray, before: Reviewed) -> Re
     """The labels after one file."""
     table = _read(path)
     rows = _examples(table, source, len(drawn))
-    labels = _labels(table["label"].tolist(), source.names)
-    _check_given(path, table, source.names, drawn[rows], before.given[rows])
+    told = [name for name in ("label", *BEFORE) if name in table.columns][:2]
+    classes, note = _classes({name: table[name].tolist() for name in told}, source.names)
+    labels, *old = (np.array([classes[cell] for cell in table[name]]) for name in told)
+    if old:
+        _check_given(path, told[1], old[0], drawn[rows], before.given[rows])
     rows, labels, empty = rows[labels >= 0], labels[labels >= 0], int(np.sum(labels < 0))
     looked = "decision" not in table.columns
     given, unreviewed, certain = (of.copy() for of in before[:3])
@@ -76,21 +81,17 @@ def _taken(path: str, source: Source, drawn: np.ndarray, before: Reviewed) -> Re
     sure = f"; {len(rows):,} are certain" if looked else ", none is certain"
     left = f"; {empty:,} rows without a label change nothing" if empty else ""
     where = pathlib.Path(path).name
-    said = f"labels {changed:,} of {len(given):,} changed by {where}{sure}{left}"
+    said = f"labels {changed:,} of {len(given):,} changed by {where}{sure}{left}{note}"
     said = f"{before.said}\n{said}" if before.said else said
     return Reviewed(given, unreviewed, certain, said)
 
 
 def _check_given(
-    path: str, table: DataFrame, names: tuple[str, ...], drawn: np.ndarray, now: np.ndarray
+    path: str, column: str, told: np.ndarray, drawn: np.ndarray, now: np.ndarray
 ) -> None:
     """Refuses a file that was made of other labels than the run's, before or after a review."""
-    column = next((name for name in BEFORE if name in table.columns), None)
-    if column is None:
-        return
-    told = _labels(table[column].tolist(), names, column)
     if differ := int(np.sum((told >= 0) & (told != drawn) & (told != now))):
-        got = f"{path!r}, where {differ:,} of {len(table):,} rows have another {column!r}"
+        got = f"{path!r}, where {differ:,} of {len(told):,} rows have another {column!r}"
         raise wrong(ARGUMENT, f"be of this run's labels, got {got}: another order, seed or data?")
 
 
@@ -109,7 +110,7 @@ def _read(path: str) -> DataFrame:
         raise _lacking(path, "`index` or `file`", table)
     if not len(table):
         raise wrong(ARGUMENT, f"hold a row or more, got none in {path!r}")
-    table = table.fillna("").astype(str)
+    table = table.astype(object).where(table.notna(), "").astype(str)
     if suspects:  # its other labels are kept
         table["label"] = table["predicted_label"].where(table["decision"] == "change", "")
     return table
@@ -173,14 +174,29 @@ def _called(row: int, source: Source) -> str:
     return repr(source.files[row]) if source.files else f"index {row}"
 
 
-def _labels(cells: list[str], names: tuple[str, ...], what: str = "label") -> np.ndarray:
-    """The class of each cell, -1 where it is empty: by its name, or all by their numbers."""
-    numbers = {name: number for number, name in enumerate(names)}
-    cells = [cell if cell in numbers else plain(cell) for cell in cells]
-    absent = [cell for cell in cells if cell and cell not in numbers]
-    if absent:
-        told = {str(number): number for number in range(len(names))}
-        if any(cell and cell not in told for cell in cells):
-            raise unknown(f"{ARGUMENT}: the {what}", absent[0], names)
-        numbers = told
-    return np.array([numbers.get(cell, -1) for cell in cells])
+def _classes(columns: dict[str, list[str]], names: tuple[str, ...]) -> tuple[dict[str, int], str]:
+    """The class of each cell, -1 where it is empty: all by name, else all by number; and a note.
+
+    What may be both is a name.
+    """
+    numbers = {str(number): number for number in range(len(names))}
+    named = {name: number for number, name in enumerate(names)}
+    meant, of = {"": ""}, {}
+    for what, cells in columns.items():
+        for cell in dict.fromkeys(filter(None, cells)):
+            meant[cell] = cell if cell in named else plain(cell)
+            if meant[cell] not in named and meant[cell].endswith(".0"):
+                meant[cell] = meant[cell][:-2]  # a number, in a column where some are missing
+            of.setdefault(meant[cell], what)
+    absent = [cell for cell in of if cell not in named]
+    twofold = [
+        cell for cell in of if cell in named and numbers.get(cell, named[cell]) != named[cell]
+    ]
+    if absent and not of.keys() <= numbers.keys():
+        raise unknown(f"{ARGUMENT}: the {of[absent[0]]}", absent[0], names)
+    if absent and twofold:
+        got = f"{twofold[0]!r}, which is a name as well, and {absent[0]!r}, which is none"
+        raise wrong(ARGUMENT, f"hold names of classes, or their numbers, got {got}")
+    classes = {**(numbers if absent else named), "": -1}
+    note = "; its labels are the names of classes, not their numbers" if twofold else ""
+    return {cell: classes[name] for cell, name in meant.items()}, note

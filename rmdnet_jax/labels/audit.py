@@ -7,13 +7,14 @@ No images, no training: examples that a model finds alike vote on each other's l
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmdnet_jax.errors import within, wrong
 from rmdnet_jax.labels import signals
-from rmdnet_jax.labels.classes import array, numbered
+from rmdnet_jax.labels.classes import alike, array, numbered
 from rmdnet_jax.relations.neighbours import Item, unwatched
 from rmdnet_jax.relations.propagation import Auto, Propagated, propagate
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FEWEST = 20  # rows that say anything
+WILD = 1e6  # times the usual row, from which on a row's length says nothing
 SLACK = 0.01  # by which rows of probabilities may miss 1: float16 is welcome
 
 
@@ -108,6 +110,8 @@ def find_label_errors(
     Raises:
       UserError: an argument is not as said; the text names it.
 
+    Warns where classes differ in nothing but case and spaces.
+
     Example:
       >>> import numpy as np
       >>> import rmdnet_jax as rmd
@@ -179,6 +183,8 @@ def _classes(labels: Any) -> tuple[np.ndarray, np.ndarray]:
     if len(lonely):
         got = f"one of {classes[lonely[0]]!s}"
         raise wrong("labels", f"hold each class twice or more, got {got}: leave it out")
+    if note := alike(classes):
+        warnings.warn(note, stacklevel=3)  # where the caller is
     return classes, given
 
 
@@ -189,9 +195,14 @@ def _features(features: Any, told: np.ndarray | None, size: int) -> np.ndarray:
             raise wrong("features", "be given, or probabilities, got neither")
         features = np.sqrt(told)
     rows = _numbers("features", features, size)
-    peak = float(np.abs(rows).max())
-    # a power of 2, by which cosines do not change: squares of the largest must not overflow
-    return rows if 1e-3 < peak < 1e9 or not peak else np.ldexp(rows, -int(np.log2(peak)))
+    peaks = np.abs(rows).max(1)
+    if not peaks.any() or (peaks.max() < 1e9 and peaks.max() < WILD * np.median(peaks) > 1e-3):
+        return rows
+    # Powers of 2, by which cosines do not change: squares must not overflow, and a row with a
+    # number like 1e38 must not drown the others.
+    usual = np.median(peaks[peaks > 0])
+    power = np.log2(np.where(peaks > WILD * usual, peaks, usual))
+    return np.ldexp(rows, -power.astype(int)[:, None])
 
 
 def _probabilities(probabilities: Any, classes: np.ndarray, size: int) -> np.ndarray:
@@ -212,6 +223,10 @@ def _probabilities(probabilities: Any, classes: np.ndarray, size: int) -> np.nda
 def _numbers(name: str, table: Any, size: int) -> np.ndarray:
     """A table of finite numbers as float32 [size, columns]."""
     rows = array(table, name)
+    if rows.ndim == 0:  # NumPy wraps what it does not know
+        hint = ": call its .toarray()" if hasattr(table, "toarray") else ""
+        got = f"{type(table).__name__}{hint}"
+        raise wrong(name, f"be an array, a list of rows or a DataFrame, got a {got}")
     if rows.ndim != 2 or 0 in rows.shape:
         raise wrong(name, f"be a table [n, columns], got shape {rows.shape}")
     if len(rows) != size:
@@ -224,12 +239,14 @@ def _numbers(name: str, table: Any, size: int) -> np.ndarray:
             raise TypeError
         with np.errstate(over="ignore"):
             rows = rows.astype(np.float32, copy=False)
+    except OverflowError:
+        raise wrong(name, "be finite, got whole numbers that no float32 holds") from None
     except (TypeError, ValueError):
         raise wrong(name, f"be real numbers, got {_other(table, rows)}") from None
     bad = np.flatnonzero(~np.isfinite(rows).all(1))
     if len(bad):
         of = f" (the first of {len(bad)})" if len(bad) > 1 else ""
-        raise wrong(name, f"be finite, row {bad[0]}{of} has NaN or infinity")
+        raise wrong(name, f"be finite, row {bad[0]}{of} has NaN or infinity as float32")
     return rows
 
 

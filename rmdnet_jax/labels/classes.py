@@ -52,8 +52,8 @@ def numbered(
       them.
 
     Raises:
-      UserError: labels that are none, missing (None, NaN, an empty text), fractions, or outside
-        `classes`.
+      UserError: labels that are none, missing (None, NaN, a blank text), fractions, floats so
+        large that whole numbers run together, or outside `classes`.
 
     Example:
       >>> from rmdnet_jax.labels.classes import numbered
@@ -84,6 +84,8 @@ def numbered(
 def _vector(values: Any, argument: str) -> np.ndarray:
     """The labels as an array [n], n > 0, none missing; raises `UserError` on anything else."""
     found = array(values, argument)
+    if found.dtype.kind == "f" and isinstance(values, list | tuple) and any(map(_large, values)):
+        found = np.asarray(values, object)  # as floats, large numbers that differ would be one
     if found.ndim == 2 and found.shape[1] == 1 and hasattr(values, "columns"):
         found = found[:, 0]  # a DataFrame of one column
     if found.ndim != 1:
@@ -95,12 +97,21 @@ def _vector(values: Any, argument: str) -> np.ndarray:
         raise wrong(argument, f"be whole numbers, text or bools, got {found.dtype}")
     if found.dtype.kind in "fOUST" and (lost := np.flatnonzero(_missing(found))).size:
         row = int(lost[0])
-        got = "an empty text" if isinstance(found[row], str | bytes) else found[row]
+        got = found[row]
+        if isinstance(got, str | bytes):
+            got = f"the blank text {str(got)!r}" if got else "an empty text"
         raise wrong(argument, f"not hold missing values, got {got} at position {row}")
     if found.dtype.kind == "f" and (part := np.flatnonzero(_fraction(found))).size:
         row = int(part[0])
         raise wrong(argument, f"be whole numbers or text, got {found[row]} at position {row}")
+    if found.dtype.kind == "f" and np.abs(found).max() > (most := 2 / np.finfo(found.dtype).eps):
+        got = f"{found[np.abs(found).argmax()]:.0f} as {found.dtype}"
+        raise wrong(argument, f"be integers or text where they are beyond {most:.0f}, got {got}")
     return found
+
+
+def _large(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and abs(int(value)) > 2**53
 
 
 def _missing(values: np.ndarray) -> np.ndarray | list[bool]:
@@ -108,15 +119,28 @@ def _missing(values: np.ndarray) -> np.ndarray | list[bool]:
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "UST":
-        return values == values.dtype.type()
+        return np.strings.str_len(np.strings.strip(values)) == 0
 
     def missing(value: Any) -> bool:
         try:
-            return value is None or value == "" or bool(value != value)
+            blank = isinstance(value, str | bytes) and not value.strip()
+            return value is None or blank or bool(value != value)
         except (TypeError, ValueError):  # NA is neither true nor false
             return True
 
     return [missing(value) for value in values]
+
+
+def alike(classes: np.ndarray) -> str:
+    """A note on classes that differ in nothing but case and spaces; "" where there are none."""
+    seen: dict[str, list[str]] = {}
+    for name in (name for name in classes.tolist() if isinstance(name, str)):
+        seen.setdefault(" ".join(name.casefold().split()), []).append(name)
+    twins = [names for names in seen.values() if len(names) > 1]
+    if not twins:
+        return ""
+    more = f", and {len(twins) - 1} more such" if len(twins) > 1 else ""
+    return f"labels hold {' and '.join(map(repr, twins[0]))}{more}: they are taken as classes apart"
 
 
 def _fraction(values: np.ndarray) -> np.ndarray:

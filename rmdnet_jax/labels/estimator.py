@@ -1,6 +1,7 @@
 """Wrong labels in scikit-learn's manners: an estimator, which is cloned and put in pipelines.
 
-It follows `LocalOutlierFactor`: what it finds, it finds in the examples that it is fitted on.
+It follows `LocalOutlierFactor`: what it finds, it finds in the examples that it is fitted on. So it
+has `fit_predict` and a score as an attribute, larger is more normal, but no `score_samples`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,17 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from rmdnet_jax.labels.audit import find_label_errors
+
+
+def _apart(estimator: LabelAuditor) -> bool:
+    raise AttributeError(
+        "a label is judged among those that it is given with: after fit(X, y), "
+        "probability_ has the score of each, suspect_ the verdict, and labels_ the correction"
+    )
 
 
 class LabelAuditor(BaseEstimator):
@@ -22,7 +31,8 @@ class LabelAuditor(BaseEstimator):
     Attributes, by the order of the rows that were given:
       labels_: [n], corrected.
       targets_: float32 [n, C], soft labels to train on.
-      probability_: [n], how likely each given label is right.
+      probability_: [n], how likely each given label is right: larger is more normal, as it is of
+        `negative_outlier_factor_`.
       suspect_: bool [n], the labels that are changed; none where there is doubt.
       classes_: [C], sorted.
       noise_rate_: estimated share of wrong labels.
@@ -95,6 +105,11 @@ class LabelAuditor(BaseEstimator):
     def fit_predict(self, X: Any, y: Any) -> np.ndarray:
         """-1 for each suspect label and 1 for the others, int [n], as outlier detectors say it."""
         return np.where(self.fit(X, y).suspect_, -1, 1)
+
+    @available_if(_apart)
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Not there, says why: see `probability_`."""
+        raise NotImplementedError
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

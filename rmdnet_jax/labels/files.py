@@ -1,6 +1,7 @@
 """Arrays in files: `.npy`, `.npz` (a field), `.csv` or `.parquet` (a column); never unpickled.
 
-A CSV is UTF-8 text. Its cells may be apart by a comma, a semicolon, a tab or a bar.
+A CSV is UTF-8 text. Its cells may be apart by a comma, a semicolon, a tab or a bar; its decimals
+may have a comma where that is not what is between cells.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
+from rmdnet_jax.labels.headings import Form, check_width, form, heading, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 TABLES = (".csv", ".parquet")
 NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")  # who a row is of
+LABELS = "labels"  # the field of label files; one column needs no such heading
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate such a cell
 
 
@@ -51,6 +54,8 @@ def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
         raise
     except Exception as error:  # a damaged file raises anything
         why = getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, UnicodeError):
+            why = "it is not UTF-8 text: save it as `CSV UTF-8`"
         if "allow_pickle" in why:
             why = "it holds Python objects: save text by .astype('U'), or write a CSV"
         text = f"{argument} {path!r} cannot be read: {why}"
@@ -89,6 +94,10 @@ def read_array(
             return data
         with data:
             name = field or (data.files[0] if len(data.files) == 1 else usual)
+            if not field and name not in data.files:
+                got = ", ".join(data.files[:10]) or "none"
+                text = f"name one of the arrays in it, as in {path}:NAME, got {got}"
+                raise wrong(argument, text)
             if name not in data.files:
                 raise unknown(f"{argument}'s field", name, data.files)
             return data[name]
@@ -110,8 +119,9 @@ def read_table(
       argument: what errors call the path.
       field: a column; a first line that holds it is a heading.
       rows: how many rows there should be, so that one more is a heading; 0: not known.
+        Without it a first row is one that has text above numbers, or counts: 0, 1, ...
       numbers: whether columns of a `.csv` that can be numbers are; else its cells stay text.
-      text: columns that stay text nevertheless.
+      text: columns that stay text nevertheless; a first line that holds one is a heading, too.
 
     Raises:
       UserError: it cannot be read, or a row is too short.
@@ -120,66 +130,73 @@ def read_table(
         import pandas
 
         if path.endswith(".parquet"):
-            return pandas.read_parquet(place)
-        skip, mark = _form(place)
+            return _named(pandas.read_parquet(place))
+        how = form(place)
         with place.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(itertools.islice(file, skip, None), delimiter=mark)
+            lines = csv.reader(itertools.islice(file, how.skip, None), delimiter=how.mark)
             rest = ([cell.strip() for cell in line] for line in lines if line)
             if not numbers:
-                return _text([*rest], field, argument, rows)
+                return _text([*rest], (field, *text), argument, rows)
             first, second = next(rest, []), next(rest, [])
         if not first:
             return pandas.DataFrame()
-        headed = field in first or _heading(first, second)
-        missing = {name: ["", "nan", "NaN", "NA"] for name in first if name not in text}
-        found = pandas.read_csv(
-            place, sep=mark, skiprows=skip, header=0 if headed else None, index_col=False,
-            encoding="utf-8-sig", skipinitialspace=True, low_memory=False,
-            dtype=dict.fromkeys(text, str), keep_default_na=not headed,
-            na_values=missing if headed else None,
-        )  # fmt: skip
-        return found.set_axis(first, axis=1) if headed else found
+        check_width(argument, len(first), second or first)
+        told = any(name in first for name in (field, *text) if name)
+        headed = told or heading(*([how.point(cell) for cell in row] for row in (first, second)))
+        found = _numbers(place, how, first, headed, text)
+        other = rows and not told and len(found) == rows + (-1 if headed else 1)
+        if other and all(number(how.point(cell)) is not None for cell in first):
+            return _numbers(place, how, first, not headed, text)
+        return found
 
 
-def _form(place: pathlib.Path) -> tuple[int, str]:
-    """How many lines a CSV's comments have, as NumPy writes them; what is between its cells."""
-    with place.open(newline="", encoding="utf-8-sig") as file:
-        for skip, line in enumerate(file):
-            if line.strip() and not line.startswith("# "):
-                cells = {mark: next(csv.reader([line], delimiter=mark)) for mark in ",;\t|"}
-                return skip, max(cells, key=lambda mark: len(cells[mark]))
-    return 0, ","
+def _numbers(
+    place: pathlib.Path, how: Form, first: list[str], headed: bool, text: tuple[str, ...]
+) -> DataFrame:
+    """A table whose columns are numbers where they can be."""
+    import pandas
+
+    missing = {name: ["", "nan", "NaN", "NA"] for name in first if name not in text}
+    found = pandas.read_csv(
+        place, sep=how.mark, decimal=how.decimal, skiprows=how.skip, header=0 if headed else None,
+        index_col=False, encoding="utf-8-sig", skipinitialspace=True, low_memory=False,
+        dtype=dict.fromkeys(text, str), keep_default_na=not headed,
+        na_values=missing if headed else None,
+    )  # fmt: skip
+    return found.set_axis(first, axis=1) if headed else found
 
 
-def _text(lines: list[list[str]], field: str, argument: str, rows: int) -> DataFrame:
-    """A table of text."""
+def _named(table: DataFrame) -> DataFrame:
+    """A table of a `.parquet` as a CSV would have it: an index that does not count is a column."""
+    names = [str(name) for name in table.columns]
+    table = table.set_axis(names, axis=1)
+    if type(table.index).__name__ != "RangeIndex":
+        table.insert(0, str(table.index.name or ""), table.index.to_numpy())
+    return table.reset_index(drop=True)
+
+
+def _text(lines: list[list[str]], heads: tuple[str, ...], argument: str, rows: int) -> DataFrame:
+    """A table of text; a first line that holds one of `heads` is a heading."""
     import pandas
 
     first, second = [*lines, [], []][:2]
     width = len(first)
     for line in lines:
-        if len(line) < width or any(line[width:]):
-            raise wrong(argument, f"have {width} columns in each row, got {line}")
-    headed = len(lines) == rows + 1 if rows else _heading(first, second)
-    headed = headed or (bool(first) and field in first)
+        check_width(argument, width, line)
+    headed = len(lines) == rows + 1 if rows else bool(second) and heading(first, second)
+    headed = headed or any(name in first for name in heads if name)
     names = first if headed else range(width)
     return pandas.DataFrame([line[:width] for line in lines[headed:]], columns=names, dtype=object)
 
 
-def _heading(first: list[str], second: list[str]) -> bool:
-    """Whether a first row is a heading: there is text in it where the second has a number."""
-    return any(_as(float, a) is None and _as(float, b) is not None for a, b in zip(first, second))
-
-
 def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str | None:
     """The column that is meant, or the only one; None: all. Refuses a name that is not there."""
-    names = [*table.columns]
-    for name in (field, usual):
-        if name and names.count(name) > 1:
-            raise wrong(argument, f"have one column {name!r}, got {names.count(name)}")
-        if name and name in names:
-            return name
-    if field and len(names) > 1:
+    names, name = [*table.columns], field or usual
+    if name and names.count(name) > 1:
+        raise wrong(argument, f"have one column {name!r}, got {names.count(name)}")
+    if name and name in names:
+        return name
+    if field and names and (len(names) > 1 or field != LABELS):
         headed = isinstance(names[0], str) or not len(table)
         raise unknown(f"{argument}'s column", field, map(str, names if headed else table.iloc[0]))
     return names[0] if len(names) == 1 else None

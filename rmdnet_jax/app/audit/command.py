@@ -13,7 +13,12 @@ folder of images in class folders. --out is a new folder, or a .csv file for the
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
 
 from rmdnet_jax import files
 from rmdnet_jax.app.command import Parser
@@ -60,21 +65,24 @@ def main(argv: list[str] | None = None) -> int:
 
     def find():
         try:
-            found = find_label_errors(
-                read.features, read.labels, probabilities=read.probabilities,
-                seed=args.seed, in_doubt=args.in_doubt, progress=True,
-            )  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "labels hold")  # `told` says it
+                found = find_label_errors(
+                    read.features, read.labels, probabilities=read.probabilities,
+                    seed=args.seed, in_doubt=args.in_doubt, progress=True,
+                )  # fmt: skip
             return outputs.keep_reviewed(found, read.reviewed)
         except UserError as error:
             raise inputs.flagged(error) from None
 
     if out.suffix == ".csv":
         found = find()
-        files.write_text(out, outputs.text(outputs.table(found, read)))
+        with _tidy_end():
+            files.write_text(out.resolve(), outputs.text(outputs.table(found, read)))
         print(outputs.told(found, read, args.top))
         print(f"written   {out}: {len(found.table):,} rows, the most suspect first")
         return 0
-    with outputs.folder(out) as place:
+    with _tidy_end(), outputs.folder(out) as place:
         found = find()
         outputs.write(place, found, read, ["rmdnet", "audit", *(argv or [])])
     print(outputs.told(found, read, args.top))
@@ -82,6 +90,26 @@ def main(argv: list[str] | None = None) -> int:
     print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv;")
     print("          train with labels=reviewed.csv, or corrected_labels.csv+reviewed.csv for both")
     return 0
+
+
+@contextlib.contextmanager
+def _tidy_end() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP end the command as an error does, so that nothing half is left."""
+
+    def end(which: int, frame: object):
+        raise SystemExit(128 + which)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    caught = [getattr(signal, name) for name in names if main]
+    caught = [which for which in caught if signal.getsignal(which) == signal.SIG_DFL]
+    try:
+        for which in caught:
+            signal.signal(which, end)
+        yield
+    finally:
+        for which in caught:
+            signal.signal(which, signal.SIG_DFL)
 
 
 def _out(args) -> pathlib.Path:
@@ -109,6 +137,8 @@ def _out(args) -> pathlib.Path:
             raise wrong("--out", f"be a file beside the inputs, got {args.out!r}")
         if not out.parent.is_dir():
             raise wrong("--out", f"be in a folder that is there, got {args.out!r}")
+        if out.is_dir():
+            raise wrong("--out", f"be a file where it ends in .csv, got the folder {args.out!r}")
         if out.exists() and not args.force:
             raise wrong("--out", f"be a new file, got {args.out!r}: --force replaces it")
     else:

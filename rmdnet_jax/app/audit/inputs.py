@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,9 +60,12 @@ def of_files(args: argparse.Namespace) -> Inputs:
     rows, own, said = None, None, "the probabilities"
     one_table = named(args.features)[0] == label_path
     columns = (label_field,) if label_field else LABELS
+    known = 0 if one_table else _known(label_path, label_field)
     if args.features:
-        rows, own, said = _features(args.features, columns if one_table else ())
-    told, heads = _probabilities(args.probabilities) if args.probabilities else (None, None)
+        rows, own, said = _features(args.features, columns if one_table else (), known)
+    told, heads = None, None
+    if args.probabilities:
+        told, heads = _probabilities(args.probabilities, known)
     size = next((len(x) for x in (rows, told) if x is not None and x.ndim), 0)
     name = next((name for name in columns if one_table and own is not None and name in own), None)
     if name is not None and own is not None:
@@ -76,11 +80,11 @@ def of_files(args: argparse.Namespace) -> Inputs:
     if args.images and not root.is_dir():
         raise wrong("--images", f"be a folder, got {args.images!r}")
     return Inputs(
-        labels=labels,
+        labels=printable(labels),
         features=rows,
         probabilities=_sorted(told, heads, labels),
-        names=names,
-        texts=texts,
+        names=None if names is None else printable(names).tolist(),
+        texts=None if texts is None else printable(texts).tolist(),
         images=_pictures(root, names),
         root=str(root) if args.images else None,
         beside=beside,
@@ -88,12 +92,41 @@ def of_files(args: argparse.Namespace) -> Inputs:
     )
 
 
-def _features(text: str, labels: tuple[str, ...]) -> tuple[np.ndarray, DataFrame | None, str]:
+def _known(path: str, field: str) -> int:
+    """How many labels there are; 0 where the first line of a table may be a heading or a label."""
+    if not path.endswith(TABLES):
+        return len(found) if (found := _labels(path, field, 0)[0]).ndim else 0
+    table = _table(path, "--labels", field=field, text=() if field else LABELS)
+    headed = any(isinstance(name, str) for name in table.columns)
+    return len(table) if headed else 0
+
+
+def _table(path: str, argument: str, **how: Any) -> DataFrame:
+    """A table without columns that only count its rows, as `to_csv` writes them."""
+    table = read_table(path, argument, **how)
+    if not len(table):
+        got = f"none in {path!r}" if len(table.columns) else f"the empty file {path!r}"
+        raise wrong(argument, f"hold a row or more, got {got}")
+    count = [str(i) for i in range(len(table))]
+    names, left = [], []
+    for place, name in enumerate(map(str, table.columns)):
+        unnamed = re.fullmatch(r"|Unnamed: [\d.]+", name)
+        if unnamed and [str(x).removesuffix(".0") for x in table.iloc[:, place]] == count:
+            continue
+        first = unnamed and "" not in names
+        names.append("" if first else table.columns[place])
+        left.append(place)
+    return table.iloc[:, left].set_axis(names, axis=1)
+
+
+def _features(
+    text: str, labels: tuple[str, ...], rows: int
+) -> tuple[np.ndarray, DataFrame | None, str]:
     """Features, the columns beside them, labels among these, and which they are."""
     path, field = named(text)
     if not path.endswith(TABLES):
         return read_array(path, field, "--features", usual="features"), None, text
-    table = read_table(path, "--features", field=field, numbers=True, text=labels)
+    table = _table(path, "--features", field=field, numbers=True, text=labels, rows=rows)
     if field and column(table, field, "--features") == field:
         found = values(table[field])
         return found.reshape(len(found), -1), table.drop(columns=field).astype(str), text
@@ -103,21 +136,31 @@ def _features(text: str, labels: tuple[str, ...]) -> tuple[np.ndarray, DataFrame
     numbers = vectors[:1] or [*rest.select_dtypes("number").columns]
     if not numbers:
         got = ", ".join(map(str, table.columns[:5]))
-        raise wrong("--features", f"hold columns of numbers, got {got or 'an empty file'}")
+        raise wrong("--features", f"hold columns of numbers, got {got}")
     found = values(table[numbers[0]]) if vectors else table[numbers].to_numpy()
     beside = table.drop(columns=numbers)
     others = ", ".join(str(name) or "(unnamed)" for name in beside.columns[:5])
     ignored = f", all but {others}" if others else ""
-    return found, beside.astype(str), f"{found.shape[1]} columns of {path}{ignored}"
+    counted = all(isinstance(name, str) and name.isdecimal() for name in numbers)
+    headed = f" headed {numbers[0]} to {numbers[-1]}" if counted else ""
+    return found, beside.astype(str), f"{found.shape[1]} columns of {path}{headed}{ignored}"
 
 
-def _probabilities(text: str) -> tuple[np.ndarray, list[str] | None]:
+def _probabilities(text: str, rows: int) -> tuple[np.ndarray, list[str] | None]:
     """Probabilities [n, C], and the classes that a table's headings name."""
     path, field = named(text)
     if not path.endswith(TABLES) or field:
         return read_array(path, field, "--probabilities", usual="probabilities"), None
-    numbers = read_table(path, "--probabilities", numbers=True).select_dtypes("number")
-    return numbers.to_numpy(), [str(name) for name in numbers.columns]
+    table = _table(path, "--probabilities", numbers=True, rows=rows)
+    numbers = table.select_dtypes("number").drop(columns="", errors="ignore")
+    found, names = numbers.to_numpy(), [str(name) for name in numbers.columns]
+    if _sums(found[1:2]) and not _sums(found[:1]) and not isinstance(numbers.columns[0], str):
+        return found[1:], [f"{name:.15g}" for name in found[0]]  # no row, but classes
+    return found, names
+
+
+def _sums(row: np.ndarray) -> bool:
+    return len(row) > 0 and bool((row >= 0).all()) and abs(row.sum() - 1) < 0.05
 
 
 def _sorted(
@@ -137,12 +180,12 @@ def _labels(path: str, field: str, rows: int) -> tuple[np.ndarray, DataFrame | N
     if not path.endswith(TABLES):
         labels, beside = read_array(path, field, "--labels", usual=LABELS[0]), None
     else:
-        table = read_table(path, "--labels", field=field or LABELS[0], rows=rows)
+        table = _table(path, "--labels", field=field, text=() if field else LABELS, rows=rows)
         usual = next((name for name in LABELS if name in table.columns), "")
-        name = column(table, field, "--labels", usual)
+        name = column(table.drop(columns="", errors="ignore"), field, "--labels", usual)
         if name is None:
-            got = f"{len(table.columns)} of them" if len(table.columns) else "an empty file"
-            raise wrong("--labels", f"name a column, as in {path}:label, got {got}")
+            heads = ", ".join(map(str, table.columns[:10]))
+            raise wrong("--labels", f"name a column, as in {path}:label, got {heads}")
         labels, beside = values(table[name]), table.drop(columns=name)
     if labels.ndim != 1:
         got = f"shape {labels.shape}: name a column, as in labels.csv:label"
@@ -200,7 +243,7 @@ def _column(text: str, argument: str, size: int) -> list[str]:
     """A column of text, one cell an example."""
     (path, field), usual = named(text), argument.removeprefix("--")
     if path.endswith(TABLES):
-        table = read_table(path, argument, field=field, rows=size)
+        table = _table(path, argument, field=field, rows=size)
         name = column(table, field, argument, usual)
         if name is None:
             raise wrong(argument, f"name a column, as in {path}:{usual.removesuffix('s')}")
@@ -228,6 +271,15 @@ def _pictures(root: pathlib.Path, names: list[str] | None) -> Images | None:
             return None  # a file that is no picture has none to show
 
     return picture
+
+
+def printable(texts: Any) -> np.ndarray:
+    """Texts, or anything else, as a file can hold them: half a letter becomes `\\udce4`."""
+    found = np.asarray(texts)
+    if found.dtype.kind != "U":
+        return found
+    cells = [cell.encode("utf-8", "backslashreplace").decode() for cell in found.tolist()]
+    return np.array(cells, str)
 
 
 def flagged(error: UserError) -> UserError:

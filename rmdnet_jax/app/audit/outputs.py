@@ -17,9 +17,11 @@ import numpy as np
 
 import rmdnet_jax
 from rmdnet_jax import files
+from rmdnet_jax.app.audit.exchange import exchange
 from rmdnet_jax.app.audit.inputs import Inputs
-from rmdnet_jax.errors import wrong
+from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.audit import LabelErrors
+from rmdnet_jax.labels.classes import alike
 from rmdnet_jax.labels.files import harmless
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ SUSPECTS, LABELS, PAGE, SUMMARY = (
 )  # fmt: skip
 # Datalab's names of columns.
 DATALAB = {"given": "given_label", "suggested": "predicted_label", "probability": "label_score"}
+WITNESSES = ("vote", "target", "probe", "corrected_probe", "margin", "model")
 DECISIONS = {"change": "to change", "in doubt": "in doubt, kept as given"}
 FIRST = ("index", "name", "is_label_issue", "label_score", "given_label", "predicted_label")
 
@@ -56,29 +59,33 @@ def refuse(
 
 @contextlib.contextmanager
 def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder beside `out`, which becomes `out` at the end.
+    """Yields a new hidden folder, which becomes `out` at the end, or leaves no trace.
 
-    Where `out` is there, its files of the same names are replaced and all others stay.
+    Where `out` is there, its files of the same names are replaced together and all others stay.
     """
-    part = out.with_name(f".{out.name}.part{os.getpid()}")
-    with files.writing(out):
-        part.mkdir(parents=True)
+    place, there = out.resolve(), out.is_dir()
+    part = (place if there else place.parent) / f".{place.name}.part{os.getpid()}"
+    fresh = [path for path in part.parents if not path.exists()]
     try:
+        with files.writing(out):
+            part.mkdir(parents=True)
         yield part
         with files.writing(out):
-            if not out.exists():
-                part.rename(out)
-            else:
-                for path in part.iterdir():
-                    path.replace(out / path.name)
+            exchange(part, place) if there else part.rename(place)
+    except UserError as error:  # names the folder that the user knows
+        raise UserError(str(error).replace(str(part), str(out))) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what is not empty has become the answer
+            for path in fresh:
+                path.rmdir()
 
 
 def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
     """What was found, but for labels that somebody has reviewed: they are right, and come last.
 
-    The noise is judged on the labels before the review, which takes the most suspect first.
+    The noise is judged on the labels before the review, which takes the most suspect first. What
+    witnesses said of a label that the review has changed is void: NaN.
     """
     if not reviewed:
         return found
@@ -90,6 +97,8 @@ def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
     place = np.argsort(table["index"].to_numpy())  # of each index in the table
     mine = np.isin(table["index"], rows)
     given, suggested = (table[name].to_numpy(copy=True) for name in ("given", "suggested"))
+    old = mine.copy()
+    old[place[rows]] = given[place[rows]] != labels[rows]
     given[place[rows]] = suggested[place[rows]] = labels[rows]
     twin = table["duplicate"].to_numpy()
     table = table.assign(
@@ -97,9 +106,11 @@ def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
         suggested=suggested,
         probability=np.where(mine, 1, table["probability"]),
         confidence=np.where(mine, 1, table["confidence"]),
-        decision=np.where(mine, "keep", table["decision"]),
-        duplicate=np.where(given[place[twin]] == given, -1, twin),
+        decision=np.where(mine, "reviewed", table["decision"]),
+        duplicate=np.where(mine | (given[place[twin]] == given), -1, twin),
     )
+    witnesses = [name for name in WITNESSES if name in table]
+    table.loc[old, witnesses] = np.nan
     table = table.iloc[np.argsort(mine, kind="stable")].reset_index(drop=True)
     return dataclasses.replace(found, labels=labels, targets=targets, table=table)
 
@@ -248,6 +259,8 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
         f"wrong     {found.noise_rate:.1%} of the labels, 95 % interval {low:.1%} to {high:.1%}",
         f"suspects  {', '.join(kinds) or 'none'}",
     ]
+    if note := alike(found.classes):
+        lines.append(f"note      {note}")
     if inputs.reviewed:
         lines.append(
             f"reviewed  {len(inputs.reviewed):,}, kept; the noise is that before the review"

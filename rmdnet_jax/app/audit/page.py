@@ -76,8 +76,13 @@ def write(
 def suspects(found: LabelErrors) -> np.ndarray:
     """The rows of the table that deserve a look, ascending: not kept, unlikely or twice there."""
     table = found.table
-    unlikely = (table["decision"] != "keep") | (table["probability"] < 0.5)
-    return np.flatnonzero(unlikely | (table["duplicate"] >= 0))
+    unlikely = table["probability"] < 0.5
+    return np.flatnonzero(_flagged(found) | unlikely | (table["duplicate"] >= 0))
+
+
+def _flagged(found: LabelErrors) -> np.ndarray:
+    """Whether another label is suggested, bool [n], in the table's order."""
+    return found.table["decision"].isin(["change", "in doubt"]).to_numpy()
 
 
 def _shown(found: LabelErrors, mapped: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -154,7 +159,7 @@ def _facts(found: LabelErrors, clean: np.ndarray | None) -> dict[str, Any]:
         "doubt": bool(found.in_doubt),
         "size": len(found.table),
         "left": max(0, len(suspects(found)) - MOST),
-        "flagged": int(np.sum(found.table["decision"] != "keep")),
+        "flagged": int(_flagged(found).sum()),
         "changed": int(np.sum(found.table["decision"] == "change")),
         "rate": _numbers([found.noise_rate, low, high]),
         "matrices": None if len(counts) > MATRIX else _matrices(found, counts),

@@ -12,7 +12,7 @@ import numpy as np
 from rmdnet_jax import evaluation
 from rmdnet_jax.app import schema, setup, student
 from rmdnet_jax.app import teacher as teachers
-from rmdnet_jax.app.audit.inputs import Inputs
+from rmdnet_jax.app.audit.inputs import Inputs, printable
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run
@@ -51,7 +51,7 @@ def of_run(path: pathlib.Path, teacher: str) -> Inputs:
 
 def of(made: Run, features: np.ndarray, workdir: pathlib.Path) -> Inputs:
     """The inputs of a run's data, with the losses of its student where it has left one."""
-    classes, images = np.array(made.source.names), made.source.images
+    classes, images = printable(made.source.names), made.source.images
     signals = {}
     with contextlib.suppress(UserError):  # no student yet, or a network of the user's own
         logits = np.log(np.maximum(student.load(workdir).predict(images), 1e-30))
@@ -60,7 +60,7 @@ def of(made: Run, features: np.ndarray, workdir: pathlib.Path) -> Inputs:
     return Inputs(
         labels=classes[made.unreviewed],
         features=features,
-        names=[*made.source.files] or None,
+        names=printable(made.source.files).tolist() or None,
         images=lambda index: np.broadcast_to(images[index][..., :3], (*images.shape[1:3], 3)),
         root=made.config.data.dir if made.source.files else None,
         signals=signals,
