@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
+from rmdnet_jax.app import lock
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import Arm, arms
 from rmdnet_jax.app.resolve import build
@@ -38,6 +39,7 @@ class Run(NamedTuple):
     config: Config  # resolved
     arms: list[Arm]  # the experiment's own first
     workdir: pathlib.Path
+    owner: lock.Owner  # of the workdir
     writer: Writer
     mesh: Mesh
     source: sources.Source
@@ -79,6 +81,7 @@ def setup(
       encoder: a network of the user's; None: the one that the config names.
     """
     directory.check(workdir, config.to_dict())
+    lock.refuse_used(workdir)
     if config.tensorboard and not importlib.util.find_spec("tensorflow"):
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
     network = adapt(build("encoder", config) if encoder is None else encoder)
@@ -100,6 +103,7 @@ def setup(
         config=config,
         arms=arms(config),
         workdir=workdir,
+        owner=lock.Owner(workdir),
         writer=Writer(workdir, config.tensorboard),
         mesh=mesh,
         source=source,
@@ -226,4 +230,5 @@ def train(made: Run, stage: fit.Stage) -> Variables:
     """Fits a stage, its checkpoints under `workdir/checkpoints`."""
     place = made.workdir / "checkpoints" / stage.name
     state = fit.fit(stage, made.mesh, place, made.config.checkpoint_steps, made.writer)
+    made.owner.check()
     return fit.final_variables(state)
