@@ -26,7 +26,7 @@ from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import UserError, under
+from rmdnet_jax.errors import under
 from rmdnet_jax.files import place, writing
 from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import Method, mixup

@@ -7,7 +7,6 @@ or in which order a value was set.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +143,7 @@ ALLOWED = {
     "relation_guided.node.weight": "[0, inf)",
     "relation_guided.propagation.mix": "[0, 1]",
 }
+MOST = 3.4028235e38  # what float32 holds
 NAMED = {
     "relation_guided.init": schema.INITS,
     "relation_guided.targets": schema.TARGETS,
@@ -157,8 +157,8 @@ def check(config: Config) -> None:
     """Raises `UserError` for values that no table entry checks by itself."""
     guided = config.relation_guided
     for path, value in schema.flatten(config.to_dict()).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise wrong(path, f"be a finite number, got {value}")
+        for item in value if isinstance(value, tuple) else (value,):
+            _check_plain(path, item)
     for path, interval in ALLOWED.items():
         whole = interval.startswith("int ")
         within(path, schema.at(config, path), interval.removeprefix("int "), whole=whole)
@@ -175,6 +175,19 @@ def check(config: Config) -> None:
         one_of("controls", control, NAMES)
         if control.startswith("rmdnet") and not guided.weight:
             raise wrong("relation_guided.weight", f"be > 0 for the control {control!r}, got 0")
+
+
+def _check_plain(path: str, value: Any) -> None:
+    """Refuses a number that 32 bits do not hold, and what a JSON file does not."""
+    if isinstance(value, float) and not abs(value) <= MOST:
+        raise wrong(path, f"be a finite number of 32 bits, got {value!r:.40}")
+    if isinstance(value, int) and not abs(value) < 1 << 31:
+        raise wrong(path, f"be below 2^31, got {value!r:.40}")
+    if isinstance(value, tuple):
+        for item in value:
+            _check_plain(path, item)
+    elif not isinstance(value, bool | int | float | str | None):
+        raise wrong(path, f"be numbers and text, got {value!r:.60}")
 
 
 def build(path: str, config: Config, *facts: Any) -> Any:

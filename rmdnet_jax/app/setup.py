@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pathlib
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,8 @@ from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.data import resident, sources, store, tfds
 from rmdnet_jax.data.resident import Examples
-from rmdnet_jax.errors import under, wrong
+from rmdnet_jax.errors import UserError, under, wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.labels import noise
 from rmdnet_jax.networks.adapters import adapt
 from rmdnet_jax.networks.layers import Network
@@ -63,7 +66,10 @@ class Run(NamedTuple):
 
 def keep_programs() -> None:
     """Keeps compiled programs on disk, so that later runs need not compile them again."""
-    jax.config.update("jax_compilation_cache_dir", store.compiled())
+    # On a full disk each would tell so in a line of its own; a run needs none of them.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    with contextlib.suppress(UserError):  # a user without a home has no cache
+        jax.config.update("jax_compilation_cache_dir", store.compiled())
 
 
 def setup(
@@ -88,7 +94,7 @@ def setup(
     source = read(config) if source is None else source
     kind, drawn = corrupt(config, source)
     with under("data"):
-        given, certain, said = review(config.data.labels, source, drawn)
+        given, certain, said = review(local(config.data.labels, "labels"), source, drawn)
     index = np.arange(len(source.labels), dtype=np.int32)
     train, held = resident.split(index, config.data.validation, config.noise.seed)
     mesh = sharding.mesh()
@@ -125,7 +131,13 @@ def read(config: Config) -> sources.Source:
     """The data set that a config names."""
     data = config.data
     with under("data"):
-        return sources.load(data.name, dir=data.dir, image_size=data.image_size, limit=data.limit)
+        where = data.dir if data.name not in sources.KINDS else local(data.dir, "dir")
+        return sources.load(data.name, dir=where, image_size=data.image_size, limit=data.limit)
+
+
+def local(path: str, argument: str) -> str:
+    """The path that a config's field means, see `files.place`; "" stays."""
+    return path and str(place(path, argument))
 
 
 def corrupt(config: Config, source: sources.Source) -> tuple[noise.Noise, np.ndarray]:
@@ -148,6 +160,7 @@ def make_noise(config: Config, source: sources.Source) -> noise.Noise:
             )
     own = {name: value for name, value in fields.items() if name not in ("name", "seed")}
     with under("noise"):
+        own |= {"path": local(own["path"], "path")} if "path" in own else {}
         kind = noise.make(fields.name, num_classes=len(source.names), seed=fields.seed, **own)
     size = kind.size if not data.limit else min(kind.size or 0, data.limit)
     if kind.size is not None and size != len(source.labels):
@@ -191,6 +204,9 @@ def make_stage(
         batches = resident.resident(
             examples, rows, config.batch_size, jax.random.fold_in(key, fit.ORDER), made.mesh
         )
+    if config.epochs * batches.steps_per_epoch >= 1 << 31:  # they are counted in 32 bits
+        most = ((1 << 31) - 1) // batches.steps_per_epoch
+        raise wrong(f"{part}.epochs", f"be in [0, {most}] with these batches, got {config.epochs}")
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
     prepare = resident.prepare(augment, objective.views, *made.statistics)

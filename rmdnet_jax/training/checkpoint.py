@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import pathlib
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -39,6 +42,7 @@ def opened(directory: str | pathlib.Path, every: int) -> Iterator[ocp.Checkpoint
     )
     place = pathlib.Path(directory).resolve()
     handler = ocp.StandardCheckpointHandler()  # else what lies in the newest folder decides
+    logging.getLogger("absl").addFilter(_not_of_orbax)
     with _written(place):
         manager = ocp.CheckpointManager(place, options=options, item_handlers=handler)
     try:
@@ -57,13 +61,15 @@ def _written(directory: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        why = getattr(error, "strerror", None) or _shown(error)
+        told = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))  # within a long line
+        why = os.strerror(int(told[1])) if told else getattr(error, "strerror", None)
+        why = why or first_line(error)
         raise UserError(f"checkpoints cannot be written to {directory}: {why}") from error
 
 
-def _shown(error: Exception) -> str:
-    """What the system said, at the end of a line that says which part of which file."""
-    return first_line(error)[:120]
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs pages on errors that it raises as well, and that are told here in one line."""
+    return "orbax" not in record.pathname
 
 
 @jax.jit

@@ -15,6 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -97,8 +98,12 @@ class Records:
                 raise UserError(f"{self.path} cannot be {what}: {why}") from None
 
     def _rewrite(self) -> None:
-        with contextlib.suppress(() if self.needed else UserError):
-            write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.all))
+        text = "".join(json.dumps(record) + "\n" for record in self.all)
+        try:
+            write_text(self.path, text)
+        except UserError:
+            if self.needed:
+                raise
 
 
 def _record(line: bytes) -> dict | None:
@@ -152,7 +157,7 @@ class Writer:
         """Seconds of a stage over all sessions, and images/s: the median epoch but the first."""
         names = ("images", "train_seconds", "evaluate_seconds")
         read = [[record.get(name) for name in names] for record in self.timing.of(stage)]
-        times = [row for row in read if all(isinstance(x, int | float) for x in row)]
+        times: Any = [row for row in read if all(isinstance(x, int | float) for x in row)]
         rates = sorted(n / train for n, train, _ in (times[1:] or times) if train)
         seconds = sum(train + evaluate for _, train, evaluate in times)
         return {
