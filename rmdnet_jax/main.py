@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,8 @@ def main(argv: list[str]) -> int:
 def run(prog: str, *words: str) -> int:
     """What was asked for."""
     args, overrides = read(words, prog)
+    if args.multihost:  # before the runtime is loaded, which would warn of what we ask it for
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from rmdnet_jax.app.load import get_config
     from rmdnet_jax.app.resolve import resolve
 

@@ -7,8 +7,10 @@ early tells the others why. They end within 10 seconds, or 40 where one fell sil
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from rmdnet_jax.errors import UserError, first_line
 from rmdnet_jax.training.stop import at_once
 
 EVERY, SILENT, GRACE = 1.0, 30.0, 5.0  # seconds
+_WATCHES: list[Watch] = []
 ALIVE, ENDED = "rmdnet_jax/alive/", "rmdnet_jax/ended/"
 
 
@@ -29,9 +32,8 @@ def join(initialize: Callable) -> None:
     """
     import jax
 
-    # Else the runtime aborts a process, with pages of text, when another one has ended.
+    # Else the runtime aborts each process, with pages of text, when any but the first has ended.
     jax.config.update("jax_enable_recoverability", True)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it warns that this is new
     told = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
     try:
         initialize(**{name: int(value) for name, value in told.items() if value})
@@ -51,7 +53,8 @@ class Watch:
         self.seen = {i: ("", time.monotonic()) for i in range(count) if i != own}  # last sign, when
         self.answered = time.monotonic()  # when the service did so last
         self.reason: tuple[str, int] | None = None  # why to end, and the status
-        self.done = threading.Event()
+        self.done, self.finished = threading.Event(), False
+        self.kept: Any = None  # what the runtime may call until this process is gone
 
     def look(self, beat: int) -> None:
         """Gives a sign of life, and looks for those of the others."""
@@ -66,8 +69,8 @@ class Watch:
             if signs.get(process, "") != sign:
                 self.seen[process] = signs[process], now
         for process, text in ended.items():
-            if process != self.own and not self.reason:
-                status, _, why = text.partition(" ")
+            status, _, why = text.partition(" ")
+            if process != self.own and int(status) and not self.reason:
                 self.reason = f"process {process} has ended: {why}", int(status)
 
     def silent(self, seconds: float) -> tuple[str, int] | None:
@@ -88,13 +91,19 @@ class Watch:
             self.reason = self.reason or self.silent(SILENT)
             if self.reason and not self.done.wait(GRACE):  # perhaps it ends by itself
                 text, status = self.reason
+                self.tell(text, status)
                 os._exit(say(prog, text, status))
 
     def tell(self, text: str, status: int) -> None:
-        """Says to the others why this process ends, and gives them time to hear it."""
-        with contextlib.suppress(Exception):
+        """Says to the others why this process ends; the one that serves them leaves last."""
+        with contextlib.suppress(Exception):  # the service is gone
             self.client.key_value_set(f"{ENDED}{self.own}", f"{status} {text}")
-        time.sleep(3 * EVERY)
+            deadline = time.monotonic() + GRACE + 3 * EVERY
+            while self.own == 0 and time.monotonic() < deadline:
+                told, now = _by_process(self.client.key_value_dir_get(ENDED)), time.monotonic()
+                if all(i in told or now - at > 4 * EVERY for i, (_, at) in self.seen.items()):
+                    break
+                time.sleep(EVERY / 5)
 
     def cause(self) -> tuple[str, int] | None:
         """Why a computation over all processes failed: another one's end, if it was that."""
@@ -110,16 +119,37 @@ def _by_process(entries: list[tuple[str, str]]) -> dict[int, str]:
 
 
 def _again(count: int) -> str:
-    return f"; start all {count} again with the same command, and they continue"
+    return f"; start all {count} processes again with the same command, and they continue"
 
 
-def _client() -> Any:
-    """The connection to the service of JAX's processes; None where a newer JAX hides it."""
+def _shared() -> Any:
+    """What JAX knows of its processes: their service's client and address; None: it hides it."""
     with contextlib.suppress(ImportError, AttributeError):
-        from jax._src.distributed import global_state
+        from jax._src.distributed import global_state as state
 
-        return global_state.client
+        if state.client is not None and state.num_processes > 1 and state.coordinator_address:
+            return state
     return None
+
+
+def _explain_abort(watch: Watch, prog: str, address: str) -> None:
+    """From now on an abort says why: the runtime's, where process 0, which serves it, has ended."""
+    libc = ctypes.CDLL(None)
+    host, _, port = address.rpartition(":")
+
+    def handle(number: int) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            socket.create_connection((host, int(port)), timeout=2).close()
+            libc.signal(number, None)  # there is another reason
+            return
+        if watch.finished:
+            os._exit(0)
+        text, status = watch.reason or (f"process 0 has ended{_again(watch.count)}", 2)
+        os._exit(say(prog, text, status))
+
+    watch.kept = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)  # any thread of the runtime aborts
+    _WATCHES.append(watch)
+    libc.signal(signal.SIGABRT, watch.kept)
 
 
 @contextlib.contextmanager
@@ -128,22 +158,21 @@ def together(prog: str) -> Iterator[None]:
 
     A process that ends early leaves at once, for its runtime would wait for the others.
     """
-    import jax
     from jax.experimental import multihost_utils
 
-    count, client = jax.process_count(), _client()
-    if count == 1 or client is None:
+    if (state := _shared()) is None:
         yield
         return
-    watch = Watch(client, jax.process_index(), count)
-    thread = threading.Thread(target=watch.run, args=(prog,), daemon=True)
-    thread.start()
+    watch = Watch(state.client, state.process_id, state.num_processes)
+    _explain_abort(watch, prog, state.coordinator_address)
+    threading.Thread(target=watch.run, args=(prog,), daemon=True).start()
     try:
         with at_once():  # the runtime has taken SIGTERM for itself
             yield
             multihost_utils.sync_global_devices("rmdnet_jax: the end")
+        watch.finished = True
         watch.done.set()
-        return
+        return watch.tell("", 0)
     except UserError as error:
         text, status = str(error), 2
     except KeyboardInterrupt as stop:
@@ -155,6 +184,5 @@ def together(prog: str) -> Iterator[None]:
             raise
         text, status = found
     watch.done.set()
-    if not watch.reason:
-        watch.tell(text, status)
+    watch.tell(text, status)
     os._exit(say(prog, text, status))
