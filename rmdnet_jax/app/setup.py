@@ -204,9 +204,7 @@ def make_stage(
         batches = resident.resident(
             examples, rows, config.batch_size, jax.random.fold_in(key, fit.ORDER), made.mesh
         )
-    if config.epochs * batches.steps_per_epoch >= 1 << 31:  # they are counted in 32 bits
-        most = ((1 << 31) - 1) // batches.steps_per_epoch
-        raise wrong(f"{part}.epochs", f"be in [0, {most}] with these batches, got {config.epochs}")
+    _check_steps(part, config.epochs, batches.steps_per_epoch)
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
     prepare = resident.prepare(augment, objective.views, *made.statistics)
@@ -240,6 +238,13 @@ def _check_batch(part: str, batch_size: int, rows: int) -> None:
         fits = f"[2, {rows}] (the training examples), got {batch_size}"
         largest = 1 << rows.bit_length() - 1
         raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
+
+
+def _check_steps(part: str, epochs: int, per_epoch: int) -> None:
+    """Raises `UserError` for more steps than 32 bits count."""
+    most = ((1 << 31) - 1) // per_epoch
+    if epochs > most:
+        raise wrong(f"{part}.epochs", f"be in [0, {most}] with these batches, got {epochs}")
 
 
 def train(made: Run, stage: fit.Stage) -> Variables:
