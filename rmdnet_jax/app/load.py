@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import rmdnet_jax
 from rmdnet_jax.app.overrides import override, paths, split
-from rmdnet_jax.app.schema import TABLES, Config, digits
+from rmdnet_jax.app.schema import TABLES, Config, flatten
 from rmdnet_jax.errors import UserError, first_line
 from rmdnet_jax.files import place
 
@@ -68,11 +68,10 @@ def whole(config: Config, what: str) -> Config:
     """
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
         return override(config, {})
-    full = digits().to_dict()
-    sections = {name: node for name, node in full.items() if isinstance(node, dict)}
-    choices = {f"{path}.name": None for path in TABLES}
-    needs = ", ".join([*sections, *choices])
-    raise UserError(f"{what} must be like what get_config gives, with all of {needs}")
+    flat = flatten(config.to_dict())
+    missing = next((path for path in TABLES if f"{path}.name" not in flat), "")
+    got = f", got no field {missing}.name" if missing else ""
+    raise UserError(f"{what} must be like what get_config gives{got}")
 
 
 def kept(arg: str, values: Mapping[str, Any]) -> dict[str, Any]:
