@@ -99,9 +99,17 @@ class Lasting:
         return getattr(self._stream, name)
 
 
+def _no_echo(unraisable: Any) -> None:
+    """When one write of a checkpoint fails, the others tell a loop that has ended, and say so."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
     """Within it work goes on when nobody reads what it prints: a closed pipe or terminal."""
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _no_echo  # for good: threads may outlast what is called here
     with contextlib.ExitStack() as stack:
         for name, redirect in (
             ("stdout", contextlib.redirect_stdout),

@@ -173,8 +173,9 @@ def together(prog: str) -> Iterator[None]:
         watch.finished = True
         watch.done.set()
         return watch.tell("", 0)
-    except UserError as error:
-        text, status = str(error), 2
+    except UserError as error:  # that a checkpoint cannot be written may be another one's end
+        own = isinstance(error.__cause__, OSError | UserError | None)
+        text, status = (None if own else watch.cause()) or (str(error), 2)
     except KeyboardInterrupt as stop:
         text = str(stop) or "stopped; the same command continues"
         status = getattr(stop, "status", 128 + signal.SIGINT)
