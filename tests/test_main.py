@@ -123,11 +123,11 @@ MISTAKES = {
     ),
     "a number beyond float32": (
         ["--config.weight=1e39"],
-        "relation_guided.weight must be a finite number of 32 bits, got 1e+39",
+        "relation_guided.weight must be a number that 32 bits hold, got 1e+39",
     ),
     "infinity as text": (
         ["--config.method=co_teaching", "--config.relation_guided.method.rate=inf"],
-        "relation_guided.method.rate must be a finite number of 32 bits, got inf",
+        "relation_guided.method.rate must be a finite number, got inf",
     ),
     "brackets without end": (["--config.encoder.widths=" + "(" * 9999], "encoder.widths must be"),
     "a bucket": (["--workdir=gs://bucket/run"], "workdir must be a local path, got 'gs://bucket"),

@@ -7,6 +7,7 @@ or in which order a value was set.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -156,12 +157,13 @@ NAMED = {
 def check(config: Config) -> None:
     """Raises `UserError` for values that no table entry checks by itself."""
     guided = config.relation_guided
-    for path, value in schema.flatten(config.to_dict()).items():
-        for item in value if isinstance(value, tuple) else (value,):
-            _check_plain(path, item)
     for path, interval in ALLOWED.items():
         whole = interval.startswith("int ")
-        within(path, schema.at(config, path), interval.removeprefix("int "), whole=whole)
+        value = schema.at(config, path)
+        if whole or math.isfinite(value):
+            within(path, value, interval.removeprefix("int "), whole=whole)
+    for path, value in schema.flatten(config.to_dict()).items():
+        _check_plain(path, value)
     for path, names in NAMED.items():
         one_of(path, schema.at(config, path), names)
     within("relation_guided.warmup_epochs", guided.warmup_epochs, f"[0, {guided.epochs}]")
@@ -179,8 +181,10 @@ def check(config: Config) -> None:
 
 def _check_plain(path: str, value: Any) -> None:
     """Refuses a number that 32 bits do not hold, and what a JSON file does not."""
-    if isinstance(value, float) and not abs(value) <= MOST:
-        raise wrong(path, f"be a finite number of 32 bits, got {value!r:.40}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise wrong(path, f"be a finite number, got {value}")
+    if isinstance(value, float) and abs(value) > MOST:
+        raise wrong(path, f"be a number that 32 bits hold, got {value}")
     if isinstance(value, int) and not abs(value) < 1 << 31:
         raise wrong(path, f"be below 2^31, got {value!r:.40}")
     if isinstance(value, tuple):
