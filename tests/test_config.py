@@ -661,7 +661,7 @@ def test_a_sweep_refuses_a_point_of_older_settings(tmp_path, capsys):
     wrote(9)
     assert sweep.main([str(study), "--workdir", str(tmp_path / "runs"), "--run"]) == 2
     assert (
-        "a run whose config differs (relation_guided.epochs is 9 there, 80 here)"
+        "a run whose config differs (relation_guided.epochs is 9 there, 80 here: "
         in capsys.readouterr().err.splitlines()[-1]
     )
 

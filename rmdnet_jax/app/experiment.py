@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -13,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax import evaluation
-from rmdnet_jax.app import correct, finish, report, setup
+from rmdnet_jax import evaluation, sharding
+from rmdnet_jax.app import correct, finish, identity, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
@@ -25,13 +26,15 @@ from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import UserError, under
+from rmdnet_jax.errors import under
+from rmdnet_jax.files import place, writing
 from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import Method, mixup
 from rmdnet_jax.methods.method import Refresh
-from rmdnet_jax.networks.layers import Network, count
+from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.training.fit import Stage
+from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import classifier, relation_guided
 from rmdnet_jax.types import Outputs, Variables
 
@@ -67,7 +70,13 @@ def run(
       training.stop.Stopped: after SIGTERM or SIGINT, with everything saved.
     """
     began = time.perf_counter()
-    made = setup.setup(resolve(config), pathlib.Path(workdir).expanduser(), source, encoder)
+    made = setup.setup(resolve(config), place(workdir, "workdir"), source, encoder)
+    with contextlib.closing(made.owner):
+        return _run(made, given or {}, classes, began)
+
+
+def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> Outcome:
+    """Runs what was set up."""
     parts = learner(made)
     for arm in made.arms:  # everything is built, and so checked, before anything is written
         if arm.stage:
@@ -78,11 +87,12 @@ def run(
     if made.config.audit:
         finish.check_audit(made)
     teacher = teachers.prepared(made) if needed else None
-    labels = begin(made, given or {})
+    made, labels = begin(made, given, teacher, classes)
     if isinstance(teacher, Stage):
         teacher = teachers.trained(made, teacher)
-    corrected = correct.corrected(made, teacher.features) if correcting and teacher else None
-    if corrected:
+    corrected = None
+    if correcting and teacher:
+        corrected = correct.corrected(made, teacher.features, identity.of_teacher(teacher))
         report.say(report.propagated(corrected.summary))
     results, students = {}, {}
     for arm in made.arms:
@@ -100,19 +110,25 @@ def run(
     return Outcome(summary, student)
 
 
-def begin(made: Run, given: Mapping[str, Any]) -> dict:
-    """States what the run is of, in the workdir and on the screen; returns what its labels are."""
+def begin(made: Run, given: Mapping[str, Any], teacher: Any, classes: tuple) -> tuple[Run, dict]:
+    """Takes the workdir, and states there and on the screen what the run is of.
+
+    Returns:
+      The run with the records that are there, and what its labels are.
+    """
     labels = noise.describe(made.source.labels, made.given, made.classes, made.known)
-    channels = [values.tolist() for values in made.statistics]
-    size = count(teachers.shapes(made).params)  # a network of the user's may have changed
-    data = {"labels": labels["sha256"], "channels": channels, "encoder_parameters": size}
-    if made.certain.any():
-        data["certain"] = noise.digest(np.flatnonzero(made.certain))
+    config, data = made.config.to_dict(), identity.content(made, teacher, classes)
     directory.check(made.workdir, data, "data")
-    config = {**made.config.to_dict(), directory.GIVEN: dict(given)}
-    directory.create(made.workdir, config=config, data=data)
+    made.owner.take()
+    extended = directory.check(made.workdir, config)  # again: nobody changes it from now on
+    directory.check(made.workdir, data, "data")
+    made = made._replace(writer=Writer(made.workdir, made.config.tensorboard))
+    if extended and sharding.is_main():  # the run there is no finished one any more
+        with writing(made.workdir):
+            (made.workdir / finish.SUMMARY).unlink(missing_ok=True)
+    directory.create(made.workdir, config={**config, directory.GIVEN: dict(given)}, data=data)
     report.say(report.describe(made.config, made.source, labels, made.reviewed))
-    return labels
+    return made, labels
 
 
 class Learner(NamedTuple):
@@ -240,11 +256,6 @@ def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
 def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) -> dict:
     """What a trained student is worth."""
     records = made.writer.metrics.of(stage.name)
-    if not records:
-        raise UserError(
-            f"{made.writer.metrics.path} has no records of the finished stage {stage.name}; delete "
-            f"{made.workdir / 'checkpoints' / stage.name} and it is trained again"
-        )
     last = records[-1]
     found: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
     if len(made.source.test_labels):

@@ -65,7 +65,7 @@ def read(text: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 def make(args: argparse.Namespace) -> int:
     """Draws the labels of a data set and writes them."""
-    path = pathlib.Path(args.file)
+    path = files.place(args.file, "FILE")
     if path.suffix != ".npz":
         raise UserError(f"FILE must end in .npz, got {args.file!r}")
     fields = {f"noise.{name}": v for name, v in overrides.split(args.fields).items()}

@@ -19,6 +19,7 @@ from rmdnet_jax import evaluation, sharding
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.labels import files as label_files
 from rmdnet_jax.networks import weights
 from rmdnet_jax.training import checkpoint, fit
@@ -47,7 +48,7 @@ def prepared(made: Run) -> Teacher | fit.Stage:
         ssl = build("relation_modeling.ssl", made.config, made.encoder, dtype)
         objective = relation_modeling(ssl, made.config.relation_modeling.epochs)
         return make_stage(made, "relation_modeling", 0, objective, functools.partial(watch, made))
-    path = pathlib.Path(name).expanduser()
+    path = place(name, "teacher")
     if path.suffix in ARRAYS:
         found = _given(made, path)
         _suffices(made, found.features.shape[1])

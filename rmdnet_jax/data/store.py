@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rmdnet_jax.errors import UserError, first_line, wrong
+from rmdnet_jax.files import place
 
 CHUNK = 1024  # examples decoded between two looks at the progress bar
 THREADS = min(16, os.cpu_count() or 1)  # Pillow lets others run while it unpacks a large image
@@ -63,7 +64,7 @@ class Build(Protocol):
 
 def root() -> Path:
     """Where decoded data and compiled programs lie: `$RMDNET_CACHE`, else ~/.cache/rmdnet_jax."""
-    return Path(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax").expanduser()
+    return place(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax", "RMDNET_CACHE")
 
 
 def compiled() -> str:
@@ -79,6 +80,9 @@ def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source
       arrays: `images` and `labels`; perhaps `test_images` with `test_labels`, `names`, `files`.
       where: what an error begins with, such as "dir: in 'x.npz', ".
     """
+    for field, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a .npz may hold other files
+            raise wrong(f"{where}{field}", f"be a plain array, got {type(array).__name__}")
     images, labels = _channels(arrays["images"]), arrays["labels"]
     absent = {
         "test_images": np.zeros((0, *images.shape[1:]), np.uint8),

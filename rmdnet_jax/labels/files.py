@@ -91,7 +91,9 @@ def read_array(
             name = field or (data.files[0] if len(data.files) == 1 else usual)
             if name not in data.files:
                 raise unknown(f"{argument}'s field", name, data.files)
-            return data[name]
+            if not isinstance(found := data[name], np.ndarray):
+                raise wrong(argument, f"hold plain arrays, got {name!r} of {path!r}, which is none")
+            return found
 
 
 def read_table(

@@ -157,4 +157,14 @@ def write(path: pathlib.Path, state: dict[str, np.ndarray], about: dict[str, Any
     """
     content = save(state, {name: json.dumps(value) for name, value in about.items()})
     with whole(path) as part:
-        part.write_bytes(content)
+        part.write_bytes(_ordered(content))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A `.safetensors` file with its metadata in order: equal networks are equal bytes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays stay aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
