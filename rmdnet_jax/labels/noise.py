@@ -127,8 +127,7 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
     The given label is drawn from p. q is normal around `rate` with deviation 0.1, or less near 0
     and 1, within [0, 1]; `W_y ~ N(0, 1)` of shape [pixels, C] for each class; x are the pixels in
     [0, 1]. W is rounded to a grid: products with uint8 pixels are exact, so that no label depends
-    on the order of an addition. Source: Xia et al., NeurIPS 2020, Algorithm 2, whose x is
-    normalised per channel.
+    on an addition's order. Source: Xia et al., NeurIPS 2020, Algorithm 2, x normalised there.
     """
     _check(num_classes, rate)
 
