@@ -133,7 +133,7 @@ def test_a_damaged_statement_of_a_run_is_refused(text, tmp_path):
     if text == "null":  # says nothing
         assert sight.read(tmp_path, 1) is None
         return
-    with pytest.raises(UserError, match="^teacher"):
+    with pytest.raises(UserError, match=r"^teacher"):
         sight.read(tmp_path, 1)
 
 

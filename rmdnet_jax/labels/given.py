@@ -132,8 +132,9 @@ def numbers(path: str, cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
     if all(cell in known for cell in distinct.tolist()):
         return np.array([known[cell] for cell in distinct.tolist()], np.int32)[inverse]
     if cells.dtype.kind == "U":
-        if text := [cell for cell in distinct.tolist() if not cell.isdecimal()]:
-            raise unknown(f"path {path!r}: the label", text[0], names)
+        if not all(cell.isdecimal() and len(cell) < 19 for cell in distinct.tolist()):
+            odd = min((c for c in distinct.tolist() if c not in known), key=str.isdecimal)
+            raise unknown(f"path {path!r}: the label", odd, names)
         cells = cells.astype(np.int64)  # 007 is a name elsewhere
     if cells.dtype.kind not in "iu":
         got = f"{cells.dtype}"
