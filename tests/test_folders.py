@@ -204,6 +204,12 @@ def test_one_folder_too_high_or_a_missing_train_is_told(tmp_path):
     assert "no train/" in error(tmp_path / "other")
 
 
+def test_a_folder_of_images_alone_is_one_class(tmp_path):
+    source = load(folder_of(tmp_path, "0.png", "1.png"))
+    assert source.names == (folder.UNLABELLED,)
+    assert source.files == ("0.png", "1.png")
+
+
 def test_links_are_followed_and_never_in_a_circle(tmp_path):
     folder_of(tmp_path / "far", "0.png")
     folder_of(tmp_path / "data", "a/0.png")

@@ -90,7 +90,8 @@ def setup(
         given, certain, said = review(config.data.labels, source, drawn)
     index = np.arange(len(source.labels), dtype=np.int32)
     train, held = resident.split(index, config.data.validation, config.noise.seed)
-    checked.classes(source, train, given)
+    if config.relation_guided.epochs:  # else no label is learnt
+        checked.classes(source, train, given)
     mesh, plan = sharding.mesh(), arms(config)
     clean = source.labels if kind.known else None
     notes = checked.notes(config, source, train, plan, drawn if kind.size else None)

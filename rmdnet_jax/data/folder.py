@@ -2,7 +2,8 @@
 
 `dir/train/<class>/` is the training set; `dir/test/<class>/`, or else `dir/val/<class>/`, the test
 set. Where there is no `train`, all of `dir/<class>/` is the training set. Images may lie deeper
-within a class folder. Hidden files and folders do not count.
+within a class folder. Hidden files and folders do not count. A folder of images alone is one class,
+`unlabelled`: enough for a teacher.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SUFFIXES = (
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
 JUNK = ("__macosx", "thumbs.db", "desktop.ini")  # what systems leave
+UNLABELLED = "unlabelled"
 BROKEN = ("refuse", "skip")
 MUST = "be a folder that holds train/<class>/ or <class>/ for name=folder"
 
@@ -134,6 +136,8 @@ def _splits(root: Path) -> tuple[Listing, Listing, list[str]]:
     if train is None and test is not None:
         raise wrong("dir", f"{MUST}, got {str(root)!r}, which holds {test.name}/ and no train/")
     listings = _listing(root if train is None else train), {} if test is None else _listing(test)
+    if not _folders(root) and (files := [path for path in _walk(root) if _image(path)]):
+        listings = {UNLABELLED: files}, {}
     _check_nesting(root, *listings)
     taken = {path for listing in listings for files in listing.values() for path in files}
     left_out = [str(path.relative_to(root)) for path in _walk(root) if path not in taken]
@@ -144,6 +148,8 @@ def _check_nesting(root: Path, train: Listing, test: Listing) -> None:
     """Refuses no class, and a sole class that seems to be a folder of classes."""
     if not train:
         raise wrong("dir", f"{MUST}, got {str(root)!r}")
+    if UNLABELLED in train:
+        return
     files = next(iter(train.values()))
     place = next(parent for parent in files[0].parents if parent.name == next(iter(train)))
     if len(train) == 1 and all(path.parent != place for path in files):
@@ -169,11 +175,14 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
+def _image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
 def _listing(folder: Path) -> Listing:
     """The image files of each class folder; refuses a class without one."""
     listing = {
-        path.name: [file for file in _walk(path) if file.suffix.lower() in SUFFIXES]
-        for path in _folders(folder)
+        path.name: [file for file in _walk(path) if _image(file)] for path in _folders(folder)
     }
     if empty := [label for label, files in listing.items() if not files]:
         must = f"hold at least one of *{', *'.join(SUFFIXES)}, got none"
