@@ -253,7 +253,7 @@ def test_broken_images_are_skipped_by_choice_and_counted(tmp_path):
 
 
 def kept(cache):
-    return [path for path in cache.iterdir() if store.DECODED.fullmatch(path.name)]
+    return [path.parent for path in cache.glob("*/test_labels.npy")]
 
 
 def test_few_decoded_copies_of_a_folder_are_kept(tmp_path):
@@ -275,7 +275,7 @@ def test_decoded_data_have_a_limit_and_the_longest_unread_go_first(tmp_path, mon
             os.utime(path, (path.stat().st_mtime - 100,) * 2)
     load(tmp_path / "one")  # read again: it is the newest now
     size = sum(file.stat().st_size for file in kept(cache)[0].glob("*.npy"))
-    other = cache / "mine-0123"
+    other = cache / "mine-0123456789abcdef"  # called like ours, but not ours
     other.mkdir()
     monkeypatch.setenv("RMDNET_CACHE_GB", str(2.5 * size / 1e9))
     load(folder_of(tmp_path / "four", "a/0.png", "b/0.png"))

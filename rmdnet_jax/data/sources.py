@@ -14,9 +14,10 @@ import numpy as np
 
 from rmdnet_jax.data import folder, tfds
 from rmdnet_jax.data.images import MODES
-from rmdnet_jax.data.store import FIELDS, Source, check_stray, checked
+from rmdnet_jax.data.store import FIELDS, Source, checked
 from rmdnet_jax.errors import first_line, within, wrong
 from rmdnet_jax.labels.classes import array, numbered
+from rmdnet_jax.labels.given import check_stray
 
 
 class Load(Protocol):

@@ -20,8 +20,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from rmdnet_jax.data.images import MODES, counted, some
+from rmdnet_jax.data.images import MODES, some
 from rmdnet_jax.errors import first_line, wrong
+from rmdnet_jax.labels.given import check_stray
 
 MAX_CLASSES = 1 << 16  # a larger label is a mistake, not a class
 FIELDS = ("images", "labels", "test_images", "test_labels", "names", "files")  # kept in files
@@ -80,7 +81,10 @@ class Build(Protocol):
 
 
 def root() -> Path:
-    """Where decoded data and compiled programs lie: `$RMDNET_CACHE`, else ~/.cache/rmdnet_jax."""
+    """Where decoded data and compiled programs lie: `$RMDNET_CACHE`, else ~/.cache/rmdnet_jax.
+
+    Of decoded data at most `$RMDNET_CACHE_GB` gigabytes are kept, `GIGABYTES` where it is not set.
+    """
     return Path(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax").expanduser()
 
 
@@ -148,20 +152,6 @@ def _classes(
     return labels, test_labels, distinct.astype(str)
 
 
-def check_stray(argument: str, labels: np.ndarray) -> None:
-    """Refuses rare labels far above all others: mistakes, or marks for no class."""
-    found, counts = np.unique(labels, return_counts=True)
-    if len(found) < 3 or found.dtype.kind not in "iu":
-        return
-    first = 1 + int(np.argmax(np.diff(found)))  # above the widest gap
-    low, high, top = (int(found[i]) for i in (0, first - 1, first))
-    rare = 10 * counts[first:].max() <= np.median(counts[:first])
-    if first > 1 and rare and top - high > high - low + 1:
-        often = counted(int(counts[first:].sum()), "label")
-        text = f"be classes, got {often} of {top} or more, far above the others, {low} to {high}"
-        raise wrong(argument, f"{text}: mend it, or give the names of the classes")
-
-
 def _channels(images: np.ndarray) -> np.ndarray:
     """The images with an axis of channels."""
     return images[..., None] if images.ndim == 3 else images
@@ -225,7 +215,8 @@ def _prune(base: Path, newest: Path) -> None:
     What other processes have mapped stays readable for them.
     """
     limit, seen, size = _limit(), Counter[str](), 0
-    found = [path for path in base.iterdir() if DECODED.fullmatch(path.name) and path != newest]
+    found = {path.parent for path in base.glob("*/test_labels.npy") if path.parent != newest}
+    found = [path for path in found if DECODED.fullmatch(path.name)]  # nothing of the user's
     for path in [newest, *sorted(found, key=_age, reverse=True)]:
         place, own = path.name[:-16], sum(file.stat().st_size for file in path.glob("*.npy"))
         if path != newest and (seen[place] >= KEPT or size + own > limit):

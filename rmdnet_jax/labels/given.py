@@ -174,3 +174,17 @@ def largest(clean: np.ndarray, given: np.ndarray, num_classes: int) -> list[dict
         if len(rows[row]) < LARGEST:
             rows[row][str(column)] = round(float(counts[place] / size[row]), 6)
     return rows
+
+
+def check_stray(argument: str, labels: np.ndarray) -> None:
+    """Refuses rare labels far above all others: mistakes, or marks for no class."""
+    found, counts = np.unique(labels, return_counts=True)
+    if len(found) < 3 or found.dtype.kind not in "iu":
+        return
+    first = 1 + int(np.argmax(np.diff(found)))  # above the widest gap
+    low, high, top = (int(found[i]) for i in (0, first - 1, first))
+    rare = 10 * counts[first:].max() <= np.median(counts[:first])
+    if first > 1 and rare and top - high > high - low + 1:
+        often = int(counts[first:].sum())
+        text = f"be classes, got {top} or more {often} times, far above the others, {low} to {high}"
+        raise wrong(argument, f"{text}: mend it, or give the names of the classes")
