@@ -466,7 +466,7 @@ def test_a_misspelt_field_is_an_error(config):
             r"^relation_modeling\.knn\.temperature must be > 0, got 0\.0",
         ),
         ("relation_modeling.evaluate_every", 0, r"^relation_modeling\.evaluate_every must be >= 1"),
-        ("relation_guided.epochs", 0, r"^relation_guided\.epochs must be >= 1"),
+        ("relation_guided.epochs", -1, r"^relation_guided\.epochs must be >= 0"),
         ("relation_guided.weight", -1.0, r"^relation_guided\.weight must be >= 0"),
         (
             "relation_guided.weight",

@@ -242,3 +242,31 @@ def test_the_statement_is_json(tmp_path):
     told = json.loads((tmp_path / sight.FILE).read_text())
     assert told == {"mean": [0.5], "std": [0.25], "image_shape": [8, 7, 1]}
     assert sight.read(tmp_path, 1).size == (8, 7)
+
+
+def test_an_online_teacher_is_fed_as_a_stored_one(tmp_path):
+    """Without augmentation both say the same of each batch, so both train the same student."""
+    file = saved(
+        tmp_path / "t.safetensors", {"mean": [0.1], "std": [0.7], "image_shape": [6, 6, 1]}
+    )
+    values = {"data": "arrays", "epochs": 1, "weight": 3, "relation_guided.batch_size": 32}
+    values |= {"relation_guided.augmentation.name": "none", "teacher": str(file)}
+    terms = []
+    for kind in ("online", "stored"):
+        place = tmp_path / kind
+        config = tiny(**values, **{"relation_guided.teacher_features": kind})
+        experiment.run(config, place, source=arrays(20))
+        record = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
+        terms.append([record["edge"], record["node"]])
+    np.testing.assert_allclose(*terms, rtol=1e-4)
+
+
+def test_relation_modeling_alone_needs_no_labels_and_leaves_a_teacher(tmp_path):
+    source = arrays()._replace(labels=np.zeros(64, np.int32), names=("unlabelled",))
+    values = {"data": "arrays", "relation_modeling.batch_size": 32}
+    config = tiny(**values, epochs=0, noise="none", modeling=1)
+    done = experiment.run(config, tmp_path / "run", source=source)
+    assert done.student is None
+    assert np.isfinite(done.summary["relation_modeling"]["loss"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == done.summary
+    assert np.isfinite(features(tmp_path / "next", arrays(), tmp_path / "run")).all()

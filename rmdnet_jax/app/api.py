@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -57,6 +57,8 @@ class Trained:
         self.student.save(path)
 
     def __repr__(self) -> str:
+        if "relation_guided" not in self.summary:
+            return f"Trained(a teacher alone, workdir {str(self.workdir)!r})"
         last = self.summary["relation_guided"]["test_accuracy"]["last"]
         accuracy = "no test set" if last is None else f"test accuracy {100 * last:.2f} %"
         return f"Trained({accuracy}, {len(self.classes)} classes, workdir {str(self.workdir)!r})"
@@ -121,7 +123,7 @@ def train(
     done = experiment.run(
         config, where, given=given, source=source, encoder=encoder, classes=classes
     )
-    return Trained(done.summary, done.student, where)
+    return Trained(done.summary, cast(Student, done.student), where)  # none where epochs=0
 
 
 def _values(overrides: Any, encoder: Any, reviewed: Any) -> dict[str, Any]:
@@ -189,12 +191,12 @@ def _source(
             raise wrong("names", f"be a list, one for each class, got {names!r:.60}")
         names = list(names)
     source = sources.arrays(pixels, labels, test_images, test_labels, names)
-    if len(source.names) < 2:
+    if len(source.names) < 2 and config.relation_guided.epochs:
         raise wrong("labels", f"be of two or more classes, got {distinct.tolist()} alone")
     put(config, "data.name", source.name)
     put(config, "data.dir", _digest(source))
     classes = tuple(distinct.tolist() if names is None else names)
-    return source.cut(config.data.limit), classes
+    return source.cut(config.data.limit, config.noise.seed), classes
 
 
 def _digest(source: Source) -> str:

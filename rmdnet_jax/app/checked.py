@@ -29,7 +29,7 @@ def classes(source: Source, train: np.ndarray, given: np.ndarray) -> None:
     for what, labels in (("", source.labels), (" after noise", given)):
         if len(there := np.unique(labels[train])) < 2:
             must = f"hold training images of two classes or more{what}"
-            alone = f"got {str(names[there[0]])!r} alone"
+            alone = f"got {str(names[there[0]])!r} alone (epochs=0 trains a teacher without labels)"
             raise wrong("data", f"{must}, {alone}")
     there, tested = (np.isin(np.arange(len(names)), x) for x in (
         source.labels[train], source.test_labels

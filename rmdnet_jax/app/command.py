@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -34,7 +35,8 @@ def guarded(prog: str, call: Callable[[], int | None], interrupted: str = "inter
     """
     _prepare()
     try:
-        with at_once():
+        with at_once(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say(prog, message, 0)
             status = _called(call)
             sys.stdout.flush()
             return status
@@ -122,7 +124,7 @@ def lasting() -> Iterator[None]:
 
 
 def say(prog: str, text: object, status: int) -> int:
-    """Prints the one line that a status other than 0 comes with; returns the status."""
+    """Prints the one line that a warning is, or that comes with a status; returns that."""
     with contextlib.suppress(OSError):
         print(f"{prog}: {text}", file=sys.stderr, flush=True)
     return status

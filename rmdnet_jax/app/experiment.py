@@ -14,20 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax import evaluation, sharding
+from rmdnet_jax import sharding
 from rmdnet_jax.app import correct, finish, identity, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
 from rmdnet_jax.app.correct import Corrected
+from rmdnet_jax.app.measure import frozen, measured, test
 from rmdnet_jax.app.resolve import bound, build, resolve
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import under
-from rmdnet_jax.files import place, writing
+from rmdnet_jax.errors import under, wrong
+from rmdnet_jax.files import place, write_json, writing
 from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import Method, mixup
 from rmdnet_jax.methods.method import Refresh
@@ -43,7 +44,7 @@ class Outcome(NamedTuple):
     """What an experiment ends with."""
 
     summary: dict  # the content of summary.json
-    student: Student  # of the experiment's own arm
+    student: Student | None  # of the experiment's own arm; None after relation modeling alone
 
 
 def run(
@@ -72,6 +73,8 @@ def run(
     began = time.perf_counter()
     made = setup.setup(resolve(config), place(workdir, "workdir"), source, encoder)
     with contextlib.closing(made.owner):
+        if not made.config.relation_guided.epochs:
+            return modeled(made, given or {}, classes)
         return _run(made, given or {}, classes, began)
 
 
@@ -108,6 +111,22 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
     }
     student = finish.end(made, summary, teacher, corrected, students, classes)
     return Outcome(summary, student)
+
+
+def modeled(made: Run, given: Mapping[str, Any], classes: tuple) -> Outcome:
+    """Relation modeling alone: it needs no labels, and leaves a teacher but no student."""
+    stage = teachers.prepared(made)
+    if not isinstance(stage, Stage):
+        raise wrong("relation_guided.epochs", "be > 0 where the teacher is given, got 0")
+    made, _ = begin(made, given, stage, classes)
+    summary = {
+        "relation_modeling": teachers.trained(made, stage).summary,
+        "environment": report.environment(made.mesh),
+    }
+    made.owner.check()
+    write_json(made.workdir / finish.SUMMARY, summary)
+    report.say(f"teacher  {made.workdir}: teacher={made.workdir} uses it, or rmdnet audit")
+    return Outcome(summary, None)
 
 
 def begin(made: Run, given: Mapping[str, Any], teacher: Any, classes: tuple) -> tuple[Run, dict]:
@@ -176,7 +195,7 @@ def stage(
     objective = relation_guided(
         parts.student,
         method,
-        made.encoder,
+        (teacher and teacher.network) or made.encoder,
         None if stored else variables,
         weight=arm.weight if teacher else 0.0,
         edge=parts.edge,
@@ -214,18 +233,6 @@ def remember(
     return refresh(outputs, labels[made.train], made.train, memory, epoch)
 
 
-def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
-    """Stage 2's evaluation: accuracy on the test set, and on held-out noisy labels."""
-    found = {}
-    if len(made.source.test_labels):
-        logits = made.predict(variables, made.source.test_images).logits
-        found["test_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.source.test_labels)
-    if len(made.held):
-        logits = made.predict(variables, made.source.images, made.held).logits
-        found["validation_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.given[made.held])
-    return found
-
-
 def result(
     made: Run, parts: Learner, arm: Arm, teacher: Teacher | None, corrected: Corrected | None
 ) -> tuple[dict, Variables | None]:
@@ -241,39 +248,3 @@ def result(
         about["propagation"] = corrected.summary
     found = measured(made, built, variables, learnt(made, arm, corrected))
     return {**found, **about}, variables
-
-
-def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
-    """What the teacher's features alone give with the given labels."""
-    if teacher.test_features is None:
-        return {"test_accuracy": {"last": None}}
-    classify = teachers.nearest(made) if arm.name == "teacher_knn" else evaluation.linear_probe
-    bank, labels = teacher.features[made.train], made.given[made.train]
-    predicted = classify(bank, labels, teacher.test_features)
-    return {"test_accuracy": {"last": evaluation.accuracy(predicted, made.source.test_labels)}}
-
-
-def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) -> dict:
-    """What a trained student is worth."""
-    records = made.writer.metrics.of(stage.name)
-    last = records[-1]
-    found: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
-    if len(made.source.test_labels):
-        logits = made.predict(variables, made.source.test_images).logits
-        found["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
-        found["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
-    if "noise_rate" in last:  # what a method that selects examples took it to be
-        used = last["noise_rate"]
-        true = float(np.mean((labels != made.source.labels)[made.train]))
-        estimated = made.config.relation_guided.method.get("rate") == "estimate"
-        found["noise_rate"] = {
-            "used": used,
-            "source": "estimate" if estimated else "given",
-            "error": used - true if made.known else None,
-        }
-    if "validation_accuracy" in last:  # on held-out given labels
-        found["validation_accuracy"] = last["validation_accuracy"]
-    kinds = ("given", "clean") if made.known else ("given",)
-    accuracies = {kind: last.get(f"train_accuracy_{kind}") for kind in kinds}
-    speed = made.writer.speed(stage.name)
-    return {**found, "train_accuracy": accuracies, "epochs": stage.epochs, **speed}

@@ -25,6 +25,7 @@ def content(made: Run, teacher: Any, classes: tuple) -> dict[str, Any]:
     source, certain = made.source, np.flatnonzero(made.certain)
     return {
         "labels": noise.digest(made.given),
+        "unreviewed": noise.digest(made.unreviewed),
         "stored_labels": noise.digest(source.labels),
         "images": digest(source.images),
         "test_images": digest(source.test_images),

@@ -135,7 +135,7 @@ ALLOWED = {
     "relation_modeling.evaluate_every": "int [1, inf)",
     "relation_modeling.knn.k": "int [1, inf)",
     "relation_modeling.knn.temperature": "(0, inf)",
-    "relation_guided.epochs": "int [1, inf)",
+    "relation_guided.epochs": "int [0, inf)",  # 0: relation modeling alone
     "relation_guided.batch_size": "int [2, inf)",
     "relation_guided.average": "[0, 0.99999]",
     "relation_guided.weight": "[0, inf)",
@@ -168,7 +168,7 @@ def check(config: Config) -> None:
         one_of(path, schema.at(config, path), names)
     within("relation_guided.warmup_epochs", guided.warmup_epochs, f"[0, {guided.epochs}]")
     warm = guided.method.get("warmup_epochs", 0)
-    if warm >= guided.epochs:
+    if warm >= guided.epochs > 0:
         raise wrong(
             "relation_guided.method.warmup_epochs",
             f"be below relation_guided.epochs, {guided.epochs}, got {warm}",

@@ -18,6 +18,7 @@ import numpy as np
 from rmdnet_jax.data.images import counted, decode, some, unreadable
 from rmdnet_jax.data.store import Allocate, Source, cached, checked
 from rmdnet_jax.errors import UserError, one_of, wrong
+from rmdnet_jax.files import place
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"
@@ -58,7 +59,7 @@ def load(name: str, dir: str, image_size: int, broken: str = "refuse") -> Source
       UserError: no such folder, a class without images, a class that is only in the test set.
     """
     one_of("broken", broken, BROKEN)
-    root = Path(dir).expanduser()
+    root = place(dir, "dir")
     if not dir or not root.is_dir():
         raise wrong("dir", f"{MUST}, got {dir!r}")
     try:
@@ -73,8 +74,8 @@ def load(name: str, dir: str, image_size: int, broken: str = "refuse") -> Source
         warnings.warn(f"{files} in {str(root)!r} left out: {few} ({kinds})", stacklevel=3)
     if unseen := [label for label in test if label not in train]:
         must = f"be one of the classes of train, {', '.join(train)}"
-        place = test[unseen[0]][0].relative_to(root).parts[:2]
-        raise UserError(f"dir: {str(root.joinpath(*place))!r} must {must}", argument=True)
+        first = test[unseen[0]][0].relative_to(root).parts[:2]
+        raise UserError(f"dir: {str(root.joinpath(*first))!r} must {must}", argument=True)
     return _read(name, root, image_size, {"images": train, "test_images": test}, broken)
 
 
@@ -141,7 +142,7 @@ def _splits(root: Path) -> tuple[Listing, Listing, list[str]]:
     _check_nesting(root, *listings)
     taken = {path for listing in listings for files in listing.values() for path in files}
     left_out = [str(path.relative_to(root)) for path in _walk(root) if path not in taken]
-    return *listings, left_out
+    return listings[0], listings[1], left_out
 
 
 def _check_nesting(root: Path, train: Listing, test: Listing) -> None:
@@ -151,9 +152,9 @@ def _check_nesting(root: Path, train: Listing, test: Listing) -> None:
     if UNLABELLED in train:
         return
     files = next(iter(train.values()))
-    place = next(parent for parent in files[0].parents if parent.name == next(iter(train)))
-    if len(train) == 1 and all(path.parent != place for path in files):
-        raise wrong("dir", f"{MUST}, got {str(root)!r}: is {str(place)!r} meant?")
+    sole = next(parent for parent in files[0].parents if parent.name == next(iter(train)))
+    if len(train) == 1 and all(path.parent != sole for path in files):
+        raise wrong("dir", f"{MUST}, got {str(root)!r}: is {str(sole)!r} meant?")
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -193,10 +194,10 @@ def _listing(folder: Path) -> Listing:
 
 def _walk(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
     """All files below a folder in natural order, through links, but never round in a circle."""
-    place = os.path.realpath(folder)
-    if place in above:
+    real = os.path.realpath(folder)
+    if real in above:
         return []
     found: list[Path] = []
     for path, inner in _entries(folder):
-        found += _walk(path, above | {place}) if inner else [path]
+        found += _walk(path, above | {real}) if inner else [path]
     return found

@@ -6,7 +6,6 @@ index: the position in the original training set, whatever the order on disk.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from rmdnet_jax.data import folder, tfds
 from rmdnet_jax.data.images import MODES
 from rmdnet_jax.data.store import FIELDS, Source, checked
 from rmdnet_jax.errors import first_line, within, wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.labels.classes import array, numbered
 from rmdnet_jax.labels.given import check_stray
 
@@ -199,8 +199,7 @@ def _digits(name: str, dir: str, image_size: int) -> Source:
 def _npz(name: str, dir: str, image_size: int) -> Source:
     """Arrays of a .npz file: `images`, `labels`; perhaps `test_images`, `test_labels`, `names`."""
     try:
-        path = os.path.expanduser(dir)
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with place(dir, "dir").open("rb") as file, np.load(file, allow_pickle=False) as archive:
             fields = {field: archive[field] for field in FIELDS if field in archive}
     except Exception as error:  # no such file, a bad zip or header, a pickle: types of their own
         must = f"be a .npz file of plain arrays (no pickled objects), got {dir!r}"

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 TABLES = (".csv", ".parquet")
-NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")  # who a row is of
+NAMES = (  # headings of a column that says who a row is of
+    "file", "filename", "file_name", "path", "filepath", "file_path", "name", "image", "id"
+)  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate such a cell
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 LABEL = ("label", "labels", "given", "given_label", "class")
-FILE = ("file", "name", "filename", "file_name", "filepath", "file_path", "path", "image")
 SEVERAL = -2
 WHOLE, LARGEST = 100, 10  # classes of a transition matrix that is kept whole; else shares a row
 
@@ -51,7 +50,8 @@ def read(
     if path.endswith(files.TABLES):
         table, columns = _table(path, field, total, images)
         label = next((columns[name] for name in (field, *LABEL) if name in columns), None)
-        file = next((columns[name] for name in FILE if images and name in columns), None)
+        file = files.naming(table) if images else None
+        file = None if str(file).lower() == "id" else file
         if label is not None and (file is not None or "index" in columns):
             if file is not None:
                 found, called = _by_file(path, table[file].tolist(), images), images
