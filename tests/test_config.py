@@ -704,5 +704,5 @@ def test_a_field_after_the_colon_outlives_a_choice_by_a_flag(arg, flags, field, 
 
 
 def test_a_number_that_no_float_holds_is_one_line():
-    with pytest.raises(UserError, match=r"relation_guided\.epochs must be >= 1 and finite, got 9"):
+    with pytest.raises(UserError, match=r"relation_guided\.epochs must be >= 0 and finite, got 9"):
         resolve(override(digits(), {"epochs": "9" * 400}))
