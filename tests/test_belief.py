@@ -179,7 +179,8 @@ LASTS = {"transitivity": 0.9, "transitivity_error": 0.05, "taught": 1.0}
         ({"taught": 11.0}, {"taught"}, "by_class"),
         ({"taught": 11.0, "taught_error": 6.0}, set(), "none"),
         ({"taught": 9.0, "taught_error": 1.0}, set(), "none"),
-        ({"both_probe": 6.0, "both_graph": 10.0}, {"both"}, "by_class"),
+        ({"both_probe": 6.0, "both_graph": 10.0}, {"both"}, "even"),
+        (LASTS | {"both_probe": 6.0, "both_graph": 10.0}, {"both", "lasts"}, "even"),
         ({"both_probe": 4.0, "both_graph": 20.0}, set(), "none"),
         ({"both_probe": 6.0, "both_graph": 6.0}, set(), "none"),
         ({"even": 7.0}, {"even"}, "even"),
@@ -206,7 +207,9 @@ LASTS = {"transitivity": 0.9, "transitivity_error": 0.05, "taught": 1.0}
 def test_noise_has_to_be_proved(seen, passed, kind):
     seen = NOTHING | seen
     assert {name for name, test in doubt.tests(seen).items() if test.passed} == passed
-    assert doubt.kind(seen) == kind
+    found, witnesses = doubt.kind(seen)
+    assert found == kind
+    assert ("corrected_vote" in witnesses) == ("both" in passed)
 
 
 def test_a_class_that_would_vanish_is_doubt():

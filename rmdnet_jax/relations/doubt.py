@@ -13,8 +13,8 @@ each difference bears its standard error.
 | even | Does even noise tell unseen labels better than no noise? | 6 nats |
 | lasts | Do labels agree two steps along the graph as one, the probe no worse? | 0.8 or 0.85 |
 
-One test is enough. `taught`, `both` and `lasts` prove noise of any kind, `even` proves even noise.
-But `taught` and `both` prove nothing where labels two steps along the graph agree far less than one
+One test is enough. `taught` and `lasts` prove noise of any kind, `even` and `both` even noise.
+`taught` and `both` prove nothing where labels two steps along the graph agree far less than one
 step along, and `even` nothing where the probe is worse: there classes overlap.
 """
 
@@ -223,7 +223,12 @@ def _proved(value: float, error: float, least: float = NATS) -> bool:
     return value >= max(least, ERRORS * error)
 
 
-def kind(seen: dict) -> str:
-    """The kind of noise that is proved, one of `belief.KINDS`."""
+def kind(seen: dict) -> tuple[str, tuple[str, ...]]:
+    """The kind of noise that is proved, one of `belief.KINDS`, and who bears witness to even noise.
+
+    `both` is passed under even noise, with the help of corrected neighbours.
+    """
     passed = {name for name, test in tests(seen).items() if test.passed}
-    return "by_class" if passed & {"taught", "both", "lasts"} else "even" if passed else "none"
+    if "both" in passed:
+        return "even", (*BASE, "corrected_vote")
+    return "by_class" if passed & {"taught", "lasts"} else "even" if passed else "none", BASE

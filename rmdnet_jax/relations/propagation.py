@@ -147,8 +147,9 @@ def _judged(
     classes = len(told.transition)
     part = _sample(told.judged, max(JUDGED, 50 * classes))
     seen |= doubt.evidence(told.of(part), given[part], fold[part] // 2, told.transition, along)
-    even, by_class = (_believed(told, given, part, kind, mix) for kind in ("even", "by_class"))
-    kind = doubt.kind(seen)
+    kind, names = doubt.kind(seen)
+    even = _believed(told, names, given, part, "even", mix)
+    by_class = _believed(told, tuple(told.odds), given, part, "by_class", mix)
     posterior, prior, noise = even if kind == "even" else by_class
     rate = min(seen["base_rate"], float(1 - _of(posterior, given).mean()))
     clean = rate < doubt.CLEAN
@@ -183,10 +184,12 @@ def _sample(judged: np.ndarray, most: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
 
 
-def _believed(told: Witnesses, given, part, kind: str, mix: float):
-    """Posterior [n, C], prior [n, C] and noise [C, C] of one kind, fitted to some examples."""
-    names = [name for name in told.odds if kind == "by_class" or name in doubt.BASE]
-    odds = np.stack([told.odds[name] for name in names])
+def _believed(told: Witnesses, names: tuple, given, part, kind: str, mix: float):
+    """Posterior [n, C], prior [n, C] and noise [C, C] of one kind, fitted to some examples.
+
+    Of the witnesses with these names, where there are such.
+    """
+    odds = np.stack([told.odds[name] for name in names if name in told.odds])
     fitted = belief.fit(odds[:, part], given[part], kind, told.transition)
     prior = belief.pooled(odds, fitted.weight, fitted.bias)
     posterior = belief.posterior(prior, fitted.transition[:, given].T ** mix)
