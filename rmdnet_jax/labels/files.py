@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
+from rmdnet_jax.files import place as local
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,7 +39,7 @@ def fields(path: str) -> tuple[str, ...]:
     """The names of the arrays in an `.npz` that can be read; none in another file."""
     if not path.endswith(".npz"):
         return ()
-    with np.load(pathlib.Path(path).expanduser(), allow_pickle=False) as data:
+    with np.load(local(path), allow_pickle=False) as data:
         return tuple(data.files)
 
 
@@ -48,7 +49,7 @@ def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
     if not path.endswith(SUFFIXES):
         raise wrong(argument, f"end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path!r}")
     try:
-        yield pathlib.Path(path).expanduser()
+        yield local(path, argument)
     except UserError:
         raise
     except Exception as error:  # a damaged file raises anything
