@@ -270,3 +270,30 @@ def test_relation_modeling_alone_needs_no_labels_and_leaves_a_teacher(tmp_path):
     assert np.isfinite(done.summary["relation_modeling"]["loss"])
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == done.summary
     assert np.isfinite(features(tmp_path / "next", arrays(), tmp_path / "run")).all()
+
+
+def test_labels_have_to_be_there_where_a_teacher_alone_is_to_audit_them(tmp_path):
+    source = arrays()._replace(labels=np.zeros(64, np.int32), names=("unlabelled",))
+    config = tiny(data="arrays", epochs=0, noise="none", audit=True)
+    with pytest.raises(UserError, match="hold training images of two classes or more"):
+        experiment.run(config, tmp_path / "run", source=source)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_sees_otherwise_is_another_teacher(tmp_path, monkeypatch):
+    def trains(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", trains)
+    values = {"data": "arrays", "weight": 3, "relation_guided.batch_size": 32}
+    config = tiny(**values, teacher=str(tmp_path / "t.safetensors"))
+
+    def begin(mean):
+        saved(tmp_path / "t.safetensors", {"mean": [mean], "std": [0.7], "image_shape": [6, 6, 1]})
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config, tmp_path / "run", source=arrays(20))
+
+    begin(0.1)
+    with pytest.raises(UserError, match="teacher_sees is"):
+        begin(0.2)
+    begin(0.1)

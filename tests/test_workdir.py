@@ -82,6 +82,7 @@ MAY = {  # there, here, the fields that extend the run
     "moved": (PATHS, {name: f"b/{path}" for name, path in PATHS.items()}, []),
     "controls": ({"controls": ("base",)}, {"controls": ("teacher_knn", "base")}, ["controls"]),
     "epochs": (CONSTANT, {**CONSTANT, "epochs": 9}, ["relation_guided.epochs"]),
+    "a teacher alone": ({"epochs": 0}, {"epochs": 9}, ["relation_guided.epochs"]),
 }
 MAY_NOT = {  # there, here, what is said
     "seed": ({}, {"seed": 1}, "seed is 0 there, 1 here"),
@@ -183,7 +184,7 @@ def begins(tmp_path, monkeypatch):
 
     monkeypatch.setattr(experiment, "train", train)
 
-    def begin(folder="here", **changes):
+    def begin(folder="here", labels=(), **changes):
         place = tmp_path / folder
         place.mkdir(exist_ok=True)
         arrays = data(**changes)
@@ -191,6 +192,7 @@ def begins(tmp_path, monkeypatch):
         np.savez(place / "own.npz", **arrays)
         values = {
             "data.name": "npz", "data.dir": str(place / "own.npz"), "data.limit": 0, "weight": 0,
+            "data.labels": "+".join(str(tmp_path / name) for name in labels),
             "teacher": str(place / "teacher.npy"), "controls": ("teacher_knn",),
             "relation_guided.batch_size": 32,
         }  # fmt: skip
@@ -218,6 +220,30 @@ def test_other_content_under_the_same_path_is_refused(changes, begins, tmp_path)
         begins(**changes)
     assert {path: path.read_bytes() for path in before} == before
     begins()
+
+
+REVIEWS = {  # of examples of class a, after "0 is b" has been reviewed
+    "another label": {"reviewed": "index,label\n0,c\n"},
+    "one label more is certain": {"reviewed": "index,label\n0,b\n8,a\n"},
+    "another label before the review": {"corrected": "index,label,decision\n0,d,change\n"},
+}
+
+
+@pytest.mark.parametrize("changed", REVIEWS.values(), ids=REVIEWS)
+def test_other_reviewed_labels_under_the_same_path_are_refused(changed, begins, tmp_path):
+    tables = {
+        "corrected": "index,label,decision\n0,c,change\n", "reviewed": "index,label\n0,b\n"
+    }  # fmt: skip
+
+    def begin(tables):
+        for name, text in tables.items():
+            (tmp_path / f"{name}.csv").write_text(text)
+        begins(labels=[f"{name}.csv" for name in tables])
+
+    begin(tables)
+    with pytest.raises(UserError, match=r"holds a run whose data differs \("):
+        begin(tables | changed)
+    begin(tables)
 
 
 def test_the_same_content_at_another_place_goes_on(begins, tmp_path):

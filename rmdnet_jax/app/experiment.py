@@ -118,14 +118,19 @@ def modeled(made: Run, given: Mapping[str, Any], classes: tuple) -> Outcome:
     stage = teachers.prepared(made)
     if not isinstance(stage, Stage):
         raise wrong("relation_guided.epochs", "be > 0 where the teacher is given, got 0")
+    if made.config.audit:
+        finish.check_audit(made)
     made, _ = begin(made, given, stage, classes)
+    teacher = teachers.trained(made, stage)
     summary = {
-        "relation_modeling": teachers.trained(made, stage).summary,
+        "relation_modeling": teacher.summary,
         "environment": report.environment(made.mesh),
     }
     made.owner.check()
     write_json(made.workdir / finish.SUMMARY, summary)
     report.say(f"teacher  {made.workdir}: teacher={made.workdir} uses it, or rmdnet audit")
+    if made.config.audit:
+        finish.audit(made, teacher)
     return Outcome(summary, None)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from rmdnet_jax.app import sight
 from rmdnet_jax.app.setup import Run
 from rmdnet_jax.app.teacher import Teacher, shapes
-from rmdnet_jax.files import digest
+from rmdnet_jax.files import digest, place
 from rmdnet_jax.labels import noise
 from rmdnet_jax.networks.layers import count
 
@@ -35,7 +36,14 @@ def content(made: Run, teacher: Any, classes: tuple) -> dict[str, Any]:
         "encoder_parameters": count(shapes(made).params),  # of a user's network, perhaps changed
         "certain": noise.digest(certain) if len(certain) else None,
         "teacher": of_teacher(teacher) if isinstance(teacher, Teacher) else None,
+        "teacher_sees": _sight(made) if isinstance(teacher, Teacher) else None,
     }
+
+
+def _sight(made: Run) -> str | None:
+    """A hash of how the teacher's images are normalised and sized; None where nothing says so."""
+    seen = sight.read(place(made.config.teacher), made.source.images.shape[-1])
+    return seen and digest(seen.mean, seen.std, seen.size or ())
 
 
 def of_teacher(teacher: Teacher) -> str:

@@ -100,7 +100,7 @@ def setup(
         given, unreviewed, certain, said = review(path, source, drawn)
     index = np.arange(len(source.labels), dtype=np.int32)
     train, held = resident.split(index, config.data.validation, config.noise.seed)
-    if config.relation_guided.epochs:  # else no label is learnt
+    if config.relation_guided.epochs or config.audit:  # else no label is looked at
         checked.classes(source, train, given)
     mesh, plan = sharding.mesh(), arms(config)
     clean = source.labels if kind.known else None

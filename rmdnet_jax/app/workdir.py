@@ -28,6 +28,8 @@ HARMLESS = ("audit", "checkpoint_steps", "tensorboard")
 def _more_epochs(there: Any, here: Any, config: dict) -> str:
     """Why a run cannot have more epochs; "" where it can."""
     guided = config["relation_guided"]
+    if there == 0 and isinstance(here, int):
+        return ""  # a teacher alone, so far
     if not isinstance(there, int) or here < there:
         return "epochs can be added, not taken away"
     if guided["optimizer"]["schedule"] == "cosine":
