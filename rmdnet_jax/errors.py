@@ -88,7 +88,7 @@ def wrong(argument: str, must: str) -> UserError:
     return UserError(f"{argument} must {must}", argument=True)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type: for errors of libraries, often long."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)[:200]

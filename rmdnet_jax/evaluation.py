@@ -20,7 +20,15 @@ def accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
     return float(np.mean(np.asarray(predicted) == np.asarray(label)))
 
 
+def _finite(**arrays: np.ndarray) -> None:
+    """Raises `UserError` for an array, by its name, that is not finite."""
+    for argument, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise wrong(argument, "be finite, got NaN or infinity")
+
+
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    _finite(logits=logits)
     shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
@@ -45,6 +53,7 @@ def small_loss_probability(loss: np.ndarray) -> np.ndarray:
     """
     from sklearn.mixture import GaussianMixture
 
+    _finite(loss=loss)
     low, high = float(np.min(loss)), float(np.max(loss))
     if not high > low:
         return np.ones(len(loss))
@@ -110,6 +119,7 @@ def knn(
         raise wrong("label", f"have the bank's length {len(bank)}, got {len(label)}")
     if query.shape[-1] != bank.shape[-1]:
         raise wrong("query", f"have the bank's dimension {bank.shape[-1]}, got {query.shape[-1]}")
+    _finite(bank=bank, query=query)
     rows, labels, k = unit(jnp.asarray(bank)), jnp.asarray(label), min(k, len(bank))
     parts = (unit(jnp.asarray(query[i : i + BLOCK])) for i in range(0, len(query), BLOCK))
     votes = [_vote(rows, labels, part, num_classes, k, temperature) for part in parts]
@@ -117,7 +127,14 @@ def knn(
 
 
 def linear_probe(bank: np.ndarray, label: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Prediction [m] of a logistic regression on standardised features; bank [n, dim]."""
+    """Prediction [m] of a logistic regression on standardised features; bank [n, dim].
+
+    Raises:
+      UserError: for labels of one class, or values that are not finite.
+    """
+    _finite(bank=bank, query=query)
+    if len(there := np.unique(label)) < 2:
+        raise wrong("label", f"be of two classes or more, got {there.tolist()} alone")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

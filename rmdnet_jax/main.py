@@ -11,19 +11,20 @@ same. `--print_config` shows every field.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from rmdnet_jax.app.command import Parser, guarded, say
+from rmdnet_jax.app.command import Parser, guarded, lasting
 from rmdnet_jax.errors import UserError
 
 FIELD, NAME = "--config.", "python -m rmdnet_jax.main"
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command that `argv[0]` names; returns its status, see `guarded`; 143: stopped."""
+    """Runs the command that `argv[0]` names; returns its status, see `guarded`."""
     again = "interrupted; the same command continues"
     return guarded(argv[0], lambda: run(*argv), again)
 
@@ -31,6 +32,8 @@ def main(argv: list[str]) -> int:
 def run(prog: str, *words: str) -> int:
     """What was asked for."""
     args, overrides = read(words, prog)
+    if args.multihost:  # before the runtime is loaded, which would warn of what we ask it for
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from rmdnet_jax.app.load import get_config
     from rmdnet_jax.app.resolve import resolve
 
@@ -40,33 +43,19 @@ def run(prog: str, *words: str) -> int:
         return 0
     import jax
 
-    from rmdnet_jax.app import experiment, setup
-    from rmdnet_jax.training.stop import Stopped
+    from rmdnet_jax.app import experiment, processes, setup
+    from rmdnet_jax.files import place
 
+    place(args.workdir, "workdir")  # before other processes are met
     setup.keep_programs()
-    if args.multihost:
-        join(jax.distributed.initialize)
-    try:
-        experiment.run(config, args.workdir, given={"config": args.config, "overrides": overrides})
-    except Stopped as stopped:
-        return say(prog, stopped, 143)
+    given = {"config": args.config, "overrides": overrides}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lasting())
+        if args.multihost:
+            processes.join(jax.distributed.initialize)
+            stack.enter_context(processes.together(prog))
+        experiment.run(config, args.workdir, given=given)
     return 0
-
-
-def join(initialize: Callable) -> None:
-    """Meets the other hosts' processes; raises `UserError` where no cluster answers.
-
-    JAX finds a cluster by itself. Elsewhere `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` tell it.
-    """
-    told = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
-    try:
-        initialize(**{name: int(value) for name, value in told.items() if value})
-    except (RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(
-            "--multihost needs a cluster that jax.distributed.initialize() finds by itself, "
-            f"got: {text}"
-        ) from None
 
 
 def parser(prog: str) -> Parser:

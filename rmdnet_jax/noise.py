@@ -136,8 +136,8 @@ def instance(
     """Labels move by what is in the image: similar images are mislabelled alike.
 
     `p = q softmax(x W_y without class y)`, `p_y = 1 - q`, and the given label is drawn from p. q is
-    normal around `rate` with deviation 0.1, within [0, 1]; W_y is normal, one matrix a class; x are
-    the pixels.
+    normal around `rate` with deviation 0.1, or less near 0 and 1, within [0, 1]; W_y is normal, one
+    matrix a class; x are the pixels.
 
     Args:
       labels: [n], of any kind.

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rmdnet_jax.types import AXIS, Array, PyTree
@@ -39,6 +40,20 @@ def split(mesh: Mesh, array: np.ndarray) -> Array:
 def is_main() -> bool:
     """Whether this process writes files and shows progress."""
     return jax.process_index() == 0
+
+
+def main_says(value: bool) -> bool:
+    """What the main process found: of several, only one may look at files that it writes."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def all_agree(value: bool) -> bool:
+    """Whether each process says so; all have come this far by then."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
 def gathered(one: Array, two: Array, sharded: bool) -> tuple[Array, Array, Array]:

@@ -466,7 +466,7 @@ def test_a_misspelt_field_is_an_error(config):
             r"^relation_modeling\.knn\.temperature must be > 0, got 0\.0",
         ),
         ("relation_modeling.evaluate_every", 0, r"^relation_modeling\.evaluate_every must be >= 1"),
-        ("relation_guided.epochs", 0, r"^relation_guided\.epochs must be >= 1"),
+        ("relation_guided.epochs", -1, r"^relation_guided\.epochs must be >= 0"),
         ("relation_guided.weight", -1.0, r"^relation_guided\.weight must be >= 0"),
         (
             "relation_guided.weight",
@@ -661,7 +661,7 @@ def test_a_sweep_refuses_a_point_of_older_settings(tmp_path, capsys):
     wrote(9)
     assert sweep.main([str(study), "--workdir", str(tmp_path / "runs"), "--run"]) == 2
     assert (
-        "a run whose config differs (relation_guided.epochs is 9 there, 80 here)"
+        "a run whose config differs (relation_guided.epochs is 9 there, 80 here: "
         in capsys.readouterr().err.splitlines()[-1]
     )
 
@@ -704,5 +704,5 @@ def test_a_field_after_the_colon_outlives_a_choice_by_a_flag(arg, flags, field, 
 
 
 def test_a_number_that_no_float_holds_is_one_line():
-    with pytest.raises(UserError, match=r"relation_guided\.epochs must be >= 1 and finite, got 9"):
+    with pytest.raises(UserError, match=r"relation_guided\.epochs must be >= 0 and finite, got 9"):
         resolve(override(digits(), {"epochs": "9" * 400}))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import assert_same
 
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.networks.encoders import ENCODERS, cnn
@@ -111,7 +112,8 @@ def test_one_pixel_is_not_pooled_away():
 
 
 @pytest.mark.parametrize("name", CHEAP)
-def test_computing_in_bfloat16_is_close_and_not_equal(name):
+def test_computing_in_bfloat16_is_close_and_not_equal(name, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # on a CPU it would be float32
     x = images()
     exact = ENCODERS[name](**TINY[name])
     variables = scrambled(exact, x)
@@ -119,6 +121,20 @@ def test_computing_in_bfloat16_is_close_and_not_equal(name):
     half, _ = run(ENCODERS[name](**TINY[name], dtype="bfloat16"), variables, x)
     error = np.linalg.norm(half - full) / np.linalg.norm(full)
     assert 1e-4 < error < 3e-2  # bfloat16 keeps 8 bits: 4e-3 a rounding
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "preact_resnet18"])
+def test_on_a_cpu_bfloat16_is_computed_in_float32(name, train):
+    """With jax 0.11 and 0.12 an evaluation in bfloat16 gave NaN there, at this size."""
+    x = np.random.default_rng(0).normal(size=(16, 32, 32, 3)).astype(np.float32)
+    exact, half = (ENCODERS[name](width=16, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    variables = exact.init(jax.random.key(0), x)
+    assert_same(half.init(jax.random.key(0), x), variables)
+    one, two = (jax.jit(lambda v, x, n=n: n.apply(v, x, train)[0]) for n in (exact, half))
+    found = np.asarray(two(variables, x))
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, one(variables, x))
 
 
 @pytest.mark.parametrize("name", CHEAP)

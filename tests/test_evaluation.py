@@ -1,10 +1,12 @@
 """Evaluation against slow lines of NumPy."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmdnet_jax import evaluation
+from rmdnet_jax import evaluation, sharding
 from rmdnet_jax.errors import UserError
+from rmdnet_jax.training.predict import predictor
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(200, 5)) * 3, RNG.integers(0, 5, 200)
@@ -92,3 +94,45 @@ def test_columns_never_mix():
         "best": None,
         "noisy_validation": None,
     }
+
+
+NAN = np.where(np.arange(12).reshape(6, 2) == 5, np.nan, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: evaluation.cross_entropy(NAN, np.zeros(6, int)), "logits"),
+        (lambda: evaluation.negative_log_likelihood(NAN / 0.0, np.zeros(6, int)), "logits"),
+        (lambda: evaluation.expected_calibration_error(NAN, np.zeros(6, int)), "logits"),
+        (lambda: evaluation.small_loss_probability(NAN[:, 1]), "loss"),
+        (lambda: evaluation.knn(NAN, np.zeros(6, int), np.ones((2, 2)), 2), "bank"),
+        (lambda: evaluation.knn(np.ones((6, 2)), np.zeros(6, int), NAN, 2), "query"),
+        (lambda: evaluation.linear_probe(NAN, np.arange(6) % 2, np.ones((2, 2))), "bank"),
+        (lambda: evaluation.linear_probe(np.ones((6, 2)), np.arange(6) % 2, NAN), "query"),
+    ],
+)
+def test_what_is_not_finite_is_refused(call, argument):
+    with (
+        np.errstate(divide="ignore"),
+        pytest.raises(UserError, match=rf"^{argument} must be finite, got NaN or infinity$"),
+    ):
+        call()
+
+
+def test_a_probe_of_one_class_is_refused():
+    with pytest.raises(UserError, match=r"^label must be of two classes or more, got \[3\] alone$"):
+        evaluation.linear_probe(np.eye(4), np.full(4, 3), np.eye(4))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_of_an_evaluation_that_are_not_finite_are_refused(value):
+    mesh, images = sharding.mesh(), np.zeros((20, 2, 2, 1), np.uint8)
+    images[[3, 17]] = 1
+    run = predictor(
+        lambda v, x: {"n": x.sum((1, 2, 3)) > 0, "y": jnp.where(x.sum((1, 2, 3)) > 0, v, 0.0)},
+        mesh, 8, np.zeros(1), np.ones(1),
+    )  # fmt: skip
+    assert run(2.0, images)["y"].sum() == 4
+    with pytest.raises(UserError, match=r"outputs are not finite for 2 of 20 images"):
+        run(value, images)

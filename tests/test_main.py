@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from rmdnet_jax import main
 from rmdnet_jax.app import experiment, schema, workdir
+from rmdnet_jax.app.command import guarded
 from rmdnet_jax.app.load import get_config
 from rmdnet_jax.app.resolve import resolve
 
@@ -106,6 +108,39 @@ MISTAKES = {
     "network": (
         ["--config.encoder.widths=('a',)"],
         "encoder.widths must be one or more positive integers, got ('a',)",
+    ),
+    "epochs beyond 64 bits": (
+        ["--config.modeling=99999999999999999999"],
+        "relation_modeling.epochs must be below 2^31, got 99999999999999999999",
+    ),
+    "steps beyond 32 bits": (
+        ["--config.epochs=1000000000"],
+        f"relation_guided.epochs must be in [0, {(2**31 - 1) // (1442 // 64)}] with these batches",
+    ),
+    "a whole number beyond 32 bits": (
+        ["--config.encoder.widths=(4,9999999999)"],
+        "encoder.widths must be below 2^31, got 9999999999",
+    ),
+    "a number beyond float32": (
+        ["--config.weight=1e39"],
+        "relation_guided.weight must be a number that 32 bits hold, got 1e+39",
+    ),
+    "infinity as text": (
+        ["--config.method=co_teaching", "--config.relation_guided.method.rate=inf"],
+        "relation_guided.method.rate must be a finite number, got inf",
+    ),
+    "brackets without end": (["--config.encoder.widths=" + "(" * 9999], "encoder.widths must be"),
+    "a bucket": (["--workdir=gs://bucket/run"], "workdir must be a local path, got 'gs://bucket"),
+    "a user who is not there": (["--workdir=~nobodyknows/x"], "that home is not known"),
+    "a variable that is not set": (["--workdir=$RMDNET_NOT_SET/x"], "$RMDNET_NOT_SET is not set"),
+    "data in a bucket": (
+        ["--config.data=npz", "--config.dir=gs://b/x.npz"],
+        "data.dir must be a l",
+    ),
+    "a teacher in a bucket": (["--config.teacher=s3://b/x"], "teacher must be a local path"),
+    "labels of a user who is not there": (
+        ["--config.labels=~nobodyknows/x.csv"],
+        "data.labels must be a path, got '~nobodyknows/x.csv': that home is not known",
     ),
     "network from Python": (["--config.encoder=custom"], "given from Python"),
 }
@@ -214,10 +249,48 @@ def test_a_workdir_whose_files_tell_no_run_is_refused(command, tmp_path, name, t
 
 
 def test_an_absent_config_file_and_a_broken_one_are_one_line(command, tmp_path):
-    for config in ("configs/absent.py", "configs/digits.py:rtae=0.2", "digts"):
+    broken = ("configs/digits.py:rtae=0.2", "digts", "~nobodyknows/x.py", "gs://b/x.py")
+    for config in ("configs/absent.py", *broken):
         status, lines = command(config=config)
         assert (status, len(lines)) == (2, 1), lines
         assert not (tmp_path / "run").exists()
+
+
+BROKEN = {  # a config's file, and what is said
+    "SystemExit": ("raise SystemExit(3)", "cannot be read: SystemExit: 3"),
+    "SystemExit within": (
+        "def get_config(arg):\n    raise SystemExit('no')",
+        "failed: SystemExit: no",
+    ),
+    "no text": ("def get_config(arg):\n    return 3", "must return a ConfigDict, got 3"),
+    "incomplete": (
+        "from ml_collections import ConfigDict\n"
+        "def get_config(arg): return ConfigDict({'seed': 3})",
+        "must be like what get_config gives, got no field noise.name",
+    ),
+    "no choice": (
+        "import rmdnet_jax as rmd\ndef get_config(arg):\n"
+        "    config = rmd.get_config('digits')\n    config.encoder = None\n    return config",
+        "must be like what get_config gives, got no field encoder.name",
+    ),
+    "no JSON": (
+        "import rmdnet_jax as rmd\ndef get_config(arg):\n"
+        "    config = rmd.get_config('digits')\n    config.encoder.widths = (object(),)\n"
+        "    return config",
+        "encoder.widths must be numbers and text, got <object",
+    ),
+}
+
+
+@pytest.mark.parametrize("flag", ["--print_config", "--config.seed=1"])
+@pytest.mark.parametrize(("text", "said"), BROKEN.values(), ids=BROKEN)
+def test_a_config_that_is_broken_is_one_line(text, said, flag, command, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(text)
+    status, lines = command(flag, config=str(path))
+    assert (status, len(lines)) == (2, 1), lines
+    assert said in lines[0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_says_what_can_be_given(capsys):
@@ -317,9 +390,12 @@ def test_a_cluster_that_is_not_there_is_one_line(command, tmp_path, monkeypatch)
 def test_ctrl_c_and_a_signal_have_their_status(command, monkeypatch):
     from rmdnet_jax.training.stop import Stopped
 
+    again = "interrupted; the same command continues"
     for error, status, said in (
-        (KeyboardInterrupt(), 130, "interrupted; the same command continues"),
-        (Stopped("saved at step 3"), 143, "saved at step 3"),
+        (KeyboardInterrupt(), 130, again),
+        (Stopped("saved at step 3", signal.SIGINT), 130, "saved at step 3"),
+        (Stopped("saved at step 3", signal.SIGTERM), 143, "saved at step 3"),
+        (Stopped("", signal.SIGHUP), 129, again),
     ):
 
         def stops(*_, error=error, **__):
@@ -329,19 +405,69 @@ def test_ctrl_c_and_a_signal_have_their_status(command, monkeypatch):
         assert command() == (status, [f"rmdnet_jax: {said}"])
 
 
-def shell(*arguments, **kinds):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_in_any_phase(number, capsys):
+    before = signal.getsignal(number)
+    assert guarded("x", lambda: signal.raise_signal(number)) == 128 + number
+    assert capsys.readouterr().err == "x: interrupted\n"
+    assert signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert guarded("x", lambda: signal.raise_signal(signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_systems_refusals_are_one_line(capsys):
+    for error, said in (
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "a.npy"), "'a.npy': Permission denied"),
+    ):
+
+        def fails(error=error):
+            raise error
+
+        assert guarded("x", fails) == 2
+        assert capsys.readouterr().err == f"x: {said}\n"
+
+
+def shell_to(out, *arguments):
     command = [sys.executable, "-m", "rmdnet_jax.main", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ, capture_output=True, text=True, **kinds
-    )
+    pipe = subprocess.PIPE
+    return subprocess.run(command, cwd=ROOT, env=os.environ, stdout=out, stderr=pipe, text=True)
 
 
 def test_the_status_reaches_the_shell(tmp_path):
     flags = ["--config", "configs/digits.py", "--config.noise.rate=1.4", "--workdir", str(tmp_path)]
-    run = shell(*flags)
+    run = shell_to(subprocess.DEVNULL, *flags)
     assert run.returncode == 2
     assert run.stderr == f"{main.NAME}: noise.rate must be in [0, 1], got 1.4\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        run = shell_to(full, "--config", "digits:quick", "--print_config")
+    assert (run.returncode, run.stderr.splitlines()[1:]) == (2, [])
+    assert "No space left on device" in run.stderr
+
+
+def test_closed_streams_and_letters_that_cannot_be_shown_are_no_error():
+    """As a daemon starts a program, or a terminal of the C locale."""
+    code = (
+        "import sys\nfrom rmdnet_jax.app.command import guarded, say\n"
+        "sys.exit(guarded('x', lambda: say('x', '\u2013', 0) or print('\u2013')))"
+    )
+    for closed in ("", ">&-", "2>&-", ">&- 2>&-"):
+        command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", code]
+        env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, env=env)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout == (b"" if closed.startswith(">") else b"\\u2013\n")
 
 
 def test_a_reader_who_has_seen_enough_sees_no_traceback():

@@ -17,7 +17,7 @@ from conftest import SHARED
 from rmdnet_jax.app import teacher
 from rmdnet_jax.data import sources
 from rmdnet_jax.errors import UserError, under
-from rmdnet_jax.labels import files, noise
+from rmdnet_jax.labels import files, given, noise
 from rmdnet_jax.labels.mappings import CIFAR10_MAP, CIFAR100_SUPERCLASSES
 
 N, CLASSES = 20000, 10
@@ -616,8 +616,8 @@ def test_label_files_are_compared(tmp_path):
         (("make", "labels.npz", "--fields", "speed=2.0"), "speed"),
         (("make", "labels.npz", "--seed", "-1"), "noise.seed must be"),
         (("make", "no/labels.npz"), "cannot be written"),
-        (("show", "given.npy", "--data", "digits"), "holds 3 labels for 1442 clean ones"),
-        (("show", "many.npy", "--data", "digits"), "holds label 10 for 10 classes"),
+        (("show", "given.npy", "--data", "digits"), "must hold 1442 labels, .* got 3"),
+        (("show", "many.npy", "--data", "digits"), r"must hold labels in \[0, 10\), got \[0, 10\]"),
         (("make", "labels.npz", "--kind", "file", "--fields", "path=given.npy"), "must hold 1442"),
         (("make", "labels.npz", "--kind", "file"), "noise.path must name a"),
         (("show", "given.npy", "--figure", "x.png"), "needs clean labels"),
@@ -633,3 +633,112 @@ def test_the_label_tool_says_what_is_wrong(args, message, tmp_path, monkeypatch)
     status, text = command(*args)
     assert status == 2
     assert re.search(message, text.splitlines()[-1])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.5, 1.0])
+def test_instance_noise_moves_as_many_as_it_says(rate):
+    """None at 0, all at 1; near both, the half of the normal that is cut off moves the mean."""
+    n = 3000
+    images = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 1)).astype(np.uint8)
+    clean = np.arange(n) % CLASSES
+    made = noise.make("instance", num_classes=CLASSES, seed=0, rate=rate)
+    moved = np.mean(made.labels(np.arange(n), clean, images) != clean)
+    if rate in (0, 1):
+        assert moved == rate
+    else:
+        assert moved == pytest.approx(rate, abs=0.4 * rate + 3 * (rate * (1 - rate) / n) ** 0.5)
+
+
+# --- a file of labels, held against its data set
+
+NAMES = ("cat", "dog", "owl")
+FILES = ("train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "train/owl/9.png")
+GIVEN = [2, 0, 1, 1]
+
+
+def given_of(tmp_path, text, name="labels.csv", field="labels", names=NAMES, **more):
+    (tmp_path / name).write_text(text)
+    more = {"total": 4, "images": FILES, **more}
+    return given.read(str(tmp_path / name), field, names, **more).tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "owl\ncat\ndog\ndog\n",
+        "label\nowl\ncat\ndog\ndog\n",
+        "\ufefflabel\r\nowl\r\ncat\r\ndog\r\ndog\r\n",
+        '"label"\n"owl"\n"cat"\n"dog"\n"dog"\n',
+        "2\n0\n1\n1\n",
+        "file,label\ntrain/owl/9.png,dog\ntrain/dog/1.png,dog\ncat/2.png,cat\ncat/1.png,owl\n",
+        "Filename;Class\n9.png;dog\ndog/1.png;dog\n2.png;cat\ncat/1.png;owl\ntest/a.png;cat\n",
+        "label,path\n1,./train/owl/9.png\n1,dog/1.png\n0,2.png\n2,cat\\1.png\n",
+        "train/owl/9.png,dog\ndog/1.png,dog\n2.png,cat\ncat/1.png,owl\n",
+        "index,label\n3,dog\n1,cat\n0,owl\n2,dog\n",
+    ],
+)  # fmt: skip
+def test_a_table_of_labels_is_read_as_it_is_meant(text, tmp_path):
+    assert given_of(tmp_path, text) == GIVEN
+
+
+def test_numbers_that_are_names_of_classes_are_names(tmp_path):
+    names = ("1", "2", "10")
+    assert given_of(tmp_path, "10\n1\n2\n2\n", names=names) == GIVEN
+    np.save(tmp_path / "labels.npy", np.array([10.0, 1, 2, 2]))
+    path = str(tmp_path / "labels.npy")
+    assert given.read(path, "labels", names, total=4).tolist() == GIVEN
+    assert given_of(tmp_path, "2\n0\n1\n1\n", names=names) == GIVEN  # else they are places
+
+
+def test_a_limit_picks_its_own_labels(tmp_path):
+    rows = np.array([1, 3])
+    cut = {"rows": rows, "images": [FILES[row] for row in rows]}
+    assert given_of(tmp_path, "owl\ncat\ndog\ndog\n", **cut) == [0, 1]
+    table = "file,label\n9.png,dog\ndog/1.png,owl\n2.png,cat\ncat/1.png,owl\n"
+    assert given_of(tmp_path, table, **cut) == [0, 1]
+    by_index = "index,label\n0,owl\n3,dog\n1,cat\n"
+    assert given_of(tmp_path, by_index, **{**cut, "images": ()}) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("owl\ncat\ndog\n", "hold 4 labels, one for each training example, got 3"),
+        ("owl\ncat\ndog\nhen\n", "label must be one of the known names, got 'hen'"),
+        ("3\n0\n1\n1\n", r"hold labels in \[0, 3\), got \[0, 3\]"),
+        ("owl\ncat\ndog\n1\n", "label must be one of the known names, got '1'"),
+        ("-1\n0\n1\n1\n", r"hold labels in \[0, 3\), got \[-1, 1\]"),
+        ("0.5\n0\n1\n1\n", "label must be one of the known names, got '0.5'"),
+        ("file,label\n9.png,dog\n2.png,cat\n", "got none for 2 of 4, such as train/cat/1.png"),
+        ("file,label\n1.png,dog\n", "tell files apart by their class folder, got '1.png'"),
+        ("file,label\n9.png,dog\nowl/9.png,cat\n", "name each example once, got train/owl/9.png"),
+    ],
+)
+def test_a_table_of_labels_that_does_not_fit_is_refused(text, message, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        given_of(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_in_another_order_are_told_from_wrong_ones():
+    clean = np.repeat(np.arange(10), 100)
+    rng = np.random.default_rng(0)
+    fifth = np.where(rng.random(1000) < 0.2, (clean + 1) % 10, clean)
+    most = np.where(rng.random(1000) < 0.7, rng.integers(0, 10, 1000), clean)
+    assert given.by_chance(clean, fifth) == given.by_chance(clean, most) == ""
+    for other in (rng.permutation(fifth), (fifth + 1) % 10, clean[::-1]):
+        assert "no more than chance (1" in given.by_chance(clean, other)
+    rare = (np.arange(1000) < 50).astype(int)  # 90 % would agree by chance
+    assert "chance (90" in given.by_chance(rare, rng.permutation(rare))
+
+
+def test_a_record_of_very_many_classes_stays_small():
+    clean = np.arange(30000) % 3001
+    moved = np.where(np.arange(30000) % 7 == 0, (clean + 5) % 3001, clean)
+    found = noise.describe(clean, moved, 3001)
+    assert len(json.dumps(found)) < 3001 * 200
+    assert len(found["transition"]) == 3001
+    for row in (0, 17, 3000):
+        inside = clean == row
+        slow = {str(c): np.mean(moved[inside] == c) for c in {*moved[inside].tolist()}}
+        assert found["transition"][row] == pytest.approx(slow, abs=1e-6)

@@ -437,3 +437,18 @@ def test_bad_blocks_are_refused(bad):
     with pytest.raises(UserError, match=r"^block must be .*>= 0, got ") as caught:
         relation.softmax_kl(GOOD, GOOD, block=bad)
     assert str(caught.value).endswith(repr(bad))
+
+
+@pytest.mark.parametrize("name", ["softmax_kl", "rkd_distance", "rkd_angle", "cosine", "infonce"])
+def test_a_zero_row_has_no_gradient_and_huge_rows_are_as_good_as_any(name):
+    loss = {**relation.EDGES, **relation.NODES}[name]
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(2, 6, 4)).astype(np.float32)
+    for scale in (1e9, 1e20, 1e30):
+        value = loss(student * np.float32(scale), teacher * np.float32(scale))
+        np.testing.assert_allclose(value, loss(student, teacher), rtol=1e-3)
+    if not name.startswith("rkd"):  # they ask for differences of rows
+        student[2] = 0
+        slope = jax.grad(loss)(student, teacher)
+        assert not np.any(slope[2])
+        assert np.isfinite(slope).all()

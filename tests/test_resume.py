@@ -19,7 +19,7 @@ from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.ssl import SSL
 from rmdnet_jax.training import checkpoint, fit
-from rmdnet_jax.training.metrics import Records
+from rmdnet_jax.training.metrics import Records, Writer
 
 
 def final_states(workdir):
@@ -134,16 +134,141 @@ def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch):
     assert_equal_runs(tmp_path / "run", whole)
 
 
-def test_records_that_are_gone_are_named(whole, tmp_path):
+def other_number(lines):
+    record = json.loads(lines[1])
+    return [lines[0], json.dumps({**record, "loss": record["loss"] + 1}).encode(), *lines[2:]]
+
+
+RECORDS = {  # what became of metrics.jsonl, and what is said
+    "all lost": (lambda lines: [], "does not hold the records"),
+    "one lost": (lambda lines: [lines[0], *lines[2:]], "does not hold the records"),
+    "the last lost": (lambda lines: lines[:-1], "does not hold the records"),
+    "twice": (lambda lines: [lines[0], *lines], "does not hold the records"),
+    "another order": (lambda lines: [lines[1], lines[0], *lines[2:]], "does not hold the records"),
+    "another number": (other_number, "does not hold the records"),
+    "no JSON": (lambda lines: [lines[0], b'{"x": }', *lines[2:]], "line 2 is damaged"),
+    "no object": (lambda lines: [b"[]", *lines[1:]], "line 1 is damaged"),
+    "no stage": (lambda lines: [b'{"step": 3}', *lines[1:]], "line 1 is damaged"),
+    "a step that is none": (
+        lambda lines: [b'{"stage": "x", "step": "3"}', *lines],
+        "line 1 is damaged",
+    ),
+    "no UTF-8": (lambda lines: [*lines, b"\xe9"], "line 4 is damaged"),
+    "zeros": (lambda lines: [*lines[:2], bytes(90), *lines[2:]], "line 3 is damaged"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), RECORDS.values(), ids=RECORDS)
+def test_records_that_are_not_those_of_the_checkpoint_are_named(change, said, tmp_path):
+    writer = Writer(tmp_path)
+    for epoch in (1, 2, 3):
+        writer.write("x", 10 * epoch, {"epoch": epoch, "loss": 1 / epoch}, {"images": 1})
+    digest, path = writer.metrics.digest("x", 30), tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    Writer(tmp_path).rewind("x", 30, digest)
+    assert path.read_bytes() == whole
+    path.write_bytes(b"".join(line + b"\n" for line in change(whole.splitlines())))
+    damaged = path.read_bytes()
+    with pytest.raises(UserError, match=rf"metrics\.jsonl .*{said}"):
+        Writer(tmp_path).rewind("x", 30, digest)
+    assert path.read_bytes() == damaged
+    path.write_bytes(whole)
+    Writer(tmp_path).rewind("x", 20, writer.metrics.digest("x", 20))
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+
+
+def test_a_run_checks_its_records(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
-    (tmp_path / "run" / "metrics.jsonl").unlink()
-    with pytest.raises(
-        UserError, match=r"metrics\.jsonl has no records .* relation_guided; delete"
-    ):
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl does not hold .* of controls/base up to"):
         experiment.run(tiny(controls=("base",)), tmp_path / "run")
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"stage": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: a record has no stage"):
+    path.unlink()
+    with pytest.raises(UserError, match=r"does not hold the records of relation_modeling up to"):
         experiment.run(tiny(controls=("base",)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no JSON\n", b"\xff\n{}\n", "a folder"])
+def test_times_never_stop_a_run(content, tmp_path):
+    path = tmp_path / "timing.jsonl"
+    times = {"images": 8, "train_seconds": 2.0, "evaluate_seconds": 1.0}
+    Writer(tmp_path).write("x", 10, {"loss": 1.0}, times)
+    path.unlink()
+    if content == "a folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    writer = Writer(tmp_path)
+    writer.rewind("x", 10, writer.metrics.digest("x", 10))
+    assert writer.speed("x") == {"seconds": 0.0, "images_per_second": 0.0}
+    writer.write("x", 20, {"loss": 1.0}, times)
+    assert writer.speed("x") == {"seconds": 3.0, "images_per_second": 4.0}
+
+
+def test_records_whose_folder_has_gone_are_not_begun_anew(tmp_path):
+    records = Records(tmp_path / "run" / "metrics.jsonl")
+    records.path.parent.mkdir()
+    records.append({"stage": "x", "step": 1})
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: No such file"):
+        records.append({"stage": "x", "step": 2})
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def remade(path, make):
+    shutil.rmtree(path, ignore_errors=True)
+    make(path)
+
+
+FOLDERS = {  # what stands in the place of checkpoint 3, beside a good 1 and 2
+    "empty": lambda path: path.mkdir(),
+    "a file": lambda path: path.write_text("x"),
+    "a link to nowhere": lambda path: path.symlink_to("/nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "metadata alone": lambda path: shutil.rmtree(path / "default"),
+    "no item": lambda path: remade(path / "default", lambda item: item.mkdir()),
+    "a file as item": lambda path: remade(path / "default", lambda item: item.write_text("")),
+    "no arrays": lambda path: shutil.rmtree(path / "default" / "d"),
+    "no manifest": lambda path: (path / "default" / "manifest.ocdbt").unlink(),
+    "no names": lambda path: (path / "default" / "_METADATA").write_text("[]"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("name", "damage"), FOLDERS.items(), ids=FOLDERS)
+def test_a_damaged_newest_folder_does_not_hide_good_ones(name, damage, tmp_path):
+    state = {"kernel": jax.numpy.arange(9.0)}
+    with checkpoint.opened(tmp_path, 1) as manager:
+        for step in (1, 2, 3):
+            checkpoint.save(manager, step, {"kernel": state["kernel"] + step}, records=step)
+            checkpoint.settle(manager)
+    if name in ("empty", "a file") or "link" in name:
+        shutil.rmtree(tmp_path / "3")
+        shutil.copytree(tmp_path / "2", tmp_path / "1")  # of which two are kept
+    damage(tmp_path / "3")
+    with checkpoint.opened(tmp_path, 1) as manager:
+        with pytest.warns(UserWarning, match="checkpoint 3 in .* cannot be read"):
+            step, found, records = checkpoint.restore(manager, state, remove=True, records=True)
+        assert (step, records) == (2, 2)
+        np.testing.assert_array_equal(found["kernel"], np.arange(9.0) + 2)
+        assert not os.path.lexists(tmp_path / "3"), "its step can be saved again"
+        checkpoint.save(manager, 3, state, records=5)
+    with checkpoint.opened(tmp_path, 1) as manager:
+        assert checkpoint.restore(manager, state, records=True)[::2] == (3, 5)
+
+
+@pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: p.write_text("")])
+def test_what_may_be_a_checkpoint_is_not_written_over(make, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    place = tmp_path / "run" / "checkpoints" / "relation_modeling"
+    remade(place, lambda path: path.mkdir())
+    make(place / "7")
+    message = "relation_modeling: no checkpoint in .* can be read; move them away"
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(UserError, match=message):
+        experiment.run(tiny(controls=("base",)), tmp_path / "run")
+    assert (place / "7").exists()
 
 
 def arrays(directory):
@@ -230,13 +355,13 @@ def test_a_flipped_bit_inside_an_array_is_noticed(tmp_path):
         checkpoint.save(manager, 1, state)
         checkpoint.save(manager, 2, jax.tree.map(lambda x: x + 1, state))
     with checkpoint.opened(tmp_path, 1) as manager:
-        assert checkpoint.restore(manager, state)[0] == 2
+        assert checkpoint.restore(manager, state).step == 2
     flip_bit(max(arrays(tmp_path / "2"), key=lambda path: path.stat().st_size))
     with (
         checkpoint.opened(tmp_path, 1) as manager,
         pytest.warns(UserWarning, match="does not match its fingerprint"),
     ):
-        step, found = checkpoint.restore(manager, state)
+        step, found, _ = checkpoint.restore(manager, state)
     assert step == 1
     assert_same(found, state)
 

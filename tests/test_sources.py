@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmdnet_jax.data import sources, store
+from rmdnet_jax.data import folder, sources, store
 from rmdnet_jax.data import tfds as loader
 from rmdnet_jax.errors import UserError, under
 
@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 root, tests, tool = sys.argv[1:]
 sys.path.insert(0, tests)
-from test_sources import made_image, made_label, sources
+from test_sources import made_image, made_label, sources, store
 
 def prepare(name, folder, make, names=(), file_format="array_record", **counts):
     def split_generators(self, manager):
@@ -52,7 +52,8 @@ def ten(split, i, first=0):
 prepare("cifar10", "record", ten, train=40, test=12)
 prepare("cifar10", "tfrecord", ten, file_format="tfrecord", train=40, test=12)
 os.environ["RMDNET_CACHE"] = f"{root}/cache"
-np.savez(f"{root}/tfrecord.npz", **sources.load("cifar10", dir=f"{root}/tfrecord")._asdict())
+read = sources.load("cifar10", dir=f"{root}/tfrecord")
+np.savez(f"{root}/tfrecord.npz", **{field: getattr(read, field) for field in store.FIELDS})
 prepare("cifar10", "offset", lambda split, i: ten(split, i, first=1), train=40, test=12)
 fine = {"label": [f"fine{i}" for i in range(100)]}
 fine["coarse_label"] = [f"coarse{i}" for i in range(20)]
@@ -179,10 +180,37 @@ def test_digits_are_split_within_each_class():
     assert source.names == tuple("0123456789")
 
 
-def test_limit_keeps_the_first_training_examples_and_the_whole_test_set():
-    whole, cut = sources.load("digits"), sources.load("digits", limit=7)
-    assert_equal(cut, whole._replace(images=whole.images[:7], labels=whole.labels[:7]))
-    assert_equal(sources.load("digits", limit=10**6), whole)
+@pytest.mark.parametrize("limit", [10, 25, 700])
+def test_limit_samples_all_classes_in_their_shares_by_seed(limit):
+    whole = sources.load("digits")
+    cut, again = (sources.load("digits", limit=limit, seed=3) for _ in range(2))
+    assert_equal(cut, again)
+    rows = cut.rows
+    assert rows.tolist() == sorted({*rows.tolist()})
+    assert len(rows) == limit
+    assert_equal(
+        cut,
+        whole._replace(images=whole.images[rows], labels=whole.labels[rows], rows=rows, total=1442),
+    )
+    counts = np.bincount(cut.labels, minlength=10)
+    assert counts.min() >= 1
+    exact = np.bincount(whole.labels) * limit / len(whole.labels)
+    assert np.abs(counts - exact).max() <= 1
+    other = sources.load("digits", limit=limit, seed=4)
+    assert (other.rows != rows).any()
+
+
+def test_a_limit_beyond_all_examples_cuts_nothing():
+    assert_equal(sources.load("digits", limit=10**6), sources.load("digits"))
+
+
+def test_a_rare_class_keeps_an_example_and_a_cut_can_be_cut():
+    labels = np.array([0] * 500 + [1] * 2 + [2] * 500)
+    source = sources.arrays(np.zeros((1002, 2, 2), np.uint8), labels)
+    once = source.cut(50)
+    assert np.bincount(once.labels).min() == 1
+    twice = once.cut(3)
+    np.testing.assert_array_equal(labels[twice.rows], [0, 1, 2])
 
 
 @pytest.mark.parametrize(
@@ -384,7 +412,8 @@ def test_folder_sorts_classes_and_files(tmp_path):
         b"no image",
     )
     directory = write_folder(tmp_path / "data", files | others)
-    source = sources.load("folder", dir=directory, image_size=8)
+    with pytest.warns(UserWarning, match=r"2 files in .* left out: train/b/readme, train/notes"):
+        source = sources.load("folder", dir=directory, image_size=8)
     expected = np.stack([plain(3), plain(2), plain(1)])
     assert_equal(
         source,
@@ -483,7 +512,7 @@ def test_second_start_decodes_nothing_and_a_changed_file_decodes_again(tmp_path,
     )
     first = sources.load("folder", dir=directory)
     with monkeypatch.context() as patch:
-        forbid(patch, sources, "decode")
+        forbid(patch, folder, "decode")
         assert_equal(sources.load("folder", dir=directory), first)
         with pytest.raises(AssertionError, match="decode was called"):
             sources.load("folder", dir=directory, image_size=16)
@@ -526,13 +555,13 @@ def test_killed_writer_leaves_no_cache_to_read(tmp_path, cache):
     directory = write_folder(tmp_path / "data", {f"train/a/{i}.png": plain(i) for i in range(4)})
     code = """
 import os, sys
-from rmdnet_jax.data import sources
-decode = sources.decode
+from rmdnet_jax.data import folder, sources
+decode = folder.decode
 def die(images, items, title):
     decode(images, ((row, path) for row, path in list(items)[:2]), title)
     images.flush()
     os._exit(0)
-sources.decode = die
+folder.decode = die
 sources.load("folder", dir=sys.argv[1], image_size=8)
 """
     python(code, directory)
@@ -555,12 +584,12 @@ def test_the_cache_of_a_faster_process_is_left_alone(cache):
         )
 
     def slow(allocate):
-        faster.append(store.cached("x", "key", build).images.base)
+        faster.append(store.cached("x", "here", "key", build).images.base)
         places.append(next(cache.glob("x-*")).stat().st_ino)
         return build(allocate)
 
     faster, places = [], []
-    store.cached("x", "key", slow)
+    store.cached("x", "here", "key", slow)
     assert [path.stat().st_ino for path in cache.glob("x-*")] == places
     assert not list(cache.glob(".partial-*"))
 
@@ -596,14 +625,20 @@ def test_tfds_rows_are_in_the_order_of_the_ids(prepared, monkeypatch):
     )
     forbid(monkeypatch, loader, "_records")
     cut = sources.load("cifar10", dir=str(prepared / "record"), limit=9)
-    assert_equal(cut, source._replace(images=source.images[:9], labels=source.labels[:9]))
+    rows = cut.rows
+    assert_equal(
+        cut,
+        source._replace(
+            images=source.images[rows], labels=source.labels[rows], rows=rows, total=40
+        ),
+    )
 
 
 def test_tfrecord_reads_like_array_record(prepared):
     assert list((prepared / "tfrecord").rglob("*.tfrecord*"))
     with np.load(prepared / "tfrecord.npz") as read:
         assert_equal(
-            sources.Source("cifar10", *(read[field] for field in sources.Source._fields[1:])),
+            sources.Source("cifar10", *(read[field] for field in store.FIELDS)),
             cifar10(),
         )
 
@@ -748,8 +783,9 @@ def test_human_labels_of_tfds_are_in_the_original_order(prepared):
     np.testing.assert_array_equal(loader.labels("cifar10_n", where, "worse_label"), expected)
     own = {"data": "cifar10_n", "dir": where, "limit": 30, "noise": "file", "field": "worse_label"}
     config = resolve(get_config("digits", own))
-    kind, given = corrupt(config, sources.load("cifar10_n", dir=where, limit=30))
-    np.testing.assert_array_equal(given, expected[:30])
+    cut = sources.load("cifar10_n", dir=where, limit=30)
+    kind, given = corrupt(config, cut)
+    np.testing.assert_array_equal(given, expected[cut.rows])
     assert kind.size == 30
     for field, near in (("worst_label", "did you mean worse_label"), ("label", "worse_label")):
         with pytest.raises(UserError, match=rf"^field must .*{near}"):

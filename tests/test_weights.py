@@ -114,3 +114,20 @@ def test_files_that_cannot_be_read_are_named(name, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"not a file of weights")
     with pytest.raises(UserError, match=rf"teacher .*{name}' cannot be read"):
         weights.read(tmp_path / name, "teacher")
+
+
+def test_a_file_has_the_permissions_of_its_neighbours(tmp_path):
+    weights.write(tmp_path / "student.safetensors", weights.state_dict(drawn(encoder.cnn())), {})
+    (tmp_path / "neighbour").write_text("")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_whole_numbers_of_a_pytorch_file_are_no_weights(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the extra `torch`")
+    variables = drawn(encoder.cnn(widths=(4, 8)))
+    state = weights.state_dict(variables)
+    whole = {n: torch.from_numpy(x.astype(np.int64)) for n, x in state.items()}
+    torch.save(whole, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"is of int64, not of floats"):
+        weights.from_state_dict(weights.read(tmp_path / "a.pt", "teacher"), variables, "teacher")

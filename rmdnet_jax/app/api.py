@@ -7,20 +7,21 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from rmdnet_jax.app import experiment
-from rmdnet_jax.app.load import get_config
+from rmdnet_jax.app.load import get_config, whole
 from rmdnet_jax.app.overrides import override, paths
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.schema import Config, choice, put
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.data import sources
 from rmdnet_jax.data.store import Source
-from rmdnet_jax.errors import first_line, wrong
+from rmdnet_jax.errors import wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.labels.classes import array, numbered
 
 
@@ -56,6 +57,8 @@ class Trained:
         self.student.save(path)
 
     def __repr__(self) -> str:
+        if "relation_guided" not in self.summary:
+            return f"Trained(a teacher alone, workdir {str(self.workdir)!r})"
         last = self.summary["relation_guided"]["test_accuracy"]["last"]
         accuracy = "no test set" if last is None else f"test accuracy {100 * last:.2f} %"
         return f"Trained({accuracy}, {len(self.classes)} classes, workdir {str(self.workdir)!r})"
@@ -111,16 +114,16 @@ def train(
         _alone(overrides, "images", ("data.name", "data.dir"))
     values = _values(overrides, encoder, reviewed)
     config, given = _config(preset_or_config, overrides, values)
-    place, encoder = _place(workdir), None if isinstance(encoder, str) else encoder
+    where, encoder = place(workdir, "workdir"), None if isinstance(encoder, str) else encoder
     if encoder is not None:
         put(config, "encoder", choice("custom", network=_name(encoder)))
     if images is not None:
         config = resolve(config)  # now, while the preset's own data set is in it
     source, classes = _source(config, images, labels, test_images, test_labels, names)
     done = experiment.run(
-        config, place, given=given, source=source, encoder=encoder, classes=classes
+        config, where, given=given, source=source, encoder=encoder, classes=classes
     )
-    return Trained(done.summary, done.student, place)
+    return Trained(done.summary, cast(Student, done.student), where)  # none where epochs=0
 
 
 def _values(overrides: Any, encoder: Any, reviewed: Any) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def _values(overrides: Any, encoder: Any, reviewed: Any) -> dict[str, Any]:
         _alone(overrides, "encoder", ("encoder.name",) if values else ("encoder.",))
     if reviewed is not None:
         _alone(overrides, "reviewed", ("data.labels",))
-        values["data.labels"] = str(_place(reviewed, "reviewed"))
+        values["data.labels"] = str(place(reviewed, "reviewed"))
     return values
 
 
@@ -141,14 +144,6 @@ def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
     for name, value in overrides.items() if isinstance(overrides, Mapping) else ():
         if any(path.startswith(paths_) for path in paths(name, value)):
             raise wrong("overrides", f"not set {name!r} beside {argument}=, got {value!r:.60}")
-
-
-def _place(path: Any, argument: str = "workdir") -> pathlib.Path:
-    """The directory or file that a path means."""
-    try:
-        return pathlib.Path(path).expanduser()
-    except (TypeError, RuntimeError):  # no path; the home of a user that is not known
-        raise wrong(argument, f"be a path, got {path!r:.60}") from None
 
 
 def _config(preset_or_config: Any, overrides: Any, more: dict) -> tuple[Config, dict[str, Any]]:
@@ -164,12 +159,7 @@ def _config(preset_or_config: Any, overrides: Any, more: dict) -> tuple[Config, 
     if not isinstance(preset_or_config, ConfigDict):
         kind = type(preset_or_config).__name__
         raise wrong("preset_or_config", f"be a name, a file or a ConfigDict, got {kind}")
-    try:
-        config = override(preset_or_config, {})
-    except (AttributeError, KeyError, TypeError) as error:
-        text = f"be like what get_config gives, got no field {first_line(error)}"
-        raise wrong("preset_or_config", text) from None
-    return override(config, values), given
+    return override(whole(preset_or_config, "preset_or_config"), values), given
 
 
 def _plain(value: Any) -> Any:
@@ -201,12 +191,12 @@ def _source(
             raise wrong("names", f"be a list, one for each class, got {names!r:.60}")
         names = list(names)
     source = sources.arrays(pixels, labels, test_images, test_labels, names)
-    if len(source.names) < 2:
+    if len(source.names) < 2 and config.relation_guided.epochs:
         raise wrong("labels", f"be of two or more classes, got {distinct.tolist()} alone")
     put(config, "data.name", source.name)
     put(config, "data.dir", _digest(source))
     classes = tuple(distinct.tolist() if names is None else names)
-    return source.cut(config.data.limit), classes
+    return source.cut(config.data.limit, config.noise.seed), classes
 
 
 def _digest(source: Source) -> str:

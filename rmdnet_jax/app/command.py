@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.training.stop import at_once
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,28 +29,102 @@ def guarded(prog: str, call: Callable[[], int | None], interrupted: str = "inter
     """The status that a command ends with, after one line where it is that of an error.
 
     Returns:
-      What `call` returns; 2 after an error that the user can mend; 130 after Ctrl-C; 141 where the
+      What `call` returns; 2 after an error that the user can mend, the system's refusal to read or
+      write a file among them; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP; 141 where the
       reader of what it prints, such as `head`, has seen enough.
     """
+    _prepare()
     try:
-        try:
-            return call() or 0
-        finally:
+        with at_once(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say(prog, message, 0)
+            status = _called(call)
             sys.stdout.flush()
+            return status
+    except UserError as error:
+        return say(prog, error, 2)
+    except KeyboardInterrupt as stop:
+        return say(prog, str(stop) or interrupted, getattr(stop, "status", 130))
+    except BrokenPipeError:
+        Lasting(sys.stdout).flush()
+        return 141
+    except OSError as error:
+        Lasting(sys.stdout).flush()  # perhaps it is what cannot be written
+        where = f"{error.filename!r}: " if error.filename else ""
+        return say(prog, where + (error.strerror or first_line(error)), 2)
+
+
+def _called(call: Callable[[], int | None]) -> int:
+    """The status of a call."""
+    try:
+        return call() or 0
     except SystemExit as end:  # how argparse ends after --help
         if end.code:
             raise
         return 0
-    except UserError as error:
-        return say(prog, error, 2)
-    except KeyboardInterrupt:
-        return say(prog, interrupted, 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+
+
+def _prepare() -> None:
+    """Standard streams that are closed become empty ones; all show any text as they can."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the process's life
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not every stream can
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _drop(stream: TextIO) -> None:
+    """What a stream still holds, and all that comes, goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Lasting:
+    """A stream that outlives its reader: what cannot be written is dropped."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError:
+            _drop(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _drop(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _no_echo(unraisable: Any) -> None:
+    """When one write of a checkpoint fails, the others tell a loop that has ended, and say so."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Within it work goes on when nobody reads what it prints: a closed pipe or terminal."""
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _no_echo  # for good: threads may outlast what is called here
+    with contextlib.ExitStack() as stack:
+        for name, redirect in (
+            ("stdout", contextlib.redirect_stdout),
+            ("stderr", contextlib.redirect_stderr),
+        ):
+            stream: Any = getattr(sys, name)
+            if stream is getattr(sys, f"__{name}__"):  # none of a notebook's or a test's
+                stack.enter_context(redirect(Lasting(stream)))
+        yield
 
 
 def say(prog: str, text: object, status: int) -> int:
-    """Prints the one line that a status other than 0 comes with; returns the status."""
-    print(f"{prog}: {text}", file=sys.stderr)
+    """Prints the one line that a warning is, or that comes with a status; returns that."""
+    with contextlib.suppress(OSError):
+        print(f"{prog}: {text}", file=sys.stderr, flush=True)
     return status

@@ -36,14 +36,15 @@ def check(made: Run) -> None:
     propagation.check_labels(made.unreviewed[made.train], made.classes)
 
 
-def corrected(made: Run, features: np.ndarray) -> Corrected:
+def corrected(made: Run, features: np.ndarray, teacher: str = "") -> Corrected:
     """The labels corrected over the graph of the teacher's features [n, dim].
 
-    Read where an earlier start of this run has found them. What is noise is judged on the labels
-    before a review, which takes the hardest first; those that are certain are put in afterwards.
+    Read where an earlier start of this run has found them, with the same `teacher` by its hash.
+    What is noise is judged on the labels before a review, which takes the hardest first; those
+    that are certain are put in afterwards.
     """
-    if (made.workdir / NAME).exists():
-        return _read(made)
+    if sharding.main_says((made.workdir / NAME).exists()):
+        return _read(made, teacher)
 
     def bar(items, what):
         silent = None if sharding.is_main() else True
@@ -58,7 +59,7 @@ def corrected(made: Run, features: np.ndarray) -> Corrected:
             watch=bar,
             **made.config.relation_guided.propagation.to_dict(),
         )
-    return _kept(made, found)
+    return _kept(made, found, teacher)
 
 
 def keep_certain(made: Run, targets: np.ndarray) -> np.ndarray:
@@ -67,7 +68,7 @@ def keep_certain(made: Run, targets: np.ndarray) -> np.ndarray:
     return np.where(made.certain[made.train, None], one_hot, targets)
 
 
-def _kept(made: Run, found: Propagated) -> Corrected:
+def _kept(made: Run, found: Propagated, teacher: str) -> Corrected:
     """Writes what was found, for the examples `index` that are trained on, and returns it.
 
     `name` is an example's file in an image folder.
@@ -91,17 +92,21 @@ def _kept(made: Run, found: Propagated) -> Corrected:
         targets=targets,
         name=np.asarray(made.source.files or [""] * len(made.given))[made.train],
         about=np.array(json.dumps(about)),
+        teacher=np.array(teacher),
     )
     return _whole(made, targets, about)
 
 
-def _read(made: Run) -> Corrected:
+def _read(made: Run, teacher: str) -> Corrected:
     """What an earlier start of this run found."""
     path = made.workdir / NAME
     try:
         with np.load(path, allow_pickle=False) as file:
             targets, about = file["targets"], json.loads(str(file["about"]))
             same = np.array_equal(file["given"], made.given[made.train])
+            same = same and np.array_equal(file["index"], made.train)
+            if str(file["teacher"]) != teacher:
+                raise ValueError("it is of another teacher")
         whole = targets.shape == (len(made.train), made.classes) and np.isfinite(targets).all()
         if not (same and whole and "used" in about):
             raise ValueError("it is not of these labels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -13,25 +14,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax import evaluation
-from rmdnet_jax.app import correct, finish, report, setup
+from rmdnet_jax import sharding
+from rmdnet_jax.app import correct, finish, identity, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
 from rmdnet_jax.app.correct import Corrected
+from rmdnet_jax.app.measure import frozen, measured, test
 from rmdnet_jax.app.resolve import bound, build, resolve
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import UserError, under
+from rmdnet_jax.errors import under, wrong
+from rmdnet_jax.files import place, write_json, writing
 from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import Method, mixup
 from rmdnet_jax.methods.method import Refresh
-from rmdnet_jax.networks.layers import Network, count
+from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.training.fit import Stage
+from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import classifier, relation_guided
 from rmdnet_jax.types import Outputs, Variables
 
@@ -40,7 +44,7 @@ class Outcome(NamedTuple):
     """What an experiment ends with."""
 
     summary: dict  # the content of summary.json
-    student: Student  # of the experiment's own arm
+    student: Student | None  # of the experiment's own arm; None after relation modeling alone
 
 
 def run(
@@ -67,7 +71,15 @@ def run(
       training.stop.Stopped: after SIGTERM or SIGINT, with everything saved.
     """
     began = time.perf_counter()
-    made = setup.setup(resolve(config), pathlib.Path(workdir).expanduser(), source, encoder)
+    made = setup.setup(resolve(config), place(workdir, "workdir"), source, encoder)
+    with contextlib.closing(made.owner):
+        if not made.config.relation_guided.epochs:
+            return modeled(made, given or {}, classes)
+        return _run(made, given or {}, classes, began)
+
+
+def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> Outcome:
+    """Runs what was set up."""
     parts = learner(made)
     for arm in made.arms:  # everything is built, and so checked, before anything is written
         if arm.stage:
@@ -78,11 +90,12 @@ def run(
     if made.config.audit:
         finish.check_audit(made)
     teacher = teachers.prepared(made) if needed else None
-    labels = begin(made, given or {})
+    made, labels = begin(made, given, teacher, classes)
     if isinstance(teacher, Stage):
         teacher = teachers.trained(made, teacher)
-    corrected = correct.corrected(made, teacher.features) if correcting and teacher else None
-    if corrected:
+    corrected = None
+    if correcting and teacher:
+        corrected = correct.corrected(made, teacher.features, identity.of_teacher(teacher))
         report.say(report.propagated(corrected.summary))
     results, students = {}, {}
     for arm in made.arms:
@@ -100,19 +113,46 @@ def run(
     return Outcome(summary, student)
 
 
-def begin(made: Run, given: Mapping[str, Any]) -> dict:
-    """States what the run is of, in the workdir and on the screen; returns what its labels are."""
+def modeled(made: Run, given: Mapping[str, Any], classes: tuple) -> Outcome:
+    """Relation modeling alone: it needs no labels, and leaves a teacher but no student."""
+    stage = teachers.prepared(made)
+    if not isinstance(stage, Stage):
+        raise wrong("relation_guided.epochs", "be > 0 where the teacher is given, got 0")
+    if made.config.audit:
+        finish.check_audit(made)
+    made, _ = begin(made, given, stage, classes)
+    teacher = teachers.trained(made, stage)
+    summary = {
+        "relation_modeling": teacher.summary,
+        "environment": report.environment(made.mesh),
+    }
+    made.owner.check()
+    write_json(made.workdir / finish.SUMMARY, summary)
+    report.say(f"teacher  {made.workdir}: teacher={made.workdir} uses it, or rmdnet audit")
+    if made.config.audit:
+        finish.audit(made, teacher)
+    return Outcome(summary, None)
+
+
+def begin(made: Run, given: Mapping[str, Any], teacher: Any, classes: tuple) -> tuple[Run, dict]:
+    """Takes the workdir, and states there and on the screen what the run is of.
+
+    Returns:
+      The run with the records that are there, and what its labels are.
+    """
     labels = noise.describe(made.source.labels, made.given, made.classes, made.known)
-    channels = [values.tolist() for values in made.statistics]
-    size = count(teachers.shapes(made).params)  # a network of the user's may have changed
-    data = {"labels": labels["sha256"], "channels": channels, "encoder_parameters": size}
-    if made.certain.any():
-        data["certain"] = noise.digest(np.flatnonzero(made.certain))
+    config, data = made.config.to_dict(), identity.content(made, teacher, classes)
     directory.check(made.workdir, data, "data")
-    config = {**made.config.to_dict(), directory.GIVEN: dict(given)}
-    directory.create(made.workdir, config=config, data=data)
+    made.owner.take()
+    extended = directory.check(made.workdir, config)  # again: nobody changes it from now on
+    directory.check(made.workdir, data, "data")
+    made = made._replace(writer=Writer(made.workdir, made.config.tensorboard))
+    if extended and sharding.is_main():  # the run there is no finished one any more
+        with writing(made.workdir):
+            (made.workdir / finish.SUMMARY).unlink(missing_ok=True)
+    directory.create(made.workdir, config={**config, directory.GIVEN: dict(given)}, data=data)
     report.say(report.describe(made.config, made.source, labels, made.reviewed))
-    return labels
+    return made, labels
 
 
 class Learner(NamedTuple):
@@ -160,7 +200,7 @@ def stage(
     objective = relation_guided(
         parts.student,
         method,
-        made.encoder,
+        (teacher and teacher.network) or made.encoder,
         None if stored else variables,
         weight=arm.weight if teacher else 0.0,
         edge=parts.edge,
@@ -198,18 +238,6 @@ def remember(
     return refresh(outputs, labels[made.train], made.train, memory, epoch)
 
 
-def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
-    """Stage 2's evaluation: accuracy on the test set, and on held-out noisy labels."""
-    found = {}
-    if len(made.source.test_labels):
-        logits = made.predict(variables, made.source.test_images).logits
-        found["test_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.source.test_labels)
-    if len(made.held):
-        logits = made.predict(variables, made.source.images, made.held).logits
-        found["validation_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.given[made.held])
-    return found
-
-
 def result(
     made: Run, parts: Learner, arm: Arm, teacher: Teacher | None, corrected: Corrected | None
 ) -> tuple[dict, Variables | None]:
@@ -225,44 +253,3 @@ def result(
         about["propagation"] = corrected.summary
     found = measured(made, built, variables, learnt(made, arm, corrected))
     return {**found, **about}, variables
-
-
-def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
-    """What the teacher's features alone give with the given labels."""
-    if teacher.test_features is None:
-        return {"test_accuracy": {"last": None}}
-    classify = teachers.nearest(made) if arm.name == "teacher_knn" else evaluation.linear_probe
-    bank, labels = teacher.features[made.train], made.given[made.train]
-    predicted = classify(bank, labels, teacher.test_features)
-    return {"test_accuracy": {"last": evaluation.accuracy(predicted, made.source.test_labels)}}
-
-
-def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) -> dict:
-    """What a trained student is worth."""
-    records = made.writer.metrics.of(stage.name)
-    if not records:
-        raise UserError(
-            f"{made.writer.metrics.path} has no records of the finished stage {stage.name}; delete "
-            f"{made.workdir / 'checkpoints' / stage.name} and it is trained again"
-        )
-    last = records[-1]
-    found: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
-    if len(made.source.test_labels):
-        logits = made.predict(variables, made.source.test_images).logits
-        found["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
-        found["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
-    if "noise_rate" in last:  # what a method that selects examples took it to be
-        used = last["noise_rate"]
-        true = float(np.mean((labels != made.source.labels)[made.train]))
-        estimated = made.config.relation_guided.method.get("rate") == "estimate"
-        found["noise_rate"] = {
-            "used": used,
-            "source": "estimate" if estimated else "given",
-            "error": used - true if made.known else None,
-        }
-    if "validation_accuracy" in last:  # on held-out given labels
-        found["validation_accuracy"] = last["validation_accuracy"]
-    kinds = ("given", "clean") if made.known else ("given",)
-    accuracies = {kind: last.get(f"train_accuracy_{kind}") for kind in kinds}
-    speed = made.writer.speed(stage.name)
-    return {**found, "train_accuracy": accuracies, "epochs": stage.epochs, **speed}

@@ -16,6 +16,7 @@ from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.labels.audit import find_label_errors
 from rmdnet_jax.types import Variables
 
+SUMMARY = "summary.json"
 DRAWN = 200  # examples in the figure of relations
 
 
@@ -34,7 +35,8 @@ def end(
     student.save(made.workdir / FILE)
     if corrected and corrected.summary["used"]:
         suspects(made, corrected.targets)
-    files.write_json(made.workdir / "summary.json", summary)
+    made.owner.check()
+    files.write_json(made.workdir / SUMMARY, summary)
     report.say(report.table(summary))
     if watched := report.below(summary, len(made.held)):
         report.say(watched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import pathlib
 import runpy
@@ -12,8 +13,9 @@ from ml_collections import ConfigDict
 
 import rmdnet_jax
 from rmdnet_jax.app.overrides import override, paths, split
-from rmdnet_jax.app.schema import TABLES, Config
+from rmdnet_jax.app.schema import TABLES, Config, flatten
 from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.files import place
 
 
 def presets() -> dict[str, pathlib.Path]:
@@ -51,12 +53,25 @@ def get_config(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
         config = module["get_config"](arg)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"config {name!r} failed: {_told(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config {name!r}: get_config must return a ConfigDict, got {config!r:.60}")
-    values = overrides or {}
+    config, values = whole(config, f"config {name!r}"), overrides or {}
     return override(override(config, values), kept(arg, values))
+
+
+def whole(config: Config, what: str) -> Config:
+    """The config, a copy; raises `UserError` where a section or a choice is missing.
+
+    Fields that are missing in a section take their defaults, see `resolve`.
+    """
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+        return override(config, {})
+    flat = flatten(config.to_dict())
+    missing = next((path for path in TABLES if f"{path}.name" not in flat), "")
+    got = f", got no field {missing}.name" if missing else ""
+    raise UserError(f"{what} must be like what get_config gives{got}")
 
 
 def kept(arg: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +88,7 @@ def kept(arg: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def module_of(name: str) -> dict[str, Any]:
     """What a config's file defines."""
     known = presets()
-    path = known.get(name, pathlib.Path(name).expanduser())
+    path = known.get(name) or place(name, "config")
     if not path.is_file():
         near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -84,12 +99,12 @@ def module_of(name: str) -> dict[str, Any]:
         module = runpy.run_path(str(path))
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"config {name!r} cannot be read: {_told(error)}") from error
     if not callable(module.get("get_config")):
         raise UserError(f"config {name!r} must define get_config(arg)")
     return module
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"

@@ -25,6 +25,7 @@ from rmdnet_jax.app.command import Parser
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.errors import UserError, under
 from rmdnet_jax.labels import files as label_files
+from rmdnet_jax.labels import given as given_labels
 from rmdnet_jax.labels import noise
 
 
@@ -65,7 +66,7 @@ def read(text: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 def make(args: argparse.Namespace) -> int:
     """Draws the labels of a data set and writes them."""
-    path = pathlib.Path(args.file)
+    path = files.place(args.file, "FILE")
     if path.suffix != ".npz":
         raise UserError(f"FILE must end in .npz, got {args.file!r}")
     fields = {f"noise.{name}": v for name, v in overrides.split(args.fields).items()}
@@ -93,15 +94,18 @@ def _config(args: argparse.Namespace, values: dict) -> schema.Config:
 
 def show(args: argparse.Namespace) -> int:
     """Tells a file's rate, transition matrix and hash."""
-    given, clean = read(args.file)
     source = setup.read(_config(args, {})) if args.data else None
-    clean = clean if source is None else source.labels
+    if source is None:
+        given, clean = read(args.file)
+    else:
+        path, field = label_files.named(args.file)
+        about = {"total": len(source.labels), "images": source.files}
+        given = given_labels.read(path, field or "labels", source.names, **about)
+        clean = source.labels
     if clean is not None and len(clean) != len(given):
         raise UserError(f"{args.file!r} holds {len(given)} labels for {len(clean)} clean ones")
     highest = max(int(given.max()), -1 if clean is None else int(clean.max()))
     names = tuple(map(str, range(highest + 1))) if source is None else source.names
-    if highest >= len(names):
-        raise UserError(f"{args.file!r} holds label {highest} for {len(names)} classes")
     print(describe(given, clean, len(names)))
     if args.figure:
         if clean is None:
@@ -121,6 +125,8 @@ def describe(given: np.ndarray, clean: np.ndarray | None, classes: int) -> str:
         lines.append("no clean labels to hold them against: name the data set by --data")
     else:
         lines.append(f"{found['rate']:.4f} of the labels are wrong")
+        if why := given_labels.by_chance(clean, given):
+            lines.append(f"WARNING: {why}")
         lines += report.matrix(found["transition"])
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from typing import Any
 from rmdnet_jax.app import schema
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.errors import UserError, one_of, wrong
+from rmdnet_jax.files import place
 
 WORDS = ("auto", "estimate")  # a field that holds one of these takes a number as well
 # Fields of a preset's choice that another entry keeps: heads are as wide as the preset's encoder.
@@ -45,7 +46,7 @@ def paths(name: str, value: Any) -> dict[str, Any]:
         return {schema.SHORT.get(name, name): value}
     if str(value).endswith(".npz"):
         return {"data.name": "npz", "data.dir": value}
-    if "/" in str(value) and pathlib.Path(str(value)).expanduser().is_dir():
+    if "/" in str(value) and place(str(value), name).is_dir():
         return {"data.name": "folder", "data.dir": value}
     return {"data.name": value}
 
@@ -118,8 +119,8 @@ def typed(argument: str, value: Any, default: Any) -> Any:
     value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
     try:
         found = _read(value, default) if isinstance(value, str) else _convert(value, default)
-    except (ValueError, SyntaxError, TypeError):
-        raise wrong(argument, f"be of type {kind.__name__}, got {value!r}") from None
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
+        raise wrong(argument, f"be of type {kind.__name__}, got {value!r:.80}") from None
     return found
 
 

@@ -12,6 +12,7 @@ from importlib import metadata
 
 from jax.sharding import Mesh
 
+import rmdnet_jax
 from rmdnet_jax import sharding
 from rmdnet_jax.app import doctor, figures, tables
 from rmdnet_jax.app.arms import title
@@ -100,13 +101,19 @@ def _processor() -> str:
 
 def _revision() -> str | None:
     """The git revision of this source tree, marked where changed; None outside a checkout."""
-    here = pathlib.Path(__file__).resolve().parent
-    try:
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-        answer = subprocess.run(command, capture_output=True, text=True)
+    root = pathlib.Path(rmdnet_jax.__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        answer = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
+        return answer.stdout.strip()
+
+    try:  # a package installed within somebody's checkout has not that one's revision
+        top, own = git("rev-parse", "--show-toplevel"), git("ls-files", "rmdnet_jax/__init__.py")
+        if not own or pathlib.Path(top).resolve() != root:
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=12") or None
     except OSError:
         return None
-    return answer.stdout.strip() or None
 
 
 def table(summary: dict) -> str:

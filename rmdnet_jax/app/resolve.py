@@ -135,7 +135,7 @@ ALLOWED = {
     "relation_modeling.evaluate_every": "int [1, inf)",
     "relation_modeling.knn.k": "int [1, inf)",
     "relation_modeling.knn.temperature": "(0, inf)",
-    "relation_guided.epochs": "int [1, inf)",
+    "relation_guided.epochs": "int [0, inf)",  # 0: relation modeling alone
     "relation_guided.batch_size": "int [2, inf)",
     "relation_guided.average": "[0, 0.99999]",
     "relation_guided.weight": "[0, inf)",
@@ -144,6 +144,7 @@ ALLOWED = {
     "relation_guided.node.weight": "[0, inf)",
     "relation_guided.propagation.mix": "[0, 1]",
 }
+MOST = 3.4028235e38  # what float32 holds
 NAMED = {
     "relation_guided.init": schema.INITS,
     "relation_guided.targets": schema.TARGETS,
@@ -156,17 +157,18 @@ NAMED = {
 def check(config: Config) -> None:
     """Raises `UserError` for values that no table entry checks by itself."""
     guided = config.relation_guided
-    for path, value in schema.flatten(config.to_dict()).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise wrong(path, f"be a finite number, got {value}")
     for path, interval in ALLOWED.items():
         whole = interval.startswith("int ")
-        within(path, schema.at(config, path), interval.removeprefix("int "), whole=whole)
+        value = schema.at(config, path)
+        if whole or math.isfinite(value):
+            within(path, value, interval.removeprefix("int "), whole=whole)
+    for path, value in schema.flatten(config.to_dict()).items():
+        _check_plain(path, value)
     for path, names in NAMED.items():
         one_of(path, schema.at(config, path), names)
     within("relation_guided.warmup_epochs", guided.warmup_epochs, f"[0, {guided.epochs}]")
     warm = guided.method.get("warmup_epochs", 0)
-    if warm >= guided.epochs:
+    if warm >= guided.epochs > 0:
         raise wrong(
             "relation_guided.method.warmup_epochs",
             f"be below relation_guided.epochs, {guided.epochs}, got {warm}",
@@ -175,6 +177,21 @@ def check(config: Config) -> None:
         one_of("controls", control, NAMES)
         if control.startswith("rmdnet") and not guided.weight:
             raise wrong("relation_guided.weight", f"be > 0 for the control {control!r}, got 0")
+
+
+def _check_plain(path: str, value: Any) -> None:
+    """Refuses a number that 32 bits do not hold, and what a JSON file does not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise wrong(path, f"be a finite number, got {value}")
+    if isinstance(value, float) and abs(value) > MOST:
+        raise wrong(path, f"be a number that 32 bits hold, got {value}")
+    if isinstance(value, int) and not abs(value) < 1 << 31:
+        raise wrong(path, f"be below 2^31, got {value!r:.40}")
+    if isinstance(value, tuple):
+        for item in value:
+            _check_plain(path, item)
+    elif not isinstance(value, bool | int | float | str | None):
+        raise wrong(path, f"be numbers and text, got {value!r:.60}")
 
 
 def build(path: str, config: Config, *facts: Any) -> Any:

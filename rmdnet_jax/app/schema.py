@@ -102,7 +102,8 @@ def digits() -> Config:
             "validation": 0.0,  # share of the training set held out with its noisy labels
             "image_size": 32,  # pixels, for images of varying size
             "labels": "",  # a CSV of reviewed or corrected labels, see `reviewed`
-            "limit": 0,  # only the first so many training examples; 0: all
+            "limit": 0,  # so many training examples, drawn from all classes; 0: all
+            "broken": "refuse",  # or skip: images of a folder that cannot be read
         },
         "noise": choice("symmetric"),
         "encoder": choice("cnn"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pathlib
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
+from rmdnet_jax.app import checked, lock
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import Arm, arms
 from rmdnet_jax.app.resolve import build
@@ -18,7 +21,9 @@ from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.data import resident, sources, store, tfds
 from rmdnet_jax.data.resident import Examples
-from rmdnet_jax.errors import under, wrong
+from rmdnet_jax.errors import UserError, under, wrong
+from rmdnet_jax.files import place
+from rmdnet_jax.labels import given as given_labels
 from rmdnet_jax.labels import noise
 from rmdnet_jax.networks.adapters import adapt
 from rmdnet_jax.networks.layers import Network
@@ -38,6 +43,7 @@ class Run(NamedTuple):
     config: Config  # resolved
     arms: list[Arm]  # the experiment's own first
     workdir: pathlib.Path
+    owner: lock.Owner  # of the workdir
     writer: Writer
     mesh: Mesh
     source: sources.Source
@@ -45,7 +51,7 @@ class Run(NamedTuple):
     given: np.ndarray  # int32 [n], the labels of all training examples after noise and review
     unreviewed: np.ndarray  # int32 [n], those before somebody has reviewed them: noise is theirs
     certain: np.ndarray  # bool [n], labels that somebody has reviewed: correction keeps them
-    reviewed: str  # what a file of reviewed labels did, "" without one
+    reviewed: str  # what a person should know of the labels and the set-up, in lines
     train: np.ndarray  # int32, rows whose labels are trained on
     held: np.ndarray  # int32, rows of the noisy validation split
     examples: Examples  # the columns, on every device
@@ -62,7 +68,10 @@ class Run(NamedTuple):
 
 def keep_programs() -> None:
     """Keeps compiled programs on disk, so that later runs need not compile them again."""
-    jax.config.update("jax_compilation_cache_dir", store.compiled())
+    # On a full disk each would tell so in a line of its own; a run needs none of them.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    with contextlib.suppress(UserError):  # a user without a home has no cache
+        jax.config.update("jax_compilation_cache_dir", store.compiled())
 
 
 def setup(
@@ -80,17 +89,22 @@ def setup(
       encoder: a network of the user's; None: the one that the config names.
     """
     directory.check(workdir, config.to_dict())
+    lock.refuse_used(workdir)
     if config.tensorboard and not importlib.util.find_spec("tensorflow"):
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
     network = adapt(build("encoder", config) if encoder is None else encoder)
     source = read(config) if source is None else source
     kind, drawn = corrupt(config, source)
     with under("data"):
-        given, unreviewed, certain, said = review(config.data.labels, source, drawn)
+        path = local(config.data.labels, "labels")
+        given, unreviewed, certain, said = review(path, source, drawn)
     index = np.arange(len(source.labels), dtype=np.int32)
     train, held = resident.split(index, config.data.validation, config.noise.seed)
-    mesh = sharding.mesh()
+    if config.relation_guided.epochs or config.audit:  # else no label is looked at
+        checked.classes(source, train, given)
+    mesh, plan = sharding.mesh(), arms(config)
     clean = source.labels if kind.known else None
+    notes = checked.notes(config, source, train, plan, drawn if kind.size else None)
     columns = (np.asarray(source.images), given, index, clean)
     statistics = resident.channel_statistics(source.images)
 
@@ -99,8 +113,9 @@ def setup(
 
     return Run(
         config=config,
-        arms=arms(config),
+        arms=plan,
         workdir=workdir,
+        owner=lock.Owner(workdir),
         writer=Writer(workdir, config.tensorboard),
         mesh=mesh,
         source=source,
@@ -108,7 +123,7 @@ def setup(
         given=given,
         unreviewed=unreviewed,
         certain=certain,
-        reviewed=said,
+        reviewed="\n".join(filter(None, [*notes, said])),
         train=train,
         held=held,
         examples=Examples(*sharding.replicate(mesh, columns)),
@@ -123,37 +138,52 @@ def read(config: Config) -> sources.Source:
     """The data set that a config names."""
     data = config.data
     with under("data"):
-        return sources.load(data.name, dir=data.dir, image_size=data.image_size, limit=data.limit)
+        return sources.load(
+            data.name,
+            dir=data.dir if data.name not in sources.KINDS else local(data.dir, "dir"),
+            image_size=data.image_size,
+            limit=data.limit,
+            seed=config.noise.seed,
+            broken=data.broken,
+        )
+
+
+def local(path: str, argument: str) -> str:
+    """The path that a config's field means, see `files.place`; "" stays."""
+    return path and str(place(path, argument))
 
 
 def corrupt(config: Config, source: sources.Source) -> tuple[noise.Noise, np.ndarray]:
-    """The configured noise, and the label int32 [n] that it gives each training example."""
+    """The configured noise, and the label int32 [n] that it gives each training example.
+
+    Noise that is drawn knows an example by its row in the whole training set, whatever the limit.
+    """
     kind = make_noise(config, source)
-    index = np.arange(len(source.labels), dtype=np.int32)
+    size = len(source.labels)
+    index = np.arange(size, dtype=np.int32) if kind.size or source.rows is None else source.rows
     if kind.images:
         return kind, np.asarray(kind.labels(index, source.labels, source.images))
     return kind, np.asarray(jax.jit(kind.labels)(index, source.labels))
 
 
 def make_noise(config: Config, source: sources.Source) -> noise.Noise:
-    """The configured noise; a `file` without a path reads the TFDS data set's own labels."""
+    """The configured noise; a `file` has a label for each example that the limit keeps.
+
+    Without a path it reads the TFDS data set's own labels.
+    """
     fields, data = config.noise, config.data
-    own_files = (*sources.KINDS, "arrays")
-    if fields.name == "file" and not fields.path and data.name not in own_files:
-        with under("noise"):
-            return noise.frozen(
-                tfds.labels(data.name, data.dir, fields.field)[: data.limit or None]
-            )
-    own = {name: value for name, value in fields.items() if name not in ("name", "seed")}
+    total = source.total or len(source.labels)
     with under("noise"):
-        kind = noise.make(fields.name, num_classes=len(source.names), seed=fields.seed, **own)
-    size = kind.size if not data.limit else min(kind.size or 0, data.limit)
-    if kind.size is not None and size != len(source.labels):
-        raise wrong(
-            "noise.path",
-            f"hold {len(source.labels)} labels, one for each training example, got {kind.size}",
+        if fields.name != "file":
+            own = {name: value for name, value in fields.items() if name not in ("name", "seed")}
+            return noise.make(fields.name, num_classes=len(source.names), seed=fields.seed, **own)
+        if not fields.path and data.name not in (*sources.KINDS, "arrays"):
+            found = tfds.labels(data.name, data.dir, fields.field)
+            return noise.frozen(found if source.rows is None else found[source.rows])
+        path, about = local(fields.path, "path"), {"rows": source.rows, "images": source.files}
+        return noise.frozen(
+            given_labels.read(path, fields.field, source.names, total=total, **about)
         )
-    return kind
 
 
 def make_stage(
@@ -189,6 +219,7 @@ def make_stage(
         batches = resident.resident(
             examples, rows, config.batch_size, jax.random.fold_in(key, fit.ORDER), made.mesh
         )
+    _check_steps(part, config.epochs, batches.steps_per_epoch)
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
     prepare = resident.prepare(augment, objective.views, *made.statistics)
@@ -224,8 +255,16 @@ def _check_batch(part: str, batch_size: int, rows: int) -> None:
         raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
 
 
+def _check_steps(part: str, epochs: int, per_epoch: int) -> None:
+    """Raises `UserError` for more steps than 32 bits count."""
+    most = ((1 << 31) - 1) // per_epoch
+    if epochs > most:
+        raise wrong(f"{part}.epochs", f"be in [0, {most}] with these batches, got {epochs}")
+
+
 def train(made: Run, stage: fit.Stage) -> Variables:
     """Fits a stage, its checkpoints under `workdir/checkpoints`."""
     place = made.workdir / "checkpoints" / stage.name
     state = fit.fit(stage, made.mesh, place, made.config.checkpoint_steps, made.writer)
+    made.owner.check()
     return fit.final_variables(state)

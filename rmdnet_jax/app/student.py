@@ -21,6 +21,7 @@ import numpy as np
 from rmdnet_jax import sharding
 from rmdnet_jax.data.sources import pixels
 from rmdnet_jax.errors import first_line, under, wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.networks import weights
 from rmdnet_jax.networks.adapters import adapt
 from rmdnet_jax.networks.encoders import ENCODERS
@@ -80,7 +81,7 @@ class Student:
         Raises:
           UserError: the path has another ending, or cannot be written.
         """
-        path = pathlib.Path(path)
+        path = place(path)
         if path.suffix != ".safetensors":
             raise wrong("path", f"end in .safetensors, got {str(path)!r}")
         plain = (x.item() if isinstance(x, np.generic) else x for x in self.classes)
@@ -177,7 +178,7 @@ def load(path: str | os.PathLike, encoder: Any = None) -> Student:
       >>> student.predict(np.zeros((3, 8, 8), np.uint8)).shape
       (3, 2)
     """
-    file = _found(pathlib.Path(path))
+    file = _found(place(path))
     about = _about(file)
     described = about["encoder"]
     network = _network(described, encoder)

@@ -11,7 +11,6 @@ those of `--match '(^|/)teacher/'` are to end first.
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 import shlex
 from contextlib import redirect_stderr, redirect_stdout
@@ -51,23 +50,25 @@ def run_here(points: dict[str, str], study: str, root: str) -> int:
     """Runs the points that are not finished; returns the status, after a line on what is wrong."""
     from tqdm import tqdm
 
+    from rmdnet_jax import files
     from rmdnet_jax.app import experiment, setup, workdir
     from rmdnet_jax.app.resolve import resolve
     from rmdnet_jax.training.stop import Stopped
 
     setup.keep_programs()
+    top = files.place(root, "--workdir")
     bar = tqdm(points.items(), unit="run")
     for name, arg in bar:
-        place = pathlib.Path(root, name)
+        place = top / name
         try:
             config = get_config(f"{study}:{arg}")
-            if (place / "summary.json").exists():
-                workdir.check(place, resolve(config).to_dict())  # the study may have changed since
-                continue
+            there = (place / "summary.json").exists()
+            if there and not workdir.check(place, resolve(config).to_dict()):
+                continue  # the study may have changed since, or asks for more
             given = {"config": f"{study}:{arg}"}
             with open(os.devnull, "w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
                 experiment.run(config, place, given=given)
         except (UserError, Stopped) as error:
             bar.close()
-            return say(name, error, 143 if isinstance(error, Stopped) else 2)
+            return say(name, error, error.status if isinstance(error, Stopped) else 2)
     return 0

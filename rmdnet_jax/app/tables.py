@@ -18,7 +18,7 @@ import numpy as np
 from rmdnet_jax.app.arms import TITLES, title
 from rmdnet_jax.app.schema import flatten
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.files import whole
+from rmdnet_jax.files import place, whole
 
 COLUMNS = {
     "last": "last",
@@ -61,7 +61,7 @@ def read(directories: list[str], column: str) -> list[Run]:
     runs: list[Run] = []
     for directory in directories:
         try:
-            files = [pathlib.Path(directory) / f"{name}.json" for name in ("config", "summary")]
+            files = [place(directory) / f"{name}.json" for name in ("config", "summary")]
             config, summary = (json.loads(path.read_text()) for path in files)
             config = flatten(config)
             own = summary["relation_guided"]

@@ -13,18 +13,27 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, sharding
+from rmdnet_jax.app import sight
 from rmdnet_jax.app.resolve import build
-from rmdnet_jax.app.setup import Run, make_stage, train
+from rmdnet_jax.app.setup import PREDICT_BATCH, Run, make_stage, train
+from rmdnet_jax.app.sight import Sight
+from rmdnet_jax.data import resident
 from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.labels import files as label_files
 from rmdnet_jax.networks import weights
+from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.relations.rows import unit
 from rmdnet_jax.training import checkpoint, fit
 from rmdnet_jax.training.objectives import relation_modeling
+from rmdnet_jax.training.predict import predictor
 from rmdnet_jax.types import Variables
 
+ALIKE = 1e-5  # below this, coordinates of unit rows differ by rounding alone
 COLLAPSED = 0.1  # below this z_std * sqrt(dim), all projections have become one point
 ARRAYS = (".npy", ".npz")  # files of features
 
@@ -37,6 +46,7 @@ class Teacher(NamedTuple):
     variables: Variables | None  # None where only features were given
     settings: dict[str, Any]  # how it came about, for tables
     summary: dict[str, Any]  # stage 1's part of the summary
+    network: Network | None = None  # its encoder on this run's normalised images; None: the run's
 
 
 def prepared(made: Run) -> Teacher | fit.Stage:
@@ -46,22 +56,50 @@ def prepared(made: Run) -> Teacher | fit.Stage:
         dtype = made.config.encoder.get("dtype", "float32")
         ssl = build("relation_modeling.ssl", made.config, made.encoder, dtype)
         objective = relation_modeling(ssl, made.config.relation_modeling.epochs)
-        return make_stage(made, "relation_modeling", 0, objective, functools.partial(watch, made))
-    path = pathlib.Path(name).expanduser()
+        evaluate = functools.partial(watch, made)
+        stage = make_stage(made, "relation_modeling", 0, objective, evaluate)
+        if resident.alike(made.source.images):
+            same = f"got {len(made.given)} times the same image"
+            raise wrong("data", f"hold images that differ from each other, {same}")
+        return stage
+    path = place(name, "teacher")
     if path.suffix in ARRAYS:
         found = _given(made, path)
         _suffices(made, found.features.shape[1])
         return found
     variables, settings = _loaded(made, path)
-    return _described(made, variables, settings, {"teacher": name})
+    own = sight.read(path, made.source.images.shape[-1])
+    return _described(made, variables, settings, {"teacher": name}, own, f"teacher {name!r}")
 
 
-def _described(made: Run, variables: Variables, settings: dict, summary: dict) -> Teacher:
-    """A teacher with its features of all examples."""
+def _described(
+    made: Run,
+    variables: Variables,
+    settings: dict,
+    summary: dict,
+    own: Sight | None = None,
+    called: str = "relation_modeling",
+) -> Teacher:
+    """A teacher with its features of all examples, fed as it was trained."""
+    network = sight.fed(made.encoder, own, made.statistics, made.source.images.shape)
+    features = made.features
+    if network is not made.encoder:
+        apply = lambda v, x: network.apply(v, x, False)[0]  # noqa: E731
+        features = predictor(apply, made.mesh, PREDICT_BATCH, *made.statistics)
+    weights.check(variables, called)
     images = (made.source.images, made.source.test_images)
-    features, test = (made.features(variables, x) if len(x) else None for x in images)
-    assert features is not None
-    return Teacher(features, test, variables, settings, summary)
+    found, test = (features(variables, x) if len(x) else None for x in images)
+    assert found is not None
+    check_features(found, called)
+    return Teacher(found, test, variables, settings, summary, network)
+
+
+def check_features(features: np.ndarray, called: str) -> None:
+    """Raises `UserError` where features [n, dim] all point one way: they relate nothing."""
+    rows = np.array(unit(jnp.asarray(features)))
+    if np.ptp(rows, axis=0).max() < ALIKE:
+        what = "all zero" if not rows.any() else "all alike"
+        raise UserError(f"{called} cannot teach: its features of {len(rows)} images are {what}")
 
 
 def trained(made: Run, stage: fit.Stage) -> Teacher:
@@ -70,6 +108,7 @@ def trained(made: Run, stage: fit.Stage) -> Teacher:
     with checkpoint.opened(made.workdir / "teacher", 1) as manager:
         if manager.latest_step() is None:
             checkpoint.save(manager, stage.epochs * stage.pipeline.steps_per_epoch, variables)
+    sight.write(made.workdir, made.statistics, made.source.images.shape)
     last = (made.writer.metrics.of(stage.name) or [{}])[-1]
     kept = {
         name: value
@@ -186,7 +225,8 @@ def _given(made: Run, path: pathlib.Path) -> Teacher:
 
     def table(field: str, n: int) -> np.ndarray:
         x = label_files.read_array(str(path), field, "teacher")
-        x = x.astype(np.float32) if x.dtype.kind in "fiu" else x
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            x = x.astype(np.float32) if x.dtype.kind in "fiu" else x
         if x.dtype != np.float32 or x.ndim != 2 or len(x) != n or not np.isfinite(x).all():
             got = f"{x.dtype} of shape {x.shape}"
             raise wrong(f"teacher {str(path)!r}", f"hold finite {field} [{n}, dim], got {got}")
@@ -195,4 +235,5 @@ def _given(made: Run, path: pathlib.Path) -> Teacher:
     features, test = table("features", len(made.source.labels)), None
     if "test_features" in label_files.fields(str(path)):
         test = table("test_features", len(made.source.test_labels))
+    check_features(features, f"teacher {str(path)!r}")
     return Teacher(features, test, None, {"teacher": path.name}, {"teacher": str(path)})

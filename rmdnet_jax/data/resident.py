@@ -118,10 +118,40 @@ def to_float(image: Array) -> Array:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per-channel mean and standard deviation of uint8 images [n, h, w, c], of pixels in [0, 1]."""
+    """Per-channel mean and standard deviation of uint8 images [n, h, w, c], of pixels in [0, 1].
+
+    Some images at a time: nothing of the size of all is made.
+    """
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    few = max(1, 2**20 // images[0].size)
+    for first in range(0, len(images), few):
+        part = images[first : first + few]
+        for channel, count in enumerate(counts):
+            count += np.bincount(part[..., channel].ravel(), minlength=256)
     value = np.arange(256) / 255.0
-    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
-    share = np.stack(counts) / images[..., 0].size
+    share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ value
     variance = np.maximum(share @ value**2 - mean**2, 1e-6)
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def alike(images: np.ndarray) -> bool:
+    """Whether all images are the same one."""
+    few = max(1, 2**20 // images[0].size)
+    return all((images[i : i + few] == images[:1]).all() for i in range(0, len(images), few))
+
+
+def fitted(image: Array, height: int, width: int) -> Array:
+    """Images [n, h, w, c] at another size: their largest centred part of its aspect, scaled.
+
+    With antialiasing, as files are decoded.
+    """
+    _, h, w, _ = image.shape
+    high, wide = (
+        min(h, max(1, round(w * height / width))),
+        min(w, max(1, round(h * width / height))),
+    )
+    top, left = (h - high) // 2, (w - wide) // 2
+    part = image[:, top : top + high, left : left + wide]
+    shape = (len(image), height, width, image.shape[-1])
+    return image if shape == image.shape else jax.image.resize(part, shape, "linear")

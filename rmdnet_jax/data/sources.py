@@ -6,19 +6,18 @@ index: the position in the original training set, whatever the order on disk.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from rmdnet_jax.data import tfds
-from rmdnet_jax.data.store import MODES, Allocate, Source, cached, checked, decode
-from rmdnet_jax.errors import UserError, first_line, within, wrong
+from rmdnet_jax.data import folder, tfds
+from rmdnet_jax.data.images import MODES
+from rmdnet_jax.data.store import FIELDS, Source, checked
+from rmdnet_jax.errors import first_line, within, wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.labels.classes import array, numbered
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
+from rmdnet_jax.labels.given import check_stray
 
 
 class Load(Protocol):
@@ -27,14 +26,24 @@ class Load(Protocol):
     def __call__(self, name: str, dir: str, image_size: int, /) -> Source: ...
 
 
-def load(name: str, *, dir: str = "", image_size: int = 32, limit: int = 0) -> Source:
+def load(
+    name: str,
+    *,
+    dir: str = "",
+    image_size: int = 32,
+    limit: int = 0,
+    seed: int = 0,
+    broken: str = "refuse",
+) -> Source:
     """Reads a data set by its name.
 
     Args:
       name: one of `KINDS`, or an image data set of TensorFlow Datasets.
       dir: the folder or file; for TFDS the folder of all data sets, "" for its own choice.
       image_size: side of the squares that images of free size become, pixels.
-      limit: how many training examples to keep, the first ones by index; 0 keeps all.
+      limit: how many training examples to keep, a random sample of all classes; 0 keeps all.
+      seed: of the sample.
+      broken: whether to `refuse` images of a folder that cannot be read, or to `skip` them.
 
     Raises:
       UserError: for an unknown name, or for data that cannot be read.
@@ -47,7 +56,14 @@ def load(name: str, *, dir: str = "", image_size: int = 32, limit: int = 0) -> S
     """
     within("limit", limit, "[0, inf)", whole=True)
     within("image_size", image_size, "[1, inf)", whole=True)
-    return KINDS.get(name, tfds.load)(name, dir, int(image_size)).cut(limit)
+    within("seed", seed, "[0, inf)", whole=True)
+    if name == "folder":
+        return folder.load(name, dir, int(image_size), broken).cut(limit, seed)
+    if broken != "refuse":
+        raise wrong("broken", f"be 'refuse' but for name='folder', got {broken!r}")
+    if name == "digits" and dir:
+        raise wrong("dir", f"be empty for name='digits', got {dir!r}: is name=folder meant?")
+    return KINDS.get(name, tfds.load)(name, dir, int(image_size)).cut(limit, seed)
 
 
 def arrays(
@@ -83,6 +99,8 @@ def arrays(
         missing = "test_images" if test_images is None else "test_labels"
         raise wrong(missing, "be given, too: test images and test labels go together")
     numbers, distinct = numbered(labels, "labels")
+    if names is None:
+        check_stray("labels", distinct[numbers])
     classes = distinct.tolist()
     if names is not None and len(names) > len(classes):  # labels are positions in names
         _check_positions(classes, names)
@@ -181,9 +199,8 @@ def _digits(name: str, dir: str, image_size: int) -> Source:
 def _npz(name: str, dir: str, image_size: int) -> Source:
     """Arrays of a .npz file: `images`, `labels`; perhaps `test_images`, `test_labels`, `names`."""
     try:
-        path = os.path.expanduser(dir)
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            fields = {field: archive[field] for field in Source._fields[1:] if field in archive}
+        with place(dir, "dir").open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            fields = {field: archive[field] for field in FIELDS if field in archive}
     except Exception as error:  # no such file, a bad zip or header, a pickle: types of their own
         must = f"be a .npz file of plain arrays (no pickled objects), got {dir!r}"
         raise wrong("dir", f"{must}: {first_line(error)}") from error
@@ -193,52 +210,4 @@ def _npz(name: str, dir: str, image_size: int) -> Source:
     return checked(name, fields, f"dir: in {dir!r}, ")
 
 
-def _folder(name: str, dir: str, image_size: int) -> Source:
-    """Images in `dir`/train/<class>/ and perhaps test/<class>/, sorted, as RGB squares.
-
-    Where there is neither, all of `dir`/<class>/ is the training set.
-    """
-    root = Path(dir).expanduser()
-    train, test = _listing(root / "train"), _listing(root / "test")
-    if dir and not ((root / "train").exists() or (root / "test").exists()):
-        train = _listing(root) if any(root.glob("[!.]*/[!.]*.*")) else {}
-    if not dir or not train:
-        must = "be a folder that holds train/<class>/ or <class>/ for name=folder"
-        raise wrong("dir", f"{must}, got {dir!r}")
-    if unseen := sorted(set(test) - set(train)):
-        must = f"be one of the classes of train, {', '.join(train)}"
-        raise UserError(f"dir: {str(root / 'test' / unseen[0])!r} must {must}", argument=True)
-    splits = {
-        field: [(path, i) for i, label in enumerate(train) for path in split.get(label, [])]
-        for field, split in (("images", train), ("test_images", test))
-    }
-    stats = [(path, path.stat()) for split in splits.values() for path, _ in split]
-    files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-
-    def build(allocate: Allocate) -> Source:
-        below = [path.relative_to(root).as_posix() for path, _ in splits["images"]]
-        found = {"names": np.array(list(train)), "files": np.array(below)}
-        for field, split in splits.items():
-            found[field] = allocate(field, (len(split), image_size, image_size, 3))
-            found[f"{field[:-6]}labels"] = np.array([label for _, label in split], np.int32)
-            decode(found[field], enumerate(path for path, _ in split), f"{name} {field}")
-        return checked(name, found, "dir: ")
-
-    return cached(name, [str(root.resolve()), image_size, files], build)
-
-
-def _listing(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder, both sorted; refuses a class without one."""
-    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
-    listing = {
-        path.name: sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
-        for path in classes
-    }
-    if empty := [label for label, files in listing.items() if not files]:
-        must = f"hold at least one of *{', *'.join(SUFFIXES)}, got none"
-        text = f"dir: class folder {str(folder / empty[0])!r} must {must}"
-        raise UserError(text, argument=True)
-    return listing
-
-
-KINDS: dict[str, Load] = {"digits": _digits, "npz": _npz, "folder": _folder}
+KINDS: dict[str, Load] = {"digits": _digits, "npz": _npz, "folder": folder.load}

@@ -1,4 +1,4 @@
-"""Examples in memory or memory-mapped: checked, decoded by many threads, kept once decoded.
+"""Examples in memory or memory-mapped: checked, and kept once decoded.
 
 Decoded data are kept as .npy files in `root()`, and memory-mapped from there until the files that
 they came from change.
@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import itertools
 import os
+import re
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
-from rmdnet_jax.errors import UserError, first_line, wrong
+from rmdnet_jax.data.images import MODES, some
+from rmdnet_jax.errors import first_line, wrong
+from rmdnet_jax.files import place
+from rmdnet_jax.labels.given import check_stray
 
-CHUNK = 1024  # examples decoded between two looks at the progress bar
-THREADS = min(16, os.cpu_count() or 1)  # Pillow lets others run while it unpacks a large image
 MAX_CLASSES = 1 << 16  # a larger label is a mistake, not a class
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name of a channel count
+FIELDS = ("images", "labels", "test_images", "test_labels", "names", "files")  # kept in files
+KEPT = 2  # decoded copies of one folder or data set, of different states or sizes
+DECODED = re.compile(r".+-[0-9a-f]{16}")
+GIGABYTES = 64.0  # of all decoded data, unless $RMDNET_CACHE_GB says otherwise
 
 
 class Source(NamedTuple):
@@ -40,12 +42,30 @@ class Source(NamedTuple):
     test_labels: np.ndarray  # int32 [m]
     names: tuple[str, ...]  # of the classes
     files: tuple[str, ...] = ()  # of the training examples, below the folder; empty elsewhere
+    rows: np.ndarray | None = None  # int32 [n], where each example was before `cut`; None: there
+    total: int = 0  # training examples before `cut`; 0: these are all
 
-    def cut(self, limit: int) -> Source:
-        """The first `limit` training examples, or all of them for 0; the test set stays whole."""
-        keep = slice(limit or None)
+    def cut(self, limit: int, seed: int = 0) -> Source:
+        """A random sample of `limit` training examples in their order, or all of them for 0.
+
+        Each class keeps its share, and one example at least where there is room. The test set
+        stays whole.
+        """
+        size = len(self.labels)
+        if not 0 < limit < size:
+            return self
+        order = np.random.default_rng(seed).permutation(size)
+        order = order[np.argsort(self.labels[order], kind="stable")]
+        counts = np.bincount(self.labels)
+        place = np.arange(size) - np.repeat(np.cumsum(counts) - counts, counts)  # in its class
+        share = np.where(place, (place + 0.5) / np.repeat(counts, counts), -1.0)
+        rows = np.sort(order[np.argsort(share, kind="stable")[:limit]]).astype(np.int32)
         return self._replace(
-            images=self.images[keep], labels=self.labels[keep], files=self.files[keep]
+            images=self.images[rows],
+            labels=self.labels[rows],
+            files=tuple(self.files[row] for row in rows) if self.files else (),
+            rows=rows if self.rows is None else self.rows[rows],
+            total=self.total or size,
         )
 
 
@@ -62,8 +82,11 @@ class Build(Protocol):
 
 
 def root() -> Path:
-    """Where decoded data and compiled programs lie: `$RMDNET_CACHE`, else ~/.cache/rmdnet_jax."""
-    return Path(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax").expanduser()
+    """Where decoded data and compiled programs lie: `$RMDNET_CACHE`, else ~/.cache/rmdnet_jax.
+
+    Of decoded data at most `$RMDNET_CACHE_GB` gigabytes are kept, `GIGABYTES` where it is not set.
+    """
+    return place(os.environ.get("RMDNET_CACHE") or "~/.cache/rmdnet_jax", "RMDNET_CACHE")
 
 
 def compiled() -> str:
@@ -79,6 +102,9 @@ def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source
       arrays: `images` and `labels`; perhaps `test_images` with `test_labels`, `names`, `files`.
       where: what an error begins with, such as "dir: in 'x.npz', ".
     """
+    for field, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a .npz may hold other files
+            raise wrong(f"{where}{field}", f"be a plain array, got {type(array).__name__}")
     images, labels = _channels(arrays["images"]), arrays["labels"]
     absent = {
         "test_images": np.zeros((0, *images.shape[1:]), np.uint8),
@@ -94,8 +120,9 @@ def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source
         raise wrong(f"{where}images", f"hold at least one image, got {[*images.shape]}")
     _check_labels(f"{where}labels", labels, len(images))
     _check_labels(f"{where}test_labels", test_labels, len(test_images))
-    classes = 1 + max(labels.max(), test_labels.max(initial=0))
-    names = arrays["names"] if "names" in arrays else np.arange(classes).astype(str)
+    if "names" not in arrays:
+        labels, test_labels, arrays["names"] = _classes(where, labels, test_labels)
+    names, classes = arrays["names"], 1 + max(labels.max(), test_labels.max(initial=0))
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) < classes:
         got = f"{names.dtype} {[*names.shape]}"
         raise wrong(f"{where}names", f"be a string for each of {classes} classes, got {got}")
@@ -111,6 +138,22 @@ def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source
         names=tuple(names.tolist()),
         files=tuple(files.tolist()),
     )
+
+
+def _classes(
+    where: str, labels: np.ndarray, test_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels and test labels as places among the distinct labels, and those as names."""
+    distinct = np.unique(labels)
+    check_stray(f"{where}labels", labels)
+    if (unseen := np.setdiff1d(test_labels, distinct)).size:
+        text = f"be among the labels that are trained on, got {unseen[0]} and no training image"
+        raise wrong(f"{where}test_labels", text)
+    if distinct[-1] != len(distinct) - 1:
+        few = some(map(str, distinct))
+        warnings.warn(f"labels are the names of {len(distinct)} classes: {few}", stacklevel=4)
+    labels, test_labels = (np.searchsorted(distinct, x) for x in (labels, test_labels))
+    return labels, test_labels, distinct.astype(str)
 
 
 def _channels(images: np.ndarray) -> np.ndarray:
@@ -138,49 +181,28 @@ def _check_labels(argument: str, labels: np.ndarray, count: int) -> None:
         raise wrong(argument, f"be in [0, {MAX_CLASSES}), got {got}")
 
 
-def decode(images: np.ndarray, items: Iterator[tuple[int, Path | bytes]], title: str) -> None:
-    """Fills `images` from pairs (row, encoded image); a bar shows progress on a terminal."""
-
-    def fill(part: list[tuple[int, Path | bytes]]) -> None:
-        for row, encoded in part:
-            images[row] = _pixels(encoded, images.shape[1:], f"{title} {row}")
-
-    bar = tqdm(total=len(images), desc=f"decoding {title}", disable=None)
-    with ThreadPoolExecutor(THREADS) as pool, bar:
-        while chunk := list(itertools.islice(items, CHUNK)):
-            # many images a task: a task costs more than a small image
-            list(pool.map(fill, [chunk[i::THREADS] for i in range(THREADS)]))
-            bar.update(len(chunk))
-
-
-def _pixels(encoded: Path | bytes, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """The image in `shape`: the largest centred part of its aspect, scaled with antialiasing."""
-    from PIL import Image, ImageOps
-
-    height, width, channels = shape
-    try:
-        with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as file:
-            image = file.convert(MODES[channels])
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = encoded if isinstance(encoded, Path) else where
-        text = f"dir: cannot read image {what}: {first_line(error)}"
-        raise UserError(text, argument=True) from error
-    return np.asarray(image).reshape(shape)
-
-
-def cached(name: str, key: object, build: Build) -> Source:
+def cached(name: str, place: str, key: object, build: Build) -> Source:
     """What `build` made the first time that it was called for this key, memory-mapped.
 
-    The cache is written whole or not at all.
+    The cache is written whole or not at all. Older copies are deleted, see `_prune`.
+
+    Args:
+      name: the data set's.
+      place: where it comes from; few copies of one place are kept.
+      key: changes when the data do.
+      build: reads them.
     """
     base = root()
-    digest = hashlib.sha256(repr((1, key)).encode()).hexdigest()  # 1: raise it with decoding
-    path = base / f"{name.replace('/', '_').replace(':', '_')}-{digest[:16]}"
+    digests = [
+        hashlib.sha256(repr((2, *x)).encode()).hexdigest()[:16]  # 2: raise with decoding
+        for x in ([place], [place, key])
+    ]
+    path = base / "-".join([name.replace("/", "_").replace(":", "_"), digests[0][:8], digests[1]])
     if (source := _read_cache(name, path)) is not None:
         return source
     try:
         source = _write_cache(name, path, build)
+        _prune(base, path)
     except OSError as error:
         warnings.warn(
             f"cannot write the cache of decoded images in {str(base)!r} ({first_line(error)}): "
@@ -191,13 +213,52 @@ def cached(name: str, key: object, build: Build) -> Source:
     return _read_cache(name, path) or source
 
 
+def _prune(base: Path, newest: Path) -> None:
+    """Deletes what was longest not read: copies of a place beyond `KEPT`, all beyond the limit.
+
+    What other processes have mapped stays readable for them.
+    """
+    limit, seen, size = _limit(), Counter[str](), 0
+    found = {path.parent for path in base.glob("*/test_labels.npy") if path.parent != newest}
+    found = [path for path in found if DECODED.fullmatch(path.name)]  # nothing of the user's
+    for path in [newest, *sorted(found, key=_age, reverse=True)]:
+        place, own = path.name[:-16], sum(file.stat().st_size for file in path.glob("*.npy"))
+        if path != newest and (seen[place] >= KEPT or size + own > limit):
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        seen[place] += 1
+        size += own
+    for path in base.glob(".partial-*"):  # of a process that was killed
+        if time.time() - _age(path) > 24 * 3600:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    """When a folder was last read or written; 0 where it has just gone."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _limit() -> float:
+    """How many bytes of decoded data are kept."""
+    text = os.environ.get("RMDNET_CACHE_GB") or GIGABYTES
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1.0
+    if not size >= 0:
+        raise wrong("RMDNET_CACHE_GB", f"be a number of gigabytes, got {text!r}")
+    return size * 1e9
+
+
 def _write_cache(name: str, path: Path, build: Build) -> Source:
     """Builds a source in a folder of its own, which is then renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as partial:
         (whole := Path(partial) / "whole").mkdir()
         source = build(lambda field, shape: _reserve(whole / f"{field}.npy", shape))
-        for field in Source._fields[1:]:
+        for field in FIELDS:
             if not (whole / f"{field}.npy").exists():
                 values = getattr(source, field)
                 values = np.array(values, str) if isinstance(values, tuple) else values
@@ -223,8 +284,11 @@ def _read_cache(name: str, path: Path) -> Source | None:
     try:
         arrays = {
             field: np.load(path / f"{field}.npy", mmap_mode="r", allow_pickle=False)
-            for field in Source._fields[1:]
+            for field in FIELDS
         }
-        return checked(name, arrays)
+        source = checked(name, arrays)
+        with contextlib.suppress(OSError):  # a cache that may only be read
+            os.utime(path)  # it is in use: see `_prune`
+        return source
     except Exception:  # a damaged file raises anything: decode again
         return None

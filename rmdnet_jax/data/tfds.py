@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from rmdnet_jax.data.store import CHUNK, Allocate, Source, cached, checked, decode
+from rmdnet_jax.data.images import CHUNK, decode
+from rmdnet_jax.data.store import Allocate, Source, cached, checked
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
 
 # data set, config, version; no namespace: those ask the network
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d[\w.*]*)?")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
 OTHERS = ["digits", "npz", "folder", "cifar10", "cifar100"]  # named in errors
 INSTALL = "pip install 'rmdnet_jax[tfds]'"
 
@@ -41,7 +44,7 @@ def load(name: str, dir: str, image_size: int) -> Source:
         arrays |= _split(builder, name, "test_images", ["test", "validation"], shape, allocate)
         return checked(name, arrays, f"name: in {name!r}, ")
 
-    return cached(name, [builder.info.full_name, str(builder.data_path), files, shape], build)
+    return cached(name, str(builder.data_path), [builder.info.full_name, files, shape], build)
 
 
 def _split(
@@ -98,7 +101,7 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
     try:
         if not NAME.fullmatch(name):
             raise tfds.core.DatasetNotFoundError
-        builder: Any = tfds.builder(name, data_dir=os.path.expanduser(dir) or None)
+        builder: Any = _builder(name, os.path.expanduser(dir))
     except tfds.core.DatasetNotFoundError:
         names = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name, names, cutoff=0.5)
@@ -119,6 +122,35 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
     return builder, (image_size, image_size, channels or 3)
 
 
+def _builder(name: str, dir: str) -> Any:
+    """TFDS's builder; `dir` may also be the data set's own folder, or that of its version."""
+    import tensorflow_datasets as tfds
+
+    first = tfds.builder(name, data_dir=dir or None)
+    if not dir or first.data_path.exists():
+        return first
+    place = pathlib.Path(dir).absolute()
+    place = place.parent if VERSION.fullmatch(place.name) else place
+    own = first.data_path.relative_to(first.data_dir_root).parts[:-1]  # cifar10, or name/config
+    for depth in range(1, len(own) + 1):
+        if place.parts[-depth:] == own[:depth]:
+            found = tfds.builder(name, data_dir=place.parents[depth - 1])
+            if found.data_path.exists() or _versions(found):
+                return found
+    return first
+
+
+def _versions(builder: Any) -> str:
+    """A hint at other versions of a data set that are prepared where it was looked for."""
+    place = builder.data_path.parent
+    found = sorted(path.name for path in place.iterdir()) if place.exists() else []
+    versions = [name for name in found if VERSION.fullmatch(name)]
+    if not versions:
+        return ""
+    full = builder.info.full_name.rpartition("/")[0]
+    return f" (there is version {', '.join(versions)}: name={full}:{versions[-1]} reads it)"
+
+
 def _prepare(name: str, builder: Any) -> None:
     """Downloads a data set and writes it as ArrayRecord; or says how to do it elsewhere."""
     try:
@@ -126,7 +158,7 @@ def _prepare(name: str, builder: Any) -> None:
         _import_tensorflow()
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # no network, TensorFlow or space, or data to be fetched by hand
-        what = f"{name} is not prepared in {str(builder.data_dir_root)!r}"
+        what = f"{name} is not prepared in {str(builder.data_dir_root)!r}{_versions(builder)}"
         call = f"t.builder('{name}', data_dir='DIR').download_and_prepare"
         code = f"import tensorflow_datasets as t; {call}(file_format='array_record')"
         text = (

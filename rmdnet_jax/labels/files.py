@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
+from rmdnet_jax.files import place as local
 from rmdnet_jax.labels.headings import Form, check_width, form, heading, number
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 TABLES = (".csv", ".parquet")
-NAMES = ("file", "filename", "file_name", "path", "name", "image", "id")  # who a row is of
+NAMES = (  # headings of a column that says who a row is of
+    "file", "filename", "file_name", "path", "filepath", "file_path", "name", "image", "id"
+)  # fmt: skip
 LABELS = "labels"  # the field of label files; one column needs no such heading
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate such a cell
 
@@ -39,7 +42,7 @@ def fields(path: str) -> tuple[str, ...]:
     """The names of the arrays in an `.npz` that can be read; none in another file."""
     if not path.endswith(".npz"):
         return ()
-    with np.load(pathlib.Path(path).expanduser(), allow_pickle=False) as data:
+    with np.load(local(path), allow_pickle=False) as data:
         return tuple(data.files)
 
 
@@ -49,7 +52,7 @@ def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
     if not path.endswith(SUFFIXES):
         raise wrong(argument, f"end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path!r}")
     try:
-        yield pathlib.Path(path).expanduser()
+        yield local(path, argument)
     except UserError:
         raise
     except Exception as error:  # a damaged file raises anything
@@ -100,7 +103,9 @@ def read_array(
                 raise wrong(argument, text)
             if name not in data.files:
                 raise unknown(f"{argument}'s field", name, data.files)
-            return data[name]
+            if not isinstance(found := data[name], np.ndarray):
+                raise wrong(argument, f"hold plain arrays, got {name!r} of {path!r}, which is none")
+            return found
 
 
 def read_table(

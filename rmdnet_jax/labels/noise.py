@@ -18,6 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from rmdnet_jax.errors import one_of, unknown, within, wrong
+from rmdnet_jax.labels import given as given_labels
 from rmdnet_jax.labels import mappings
 from rmdnet_jax.labels.files import read, read_array
 from rmdnet_jax.types import Array, hyper
@@ -123,11 +124,10 @@ def asymmetric(
 def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
     """Labels move by what is in the image: `p = q softmax(x W_y without class y)`, `p_y = 1 - q`.
 
-    The given label is drawn from p. q is normal around `rate` with deviation 0.1, within [0, 1],
-    for each example; `W_y ~ N(0, 1)` of shape [pixels, C] for each class; x are the pixels in
+    The given label is drawn from p. q is normal around `rate` with deviation 0.1, or less near 0
+    and 1, within [0, 1]; `W_y ~ N(0, 1)` of shape [pixels, C] for each class; x are the pixels in
     [0, 1]. W is rounded to a grid: products with uint8 pixels are exact, so that no label depends
-    on the order of an addition. Source: Xia et al., NeurIPS 2020, Algorithm 2, whose x is
-    normalised per channel.
+    on an addition's order. Source: Xia et al., NeurIPS 2020, Algorithm 2, x normalised there.
     """
     _check(num_classes, rate)
 
@@ -154,15 +154,16 @@ def instance(num_classes: int, seed: int, *, rate: float = 0.4) -> Noise:
 
 
 def _flip_rates(seed: int, index: ArrayLike, rate: float) -> np.ndarray:
-    """q float64 [n]: normal around `rate` with deviation 0.1, within [0, 1]."""
-    low, high = (0.0 - rate) / 0.1, (1.0 - rate) / 0.1
+    """q float64 [n]: normal around `rate` with deviation 0.1 or less, within [0, 1]."""
+    deviation = min(0.1, rate, 1.0 - rate)
+    low, high = ((bound - rate) / (deviation or 1.0) for bound in (0.0, 1.0))
     key = jax.random.fold_in(jax.random.key(seed), 0)
     normal = jax.vmap(
         lambda i: jax.random.truncated_normal(
             jax.random.fold_in(key, i), low, high, dtype=jnp.float32
         )
     )
-    return rate + 0.1 * np.asarray(normal(jnp.asarray(index)), np.float64)
+    return rate + deviation * np.asarray(normal(jnp.asarray(index)), np.float64)
 
 
 def _grid(seed: int, y: int, pixels: int, num_classes: int) -> np.ndarray:
@@ -285,8 +286,13 @@ def transition(clean: np.ndarray, given: np.ndarray, num_classes: int) -> np.nda
 def describe(
     clean: np.ndarray, given: np.ndarray, num_classes: int, known: bool = True
 ) -> dict[str, Any]:
-    """What a run records of its labels: `rate` and `transition`, None if unknown, and `sha256`."""
-    shares = np.round(transition(clean, given, num_classes), 6).tolist()
+    """What a run records of its labels: `rate` and `transition`, None if unknown, and `sha256`.
+
+    Of many classes, the transition matrix is its largest shares, see `given.largest`.
+    """
+    shares = given_labels.largest(clean, given, num_classes)
+    if num_classes <= given_labels.WHOLE:
+        shares = np.round(transition(clean, given, num_classes), 6).tolist()
     return {
         "rate": float(np.mean(clean != given)) if known else None,
         "transition": shares if known else None,

@@ -1,8 +1,9 @@
 """Encoders: networks that see images, float32 [batch, height, width, channel], and give features.
 
 `dtype` is what a network computes in. With "bfloat16" convolutions and matrix products run in
-bfloat16; parameters, statistics and features stay float32. "float64" is for parity tests and needs
-JAX's x64 mode. See `layers` for the conventions.
+bfloat16; parameters, statistics and features stay float32. On a CPU all is float32 then, see
+`layers.computed`. "float64" is for parity tests and needs JAX's x64 mode. See `layers` for the
+conventions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 
 from rmdnet_jax.errors import one_of, within
-from rmdnet_jax.networks.layers import Network, conv, halve, network, norm, pool, positive
+from rmdnet_jax.networks.layers import Network, computed, conv, halve, network, norm, pool, positive
 from rmdnet_jax.types import Array
 
 STEMS = ("cifar", "imagenet")
@@ -64,7 +65,7 @@ class _ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        x = conv(x.astype(self.dtype), self.stem_width, kernel, stride, name="stem")
+        x = conv(x.astype(computed(self.dtype)), self.stem_width, kernel, stride, name="stem")
         if not self.preact:
             x = nn.relu(norm(x, train, name="stem_norm"))
         if self.stem == "imagenet":
@@ -93,7 +94,7 @@ class _CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        x = x.astype(self.dtype)
+        x = x.astype(computed(self.dtype))
         for i, width in enumerate(self.widths, start=1):
             if i > 1:
                 x = halve(x)

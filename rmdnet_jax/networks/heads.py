@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax.errors import within
-from rmdnet_jax.networks.layers import Network, drawn, network, norm, positive, wide
+from rmdnet_jax.networks.layers import Network, computed, drawn, network, norm, positive, wide
 from rmdnet_jax.types import Array
 
 
@@ -24,10 +24,10 @@ class _Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        scale, out = 1 / math.sqrt(x.shape[-1]), wide(self.dtype)
+        scale, out, own = 1 / math.sqrt(x.shape[-1]), wide(self.dtype), computed(self.dtype)
         uniform = drawn(functools.partial(jax.random.uniform, minval=-1, maxval=1), scale)
         kernel = self.param("kernel", uniform, (x.shape[-1], self.features), out)
-        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=out)
+        y = jnp.matmul(x.astype(own), kernel.astype(own), preferred_element_type=out)
         if not self.bias:
             return y
         bias = self.param("bias", uniform, (self.features,), out)

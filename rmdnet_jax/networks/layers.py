@@ -57,6 +57,14 @@ def wide(dtype: str | jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def computed(dtype: str) -> str:
+    """What a network of a `dtype` computes in here: for bfloat16 on a CPU that is float32.
+
+    XLA's bfloat16 is slower there, and with jax 0.11 and 0.12 it makes NaN of fused operations.
+    """
+    return "float32" if dtype == "bfloat16" and jax.default_backend() == "cpu" else dtype
+
+
 def drawn(sample: Callable, scale: float) -> Callable:
     """Initialiser: `scale` times a sample.
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
@@ -90,7 +91,8 @@ def from_state_dict(
     prefix that all its names share (`module.`, `backbone.`).
 
     Raises:
-      UserError: naming `field`, where an entry is missing or has another shape.
+      UserError: naming `field`, where an entry is missing, has another shape, or holds anything
+        but finite floating-point numbers.
     """
     first = min(_name(path, own) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0])
     prefixes = (
@@ -106,9 +108,21 @@ def from_state_dict(
         array = _transposed(np.asarray(state[name]), own, back=True)
         if array.shape != wanted.shape:
             raise UserError(f"{must} its {name!r} has shape {np.shape(state[name])}")
-        return array.astype(wanted.dtype)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"{must} its {name!r} is of {array.dtype}, not of floats")
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            array = array.astype(wanted.dtype)
+        if not np.isfinite(array).all():
+            raise UserError(f"{must} its {name!r} is not finite")
+        return array
 
     return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def check(variables: Variables, field: str) -> None:
+    """Raises `UserError`, naming `field`, for weights that are not finite."""
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise UserError(f"{field} holds weights that are not finite")
 
 
 def read(path: pathlib.Path, field: str) -> dict[str, np.ndarray]:
@@ -128,7 +142,7 @@ def read(path: pathlib.Path, field: str) -> dict[str, np.ndarray]:
         found = torch.load(path, map_location="cpu", weights_only=True)
         inner = (found[n] for n in ("state_dict", "model") if isinstance(found.get(n), dict))
         return {
-            name: value.float().numpy()
+            name: (value.float() if value.is_floating_point() else value).numpy()
             for name, value in next(inner, found).items()
             if isinstance(value, torch.Tensor)
         }
@@ -157,4 +171,14 @@ def write(path: pathlib.Path, state: dict[str, np.ndarray], about: dict[str, Any
     """
     content = save(state, {name: json.dumps(value) for name, value in about.items()})
     with whole(path) as part:
-        part.write_bytes(content)
+        part.write_bytes(_ordered(content))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A `.safetensors` file with its metadata in order: equal networks are equal bytes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays stay aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]

@@ -19,6 +19,7 @@ from rmdnet_jax.types import Array
 
 Rows = ArrayLike | Sequence[Sequence[float]]  # float [batch, dim]: arrays of JAX or NumPy, lists
 TINY = 1e-12  # smallest squared norm: below it a row counts as zero, and its gradient stays finite
+HUGE = 1e8  # the sum of fourth powers of larger entries would overflow
 
 
 def checked(argument: str, rows: Rows) -> Array:
@@ -36,7 +37,7 @@ def checked(argument: str, rows: Rows) -> Array:
     if jax.sharding.get_abstract_mesh().explicit_axes:
         # With types that name their sharding, a product of all rows with all rows has none.
         array = jax.sharding.reshard(array, PartitionSpec(None, None))
-    return array
+    return _bounded(array)
 
 
 def positive(argument: str, value: float | Array) -> None:
@@ -64,10 +65,17 @@ def pair(
     return s, t
 
 
+def _bounded(features: Array) -> Array:
+    """Rows divided by one number where an entry is beyond `HUGE`: no loss asks for the scale."""
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(features)))
+    return features / jnp.maximum(size / HUGE, 1.0)
+
+
 def unit(features: Array) -> Array:
-    """Rows scaled to unit norm; a zero row stays zero. [batch, dim] -> [batch, dim]."""
+    """Rows scaled to unit norm; a zero row stays zero, and its gradient is zero, too."""
     square = jnp.sum(features * features, axis=-1, keepdims=True)
-    return features * jax.lax.rsqrt(jnp.maximum(square, TINY))
+    real = square > TINY
+    return features * jnp.where(real, jax.lax.rsqrt(jnp.where(real, square, 1.0)), 0.0)
 
 
 def centred(features: Array) -> Array:

@@ -20,7 +20,7 @@ from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.metrics import Progress, Writer
 from rmdnet_jax.training.objectives import Objective
 from rmdnet_jax.training.optimizer import Optimizer
-from rmdnet_jax.training.stop import Stopped, agreed, on_stop
+from rmdnet_jax.training.stop import Asked, Stopped, agreed, on_stop
 from rmdnet_jax.types import Array, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
@@ -69,9 +69,8 @@ class Stage(NamedTuple):
 
 def final_variables(state: TrainState) -> Variables:
     """The network to use: averaged parameters where there is an average."""
-    return (
-        state.variables if state.average == () else Variables(state.average, state.variables.stats)
-    )
+    averaged = state.average != ()
+    return Variables(state.average, state.variables.stats) if averaged else state.variables
 
 
 def _measure(
@@ -157,20 +156,24 @@ def shapes(stage: Stage, mesh: Mesh, rows: Examples) -> TrainState:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
 
 
-def start(stage: Stage, mesh: Mesh, manager: Any) -> tuple[int, TrainState]:
+def start(stage: Stage, mesh: Mesh, manager: Any, writer: Writer) -> tuple[int, TrainState]:
     """The steps done and the state: of the newest readable checkpoint, or before the first step.
 
     Raises `UserError` where there are checkpoints and none can be read: what may only be out of
-    reach is not written over.
+    reach is not written over; and where the records are not those of the checkpoint.
     """
     first = stage.pipeline.batch(0)
-    if (found := checkpoint.restore(manager, shapes(stage, mesh, first), remove=True)) is not None:
-        return found
-    if manager.all_steps():
+    like = shapes(stage, mesh, first)
+    found = checkpoint.restore(manager, like, remove=True, records=True)
+    if found:
+        writer.rewind(stage.name, found.step, found.records)
+        return found.step, found.state
+    if checkpoint.numbered(manager):
         raise UserError(
             f"{stage.name}: no checkpoint in {manager.directory} can be read; move them away and "
             "the stage starts anew"
         )
+    writer.rewind(stage.name, 0)
     build = jax.jit(functools.partial(initial, stage), out_shardings=sharding.everywhere(mesh))
     return 0, build(stage.objective.frozen, first, stage.key)
 
@@ -189,7 +192,7 @@ def fit(
 
     Raises:
       UserError: the loss is not finite, or `stage.evaluate` stops the run.
-      Stopped: after SIGTERM or SIGINT, with everything saved.
+      Stopped: after SIGTERM, SIGINT or SIGHUP, with everything saved.
     """
     per_epoch = stage.pipeline.steps_per_epoch
     total = stage.epochs * per_epoch
@@ -197,8 +200,7 @@ def fit(
         stack.enter_context(jax.set_mesh(mesh))
         manager = stack.enter_context(checkpoint.opened(directory, save_every))
         stop = stack.enter_context(on_stop())
-        begin, state = start(stage, mesh, manager)
-        writer.rewind(stage.name, begin)
+        begin, state = start(stage, mesh, manager, writer)
         bar = Progress(stage.name, total, begin, per_epoch, stage.pipeline.batch_size)
         progress = stack.enter_context(contextlib.closing(bar))
         run = jax.jit(functools.partial(step, stage), donate_argnums=0)
@@ -218,16 +220,18 @@ def fit(
             stopping = agreed(stop, done % per_epoch == 0)
             if done == total or stopping or manager.should_save(done):
                 _refuse_failed(stage, state, manager)
-                checkpoint.save(manager, done, state)
+                checkpoint.save(manager, done, state, writer.metrics.digest(stage.name, done))
             if stopping and done < total:
-                manager.wait_until_finished()
-                where = f"stopped at step {done} of {total}, saved"
-                raise Stopped(f"{stage.name}: {where}; the same command continues")
-        manager.wait_until_finished()
+                checkpoint.settle(manager)
+                raise _stopped(stage, f"stopped at step {done} of {total}, saved", stop)
+        checkpoint.settle(manager)
         if agreed(stop, True):
-            where = "finished and saved, then stopped"
-            raise Stopped(f"{stage.name}: {where}; the same command continues")
+            raise _stopped(stage, "finished and saved, then stopped", stop)
     return state
+
+
+def _stopped(stage: Stage, where: str, stop: Asked) -> Stopped:
+    return Stopped(f"{stage.name}: {where}; the same command continues", stop.number)
 
 
 def _refreshed(stage: Stage, mesh: Mesh, state: TrainState, epoch: int) -> TrainState:
@@ -262,12 +266,8 @@ def _end_epoch(
     values["learning_rate"] = float(stage.optimizer.learning_rate(done - 1))
     values |= stage.evaluate(final_variables(state), epoch, values)
     times = {"train_seconds": trained - began, "evaluate_seconds": time.perf_counter() - trained}
-    writer.write(
-        stage.name,
-        done,
-        {"epoch": epoch, **values},
-        {**times, "images": steps * stage.pipeline.batch_size},
-    )
+    times["images"] = steps * stage.pipeline.batch_size
+    writer.write(stage.name, done, {"epoch": epoch, **values}, times)
     if epoch == stage.epochs or progress.due(done):
         progress.show(done, values["loss"], _note(values))
 
@@ -281,12 +281,9 @@ def _refuse_failed(stage: Stage, state: TrainState, manager: Any) -> None:
     """Stops a run whose loss or network is not finite before anything of it is saved."""
     failed, what = int(state.failed), "the loss is"
     if failed < 0 and not _finite(state.variables):
-        failed, what = (
-            int(state.step),
-            "parameters are",
-        )  # a finite loss may have a gradient that is not
+        failed, what = int(state.step), "parameters are"  # of a gradient that is not finite
     if failed >= 0:
-        manager.wait_until_finished()
+        checkpoint.settle(manager)
         good = manager.latest_step()
         where = f"step {good} in {manager.directory}" if good is not None else "none yet"
         raise UserError(

@@ -6,42 +6,62 @@ go to `timing.jsonl`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
 import sys
 import time
+import zlib
+from collections.abc import Iterator
+from typing import Any
 
 from tqdm import tqdm
 
 from rmdnet_jax import sharding
 from rmdnet_jax.errors import UserError, first_line
-from rmdnet_jax.files import write_text
+from rmdnet_jax.files import sync, write_text
 
 
 class Records:
-    """A JSON-lines file of records with `stage` and `step`; what is appended is on disk."""
+    """A JSON-lines file of records with `stage` and `step`; what is appended is on disk.
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        try:  # a kill may have cut the last line short
-            self.all = [json.loads(line) for line in lines if line.endswith("}")]
-            if any({"stage", "step"} - record.keys() for record in self.all):
-                raise ValueError("a record has no stage or step")
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{path} cannot be read: {first_line(error)}") from None
+    Args:
+      path: of the file.
+      needed: whether a run stops where the file is damaged or cannot be written; else what cannot
+        be read is passed over.
+    """
+
+    def __init__(self, path: pathlib.Path, needed: bool = True):
+        self.path, self.needed = path, needed
+        self.all: list[dict] = []
+        with self._told("read"):
+            self.there = path.exists()
+            lines = path.read_bytes().split(b"\n") if self.there else []
+            for number, line in enumerate(lines, 1):
+                record = _record(line)
+                if record:
+                    self.all.append(record)
+                elif (
+                    line.strip() and needed and number < len(lines)
+                ):  # a kill may have cut the last one short
+                    raise ValueError(f"line {number} is damaged")
         self.stages = list(dict.fromkeys(record["stage"] for record in self.all))
 
     def of(self, stage: str) -> list[dict]:
         """The records of one stage, in order."""
         return [record for record in self.all if record["stage"] == stage]
 
+    def digest(self, stage: str, step: int) -> int:
+        """A number that tells apart the records of a stage up to a step, for its checkpoint."""
+        rows = [record for record in self.of(stage) if record["step"] <= step]
+        return zlib.crc32(json.dumps(rows).encode())
+
     def rewind(self, stage: str, step: int) -> None:
         """Drops the records of `stage` after `step`: those steps are run again."""
         self.all = [r for r in self.all if r["stage"] != stage or r["step"] <= step]
-        if self.path.exists():
+        if self.there:
             self._rewrite()
 
     def append(self, record: dict) -> None:
@@ -53,13 +73,47 @@ class Records:
             self.all.sort(key=lambda r: self.stages.index(r["stage"]))
             self._rewrite()
         elif sharding.is_main():
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with self._told("written"):
+                self._append(json.dumps(record).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        """Adds a line; a file that was there and is not is no new file: the workdir has gone."""
+        flags = os.O_WRONLY | os.O_APPEND | (0 if self.there else os.O_CREAT)
+        with open(os.open(self.path, flags, 0o666), "ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if not self.there:
+            sync(self.path.parent)
+            self.there = True
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Makes one line of an error, or nothing where the file is not needed."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if self.needed:
+                why = getattr(error, "strerror", None) or first_line(error)
+                raise UserError(f"{self.path} cannot be {what}: {why}") from None
 
     def _rewrite(self) -> None:
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.all))
+        text = "".join(json.dumps(record) + "\n" for record in self.all)
+        try:
+            write_text(self.path, text)
+        except UserError:
+            if self.needed:
+                raise
+
+
+def _record(line: bytes) -> dict | None:
+    """The record in a line; None where there is none."""
+    try:
+        record = json.loads(line)
+        whole = type(record["step"]) is int and type(record["stage"]) is str
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if whole else None
 
 
 class Writer:
@@ -67,11 +121,17 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, tensorboard: bool = False):
         self.metrics = Records(workdir / "metrics.jsonl")
-        self.timing = Records(workdir / "timing.jsonl")
+        self.timing = Records(workdir / "timing.jsonl", needed=False)
         self.tensorboard = workdir / "tensorboard" if tensorboard and sharding.is_main() else None
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drops what a stage wrote after `step`."""
+    def rewind(self, stage: str, step: int, digest: int | None = None) -> None:
+        """Drops what a stage wrote after `step`; refuses records that have not the `digest`."""
+        if digest is not None and self.metrics.digest(stage, step) != digest:
+            raise UserError(
+                f"{self.metrics.path} does not hold the records of {stage} up to step {step}: one "
+                f"is missing or was changed. Put the file back, or delete checkpoints/{stage} and "
+                "the stage is trained again"
+            )
         self.metrics.rewind(stage, step)
         self.timing.rewind(stage, step)
 
@@ -95,9 +155,11 @@ class Writer:
 
     def speed(self, stage: str) -> dict[str, float]:
         """Seconds of a stage over all sessions, and images/s: the median epoch but the first."""
-        times = self.timing.of(stage)
-        rates = sorted(t["images"] / t["train_seconds"] for t in (times[1:] or times))
-        seconds = sum(t["train_seconds"] + t["evaluate_seconds"] for t in times)
+        names = ("images", "train_seconds", "evaluate_seconds")
+        read = [[record.get(name) for name in names] for record in self.timing.of(stage)]
+        times: Any = [row for row in read if all(isinstance(x, int | float) for x in row)]
+        rates = sorted(n / train for n, train, _ in (times[1:] or times) if train)
+        seconds = sum(train + evaluate for _, train, evaluate in times)
         return {
             "seconds": round(seconds, 3),
             "images_per_second": round(rates[len(rates) // 2], 1) if rates else 0.0,

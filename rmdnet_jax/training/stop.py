@@ -5,40 +5,93 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+# Ctrl-C, a scheduler, a terminal that is closed
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
-class Stopped(Exception):
-    """Raised after SIGTERM or SIGINT, once the state is saved."""
+class Stopped(KeyboardInterrupt):
+    """Raised after a signal; where it says so, once the state is saved.
+
+    As Ctrl-C it is no `Exception`: what goes on after errors does not go on after it.
+    """
+
+    def __init__(self, text: str, number: int = signal.SIGTERM):
+        super().__init__(text)
+        self.status = 128 + number  # 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP
+
+
+class Asked(threading.Event):
+    """An event that a signal sets."""
+
+    number: int = signal.SIGTERM  # of the signal
 
 
 @contextlib.contextmanager
-def on_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, in the main thread; a second one acts as usual."""
-    event, old = threading.Event(), {}
+def handling(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Calls `handle` at the first signal, in the main thread; a second one acts as before.
 
-    def handle(number: int, frame: Any) -> None:
-        event.set()
+    SIGHUP stays ignored where it was, as `nohup` asks.
+    """
+    old: dict[int, Any] = {}
+
+    def first(number: int, frame: Any) -> None:
         for which, before in old.items():
             signal.signal(which, before)
+        handle(number, frame)
 
     if threading.current_thread() is threading.main_thread():
-        for which in (signal.SIGTERM, signal.SIGINT):
-            old[which] = signal.signal(which, handle)
+        for which in SIGNALS:
+            before = signal.getsignal(which)
+            if which != getattr(signal, "SIGHUP", None) or before != signal.SIG_IGN:
+                old[which] = before
+                signal.signal(which, first)
     try:
-        yield event
+        yield
     finally:
         for which, before in old.items():
             signal.signal(which, before)
 
 
-def agreed(stop: threading.Event, epoch_ends: bool) -> bool:
+@contextlib.contextmanager
+def on_stop() -> Iterator[Asked]:
+    """An event that the first signal sets."""
+    event = Asked()
+
+    def handle(number: int, frame: Any) -> None:
+        event.number = number
+        event.set()
+
+    with handling(handle):
+        yield event
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Within it a signal raises `Stopped`: for work that is short, or that is done again."""
+
+    def handle(number: int, frame: Any) -> None:
+        raise Stopped("", number)
+
+    with handling(handle):
+        yield
+
+
+def agreed(stop: Asked, epoch_ends: bool) -> bool:
     """Whether to stop: at once, or, of several processes, together at the end of an epoch."""
+    import jax  # commands are handled before it is imported
+    import numpy as np
+    from jax.experimental import multihost_utils
+
     if jax.process_count() == 1:
         return stop.is_set()
-    return epoch_ends and bool(np.any(multihost_utils.process_allgather(np.array(stop.is_set()))))
+    if not epoch_ends:
+        return False
+    numbers = multihost_utils.process_allgather(np.array(stop.number if stop.is_set() else 0))
+    if np.any(numbers):
+        stop.number = int(np.max(numbers))  # the signal of another process, too
+    return bool(np.any(numbers))

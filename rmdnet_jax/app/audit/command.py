@@ -116,7 +116,7 @@ def _out(args) -> pathlib.Path:
     """Where the answer goes; refuses what cannot be, before any work."""
     from rmdnet_jax.app.audit import outputs
 
-    if args.path and not pathlib.Path(args.path).expanduser().exists():
+    if args.path and not files.place(args.path, "the audited PATH").exists():
         got = f"{args.path!r}, which is not there"
         raise wrong("the audited PATH", f"be a run's workdir or a folder of images, got {got}")
     if args.path and args.labels:
@@ -127,13 +127,13 @@ def _out(args) -> pathlib.Path:
         for name in ("teacher", "encoder"):
             if getattr(args, name):
                 raise wrong(f"--{name}", "come with a folder of images")
-    is_run = args.path and (pathlib.Path(args.path).expanduser() / "config.json").is_file()
+    is_run = args.path and (files.place(args.path) / "config.json").is_file()
     if not args.out and not is_run:
         raise wrong("--out", "be given: a new folder, or a .csv file for the table alone")
-    out = pathlib.Path(args.out or pathlib.Path(args.path) / "audit").expanduser()
+    out = files.place(args.out or pathlib.Path(args.path) / "audit", "--out")
     given = [named(text)[0] for name in FILES if (text := getattr(args, name))]
     if out.suffix == ".csv":
-        if out.resolve() in [pathlib.Path(path).expanduser().resolve() for path in given]:
+        if out.resolve() in [files.place(path).resolve() for path in given]:
             raise wrong("--out", f"be a file beside the inputs, got {args.out!r}")
         if not out.parent.is_dir():
             raise wrong("--out", f"be in a folder that is there, got {args.out!r}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.files import place
 from rmdnet_jax.labels.classes import numbered
 from rmdnet_jax.labels.files import (
     NAMES,
@@ -76,7 +77,7 @@ def of_files(args: argparse.Namespace) -> Inputs:
         beside = own if beside is None or not len(beside.columns) else beside
     names = _names(args.names, beside, len(labels))
     texts = _texts(args.texts, beside, len(labels))
-    root = pathlib.Path(args.images or pathlib.Path(label_path).parent).expanduser()
+    root = place(args.images or pathlib.Path(label_path).parent, "--images")
     if args.images and not root.is_dir():
         raise wrong("--images", f"be a folder, got {args.images!r}")
     return Inputs(

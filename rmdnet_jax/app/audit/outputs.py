@@ -42,7 +42,7 @@ def refuse(
     out: pathlib.Path, force: bool, inputs: Sequence[str] = (), argument: str = "--out"
 ) -> None:
     """Raises `UserError` where `out` holds what must stay; writes nothing."""
-    for path in (pathlib.Path(text).expanduser() for text in inputs if text):
+    for path in (files.place(text) for text in inputs if text):
         if path.resolve().is_relative_to(out.resolve()):
             raise wrong(argument, f"not hold the inputs, got {str(out)!r} with {path.name!r} in it")
     if not out.exists():

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from rmdnet_jax import evaluation
+from rmdnet_jax import evaluation, files
 from rmdnet_jax.app import schema, setup, student
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app.audit.inputs import Inputs, printable
@@ -28,7 +28,7 @@ PATH = "the audited PATH"
 
 def of_path(args: argparse.Namespace) -> Inputs:
     """The inputs of a run's workdir, or of a folder of images in class folders."""
-    path = pathlib.Path(args.path).expanduser()
+    path = files.place(args.path, PATH)
     if (path / "config.json").is_file():
         return of_run(path, args.teacher)
     if not path.is_dir():
@@ -89,7 +89,7 @@ def of_folder(path: pathlib.Path, args: argparse.Namespace) -> Inputs:
 
 def _seen(args: argparse.Namespace) -> Config:
     """A config with the encoder and the image size of the teacher."""
-    config, place = schema.digits(), pathlib.Path(args.teacher).expanduser()
+    config, place = schema.digits(), files.place(args.teacher, "--teacher")
     config.noise = schema.choice("none")
     about = weights.about(place, "teacher") if place.suffix == ".safetensors" else {}
     if args.teacher and (place / "config.json").is_file():

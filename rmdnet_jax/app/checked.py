@@ -1,0 +1,66 @@
+"""What data must be for an experiment, after loading, limit and split; and what to say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from rmdnet_jax.app.arms import Arm
+from rmdnet_jax.app.schema import Config
+from rmdnet_jax.data.images import some
+from rmdnet_jax.data.sources import Source
+from rmdnet_jax.errors import wrong
+from rmdnet_jax.labels import given as given_labels
+
+SHOWN = 12  # classes in a line
+
+
+def classes(source: Source, train: np.ndarray, given: np.ndarray) -> None:
+    """Raises `UserError` for classes that cannot be learnt or measured.
+
+    Args:
+      source: the data set, cut to its limit.
+      train: the rows that are trained on.
+      given: int32 [n], the labels after noise and review.
+    """
+    names = np.array(source.names)
+    for what, labels in (("", source.labels), (" after noise", given)):
+        if len(there := np.unique(labels[train])) < 2:
+            must = f"hold training images of two classes or more{what}"
+            alone = f"got {str(names[there[0]])!r} alone (epochs=0 trains a teacher without labels)"
+            raise wrong("data", f"{must}, {alone}")
+    there, tested = (np.isin(np.arange(len(names)), x) for x in (
+        source.labels[train], source.test_labels
+    ))  # fmt: skip
+    if (lost := np.flatnonzero(tested & ~there)).size:
+        few = some(map(repr, names[lost].tolist()))
+        must = f"hold training images of each class that is tested, got none of {few}"
+        kept = f"; data.limit keeps {len(given)} of {source.total}" if source.total else ""
+        raise wrong("data", f"{must}{kept}")
+
+
+def notes(
+    config: Config,
+    source: Source,
+    train: np.ndarray,
+    plan: Sequence[Arm],
+    filed: np.ndarray | None,
+) -> list[str]:
+    """What a person should know before a run: lines, each with a word in front.
+
+    `filed`: the labels of a file, where they come from one.
+    """
+    named = [f"{i} {name}" for i, name in enumerate(source.names)]
+    lines = [f"classes {some(named, SHOWN)}"]
+    counts = np.bincount(source.labels[train], minlength=len(named))
+    if empty := [named[i] for i in np.flatnonzero(counts == 0)]:
+        lines.append(f"note   no training image shows {some(empty, SHOWN)}")
+    if filed is not None and (why := given_labels.by_chance(source.labels, filed)):
+        lines.append(f"WARNING {why}")
+    if config.encoder.get("dtype") == "bfloat16" and jax.default_backend() == "cpu":
+        lines.append("note   encoder.dtype=bfloat16 is computed in float32 on a CPU")
+    if config.teacher and not (config.audit or any(arm.reads_teacher for arm in plan)):
+        lines.append("note   the teacher is not used: no arm reads it")
+    return lines

@@ -1,0 +1,63 @@
+"""What students, and a frozen teacher, are worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rmdnet_jax import evaluation
+from rmdnet_jax.app import teacher as teachers
+from rmdnet_jax.app.arms import Arm
+from rmdnet_jax.app.setup import Run
+from rmdnet_jax.app.teacher import Teacher
+from rmdnet_jax.training.fit import Stage
+from rmdnet_jax.types import Variables
+
+
+def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
+    """Stage 2's evaluation: accuracy on the test set, and on held-out noisy labels."""
+    found = {}
+    if len(made.source.test_labels):
+        logits = made.predict(variables, made.source.test_images).logits
+        found["test_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.source.test_labels)
+    if len(made.held):
+        logits = made.predict(variables, made.source.images, made.held).logits
+        found["validation_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.given[made.held])
+    return found
+
+
+def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
+    """What the teacher's features alone give with the given labels."""
+    if teacher.test_features is None:
+        return {"test_accuracy": {"last": None}}
+    classify = teachers.nearest(made) if arm.name == "teacher_knn" else evaluation.linear_probe
+    bank, labels = teacher.features[made.train], made.given[made.train]
+    predicted = classify(bank, labels, teacher.test_features)
+    return {"test_accuracy": {"last": evaluation.accuracy(predicted, made.source.test_labels)}}
+
+
+def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) -> dict:
+    """What a trained student is worth."""
+    records = made.writer.metrics.of(stage.name)
+    last = records[-1]
+    found: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
+    if len(made.source.test_labels):
+        logits = made.predict(variables, made.source.test_images).logits
+        found["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
+        found["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
+    if "noise_rate" in last:  # what a method that selects examples took it to be
+        used = last["noise_rate"]
+        true = float(np.mean((labels != made.source.labels)[made.train]))
+        estimated = made.config.relation_guided.method.get("rate") == "estimate"
+        found["noise_rate"] = {
+            "used": used,
+            "source": "estimate" if estimated else "given",
+            "error": used - true if made.known else None,
+        }
+    if "validation_accuracy" in last:  # on held-out given labels
+        found["validation_accuracy"] = last["validation_accuracy"]
+    kinds = ("given", "clean") if made.known else ("given",)
+    accuracies = {kind: last.get(f"train_accuracy_{kind}") for kind in kinds}
+    speed = made.writer.speed(stage.name)
+    return {**found, "train_accuracy": accuracies, "epochs": stage.epochs, **speed}

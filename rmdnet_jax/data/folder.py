@@ -1,0 +1,203 @@
+"""A folder of images in class folders, as users have them.
+
+`dir/train/<class>/` is the training set; `dir/test/<class>/`, or else `dir/val/<class>/`, the test
+set. Where there is no `train`, all of `dir/<class>/` is the training set. Images may lie deeper
+within a class folder. Hidden files and folders do not count. A folder of images alone is one class,
+`unlabelled`: enough for a teacher.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from rmdnet_jax.data.images import counted, decode, some, unreadable
+from rmdnet_jax.data.store import Allocate, Source, cached, checked
+from rmdnet_jax.errors import UserError, one_of, wrong
+from rmdnet_jax.files import place
+
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"
+)  # fmt: skip
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+JUNK = ("__macosx", "thumbs.db", "desktop.ini")  # what systems leave
+UNLABELLED = "unlabelled"
+BROKEN = ("refuse", "skip")
+MUST = "be a folder that holds train/<class>/ or <class>/ for name=folder"
+
+Listing = dict[str, list[Path]]  # the image files of each class, both in natural order
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts as people count: 2 before 10.
+
+    Example:
+      >>> from rmdnet_jax.data.folder import natural
+      >>> sorted(["10", "9", "b2", "b10", "a"], key=natural)
+      ['9', '10', 'a', 'b2', 'b10']
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def load(name: str, dir: str, image_size: int, broken: str = "refuse") -> Source:
+    """The images as RGB squares, classes and files in natural order.
+
+    Args:
+      name: of the data set.
+      dir: the folder.
+      image_size: the side, pixels.
+      broken: what is done about images that cannot be read: `refuse` names them, `skip` leaves
+        them out, and says how many.
+
+    Raises:
+      UserError: no such folder, a class without images, a class that is only in the test set.
+    """
+    one_of("broken", broken, BROKEN)
+    root = place(dir, "dir")
+    if not dir or not root.is_dir():
+        raise wrong("dir", f"{MUST}, got {dir!r}")
+    try:
+        train, test, left_out = _splits(root)
+    except OSError as error:  # a folder that may not be read
+        text = f"dir: {str(error.filename)!r} cannot be read: {error.strerror}"
+        raise UserError(text, argument=True) from None
+    if left_out:
+        kinds = f"only *{', *'.join(SUFFIXES)} in class folders are taken"
+        few = some(left_out)
+        files = counted(len(left_out), "file")
+        warnings.warn(f"{files} in {str(root)!r} left out: {few} ({kinds})", stacklevel=3)
+    if unseen := [label for label in test if label not in train]:
+        must = f"be one of the classes of train, {', '.join(train)}"
+        first = test[unseen[0]][0].relative_to(root).parts[:2]
+        raise UserError(f"dir: {str(root.joinpath(*first))!r} must {must}", argument=True)
+    return _read(name, root, image_size, {"images": train, "test_images": test}, broken)
+
+
+def _read(
+    name: str, root: Path, image_size: int, listings: dict[str, Listing], broken: str
+) -> Source:
+    """The images of both listings, from the cache where they have not changed."""
+    names = [*listings["images"]]
+    splits = {
+        field: [(path, i) for i, label in enumerate(names) for path in listing.get(label, [])]
+        for field, listing in listings.items()
+    }
+    shape = (image_size, image_size, 3)
+
+    def build(allocate: Allocate) -> Source:
+        found = {"names": np.array(names)}
+        for field, split in splits.items():
+            title = f"{name} {field}"
+            kept = _sound(split, shape, title) if broken == "skip" else split
+            found[field] = allocate(field, (len(kept), *shape))
+            found[f"{field[:-6]}labels"] = np.array([label for _, label in kept], np.int32)
+            decode(found[field], enumerate(path for path, _ in kept), title)
+            if field == "images":
+                below = [path.relative_to(root).as_posix() for path, _ in kept]
+                found["files"] = np.array(below, str)
+        return checked(name, found, "dir: ")
+
+    files = [_state(path) for split in splits.values() for path, _ in split]
+    key = [image_size, broken == "skip", names, files]
+    return cached(name, str(root.resolve()), key, build)
+
+
+def _sound(split: list[tuple[Path, int]], shape: tuple, title: str) -> list[tuple[Path, int]]:
+    """The images of a split that can be read; says which cannot."""
+    bad = unreadable(enumerate(path for path, _ in split), shape, f"{title} to try them")
+    if bad:
+        told = some(f"{what} ({why})" for what, why in bad.items())
+        warnings.warn(f"{counted(len(bad), 'broken image')} skipped: {told}", stacklevel=2)
+    return [(path, label) for path, label in split if str(path) not in bad]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """What changes when a file does; of a link that leads nowhere, nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _splits(root: Path) -> tuple[Listing, Listing, list[str]]:
+    """The training and the test images, and the files that are in neither."""
+    folders = {path.name.lower(): path for path in _folders(root)}
+    train = next((folders[name] for name in TRAIN if name in folders), None)
+    test = next((folders[name] for name in TEST if name in folders), None)
+    others = set(folders) - {*TRAIN, *TEST}
+    if train is not None and not _folders(train) and others and test is None:
+        train = None  # a class of trains
+    if train is None and test is not None:
+        raise wrong("dir", f"{MUST}, got {str(root)!r}, which holds {test.name}/ and no train/")
+    listings = _listing(root if train is None else train), {} if test is None else _listing(test)
+    if not _folders(root) and (files := [path for path in _walk(root) if _image(path)]):
+        listings = {UNLABELLED: files}, {}
+    _check_nesting(root, *listings)
+    taken = {path for listing in listings for files in listing.values() for path in files}
+    left_out = [str(path.relative_to(root)) for path in _walk(root) if path not in taken]
+    return listings[0], listings[1], left_out
+
+
+def _check_nesting(root: Path, train: Listing, test: Listing) -> None:
+    """Refuses no class, and a sole class that seems to be a folder of classes."""
+    if not train:
+        raise wrong("dir", f"{MUST}, got {str(root)!r}")
+    if UNLABELLED in train:
+        return
+    files = next(iter(train.values()))
+    sole = next(parent for parent in files[0].parents if parent.name == next(iter(train)))
+    if len(train) == 1 and all(path.parent != sole for path in files):
+        raise wrong("dir", f"{MUST}, got {str(root)!r}: is {str(sole)!r} meant?")
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, in natural order."""
+    return [path for path, inner in _entries(folder) if inner]
+
+
+def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """What is in a folder, in natural order, and whether each is a folder."""
+    with os.scandir(folder) as found:
+        entries = [entry for entry in found if not _hidden(entry.name)]
+    entries.sort(key=lambda entry: natural(entry.name))
+    # A link may lead round in a circle: `entry.is_dir` would raise.
+    inner = (os.path.isdir(e) if e.is_symlink() else e.is_dir() for e in entries)
+    return [(Path(entry.path), is_folder) for entry, is_folder in zip(entries, inner)]
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def _image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _listing(folder: Path) -> Listing:
+    """The image files of each class folder; refuses a class without one."""
+    listing = {
+        path.name: [file for file in _walk(path) if _image(file)] for path in _folders(folder)
+    }
+    if empty := [label for label, files in listing.items() if not files]:
+        must = f"hold at least one of *{', *'.join(SUFFIXES)}, got none"
+        text = f"dir: class folder {str(folder / empty[0])!r} must {must}"
+        raise UserError(text, argument=True)
+    return listing
+
+
+def _walk(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
+    """All files below a folder in natural order, through links, but never round in a circle."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
+    found: list[Path] = []
+    for path, inner in _entries(folder):
+        found += _walk(path, above | {real}) if inner else [path]
+    return found
