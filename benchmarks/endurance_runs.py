@@ -27,7 +27,7 @@ from rmdnet_jax.errors import UserError
 from rmdnet_jax.files import digest
 from rmdnet_jax.main import NAME
 
-PATIENCE = 300.0  # seconds that a tiny run may take
+PATIENCE = 1200.0  # seconds that a tiny run may take on a machine with much else to do
 TRIALS = 25  # of a worker, which is then replaced: compiled programs take memory
 PROGRESS = ("relation_", "controls/", "corrected labels", "decoding", "\r")
 NOISE = ("Traceback", "Task exception", "Future exception", "Exception ignored", "Fatal")
@@ -202,8 +202,11 @@ def content(workdir: pathlib.Path) -> dict[str, Any]:
     for folder in sorted({path.parents[1] for path in workdir.rglob("default")}):
         newest = max((int(x.name) for x in folder.iterdir() if x.name.isdecimal()), default=None)
         handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        tree = handler.restore(folder / str(newest) / "default")
-        found[str(folder.relative_to(workdir))] = [newest, digest(*_leaves(tree))]
+        try:
+            read = digest(*_leaves(handler.restore(folder / str(newest) / "default")))
+        except Exception as error:  # whatever is damaged
+            read = f"cannot be read: {error}"
+        found[str(folder.relative_to(workdir))] = [newest, read]
     return found
 
 
