@@ -110,13 +110,13 @@ def _table(path: str, argument: str, **how: Any) -> DataFrame:
         raise wrong(argument, f"hold a row or more, got {got}")
     count = [str(i) for i in range(len(table))]
     names, left = [], []
-    for place, name in enumerate(map(str, table.columns)):
+    for at, name in enumerate(map(str, table.columns)):
         unnamed = re.fullmatch(r"|Unnamed: [\d.]+", name)
-        if unnamed and [str(x).removesuffix(".0") for x in table.iloc[:, place]] == count:
+        if unnamed and [str(x).removesuffix(".0") for x in table.iloc[:, at]] == count:
             continue
         first = unnamed and "" not in names
-        names.append("" if first else table.columns[place])
-        left.append(place)
+        names.append("" if first else table.columns[at])
+        left.append(at)
     return table.iloc[:, left].set_axis(names, axis=1)
 
 
