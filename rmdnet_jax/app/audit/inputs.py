@@ -115,8 +115,8 @@ def _table(path: str, argument: str, **how: Any) -> DataFrame:
         if unnamed and [str(x).removesuffix(".0") for x in table.iloc[:, at]] == count:
             continue
         first = unnamed and "" not in names
-        names.append("" if first else table.columns[place])
-        left.append(place)
+        names.append("" if first else table.columns[at])
+        left.append(at)
     return table.iloc[:, left].set_axis(names, axis=1)
 
 
