@@ -172,8 +172,8 @@ def restore(
             read = True
         except Exception as error:  # whatever a damaged file makes the readers below raise
             warnings.warn(
-                f"checkpoint {step} in {manager.directory} cannot be read, taking the one before "
-                f"({first_line(error)})",
+                f"checkpoint {step} in {manager.directory} cannot be read and is passed over "
+                f"({first_line(error):.160})",
                 stacklevel=2,
             )
             read, found = False, {}
