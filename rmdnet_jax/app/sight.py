@@ -68,6 +68,8 @@ def _left(workdir: pathlib.Path) -> Any:
     for name in (FILE, "data.json"):
         try:
             found = json.loads((workdir / name).read_text())
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds {found!r:.20}")
             return found if name == FILE else dict(zip(("mean", "std"), found["channels"]))
         except FileNotFoundError:
             continue
