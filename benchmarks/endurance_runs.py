@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from rmdnet_jax.errors import UserError
 from rmdnet_jax.files import digest
 from rmdnet_jax.main import NAME
 
-PATIENCE = 300.0  # seconds that a tiny run may take
+PATIENCE = 1200.0  # seconds that a tiny run may take on a machine with much else to do
 TRIALS = 25  # of a worker, which is then replaced: compiled programs take memory
 PROGRESS = ("relation_", "controls/", "corrected labels", "decoding", "\r")
 NOISE = ("Traceback", "Task exception", "Future exception", "Exception ignored", "Fatal")
@@ -48,7 +49,8 @@ def failed(said: Said) -> str:
     if said.status not in (0, 2, 143, -signal.SIGKILL, -signal.SIGTERM):
         return f"status {said.status}"
     lines = [line for line in said.err.splitlines() if line.strip()]
-    if odd := next((line for line in lines if any(x in line for x in NOISE)), ""):
+    all_lines = [*lines, *said.out.splitlines()]
+    if odd := next((line for line in all_lines if any(x in line for x in NOISE)), ""):
         return odd
     told = [line for line in lines if line.startswith(NAME)]
     if said.status == 2 and (not told or lines[-1] != told[-1]):
@@ -149,7 +151,9 @@ def serve() -> None:
     from rmdnet_jax.main import main
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    told = tempfile.TemporaryFile()  # noqa: SIM115  # what goes past Python's own streams
+    os.dup2(told.fileno(), 1)
+    os.dup2(told.fileno(), 2)
     for line in sys.stdin:
         words, room, environ = json.loads(line)
         os.environ.update(environ)
@@ -166,7 +170,11 @@ def serve() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
             jax.clear_caches()
             gc.collect()  # some errors are told when what they belong to goes
-        answers.write(json.dumps([status, out.getvalue(), err.getvalue()]) + "\n")
+        told.seek(0)
+        said = out.getvalue() + told.read().decode(errors="replace")
+        told.seek(0)
+        told.truncate()
+        answers.write(json.dumps([status, said, err.getvalue()]) + "\n")
         answers.flush()
 
 
@@ -202,8 +210,11 @@ def content(workdir: pathlib.Path) -> dict[str, Any]:
     for folder in sorted({path.parents[1] for path in workdir.rglob("default")}):
         newest = max((int(x.name) for x in folder.iterdir() if x.name.isdecimal()), default=None)
         handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        tree = handler.restore(folder / str(newest) / "default")
-        found[str(folder.relative_to(workdir))] = [newest, digest(*_leaves(tree))]
+        try:
+            read = digest(*_leaves(handler.restore(folder / str(newest) / "default")))
+        except Exception as error:  # whatever is damaged
+            read = f"cannot be read: {error}"
+        found[str(folder.relative_to(workdir))] = [newest, read]
     return found
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -24,10 +25,19 @@ from rmdnet_jax.training.metrics import Records, Writer
 
 def final_states(workdir):
     """The last checkpoint of every stage, as orbax reads it without being told a structure."""
+    return newest(workdir, "checkpoints/**/[0-9]*")
+
+
+def kept_teacher(workdir):
+    """What later runs read, likewise."""
+    return newest(workdir, "teacher/[0-9]*")["teacher"]
+
+
+def newest(workdir, pattern):
     import orbax.checkpoint as ocp
 
     found = {}
-    for directory in sorted(pathlib.Path(workdir).glob("checkpoints/**/[0-9]*")):
+    for directory in sorted(pathlib.Path(workdir).glob(pattern)):
         if directory.name.isdigit():
             name = str(directory.parent.relative_to(workdir))
             steps = [int(d.name) for d in directory.parent.iterdir() if d.name.isdigit()]
@@ -312,6 +322,24 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(damage, whole, tm
     with pytest.warns(UserWarning, match=f"checkpoint {steps[-1]} .* cannot be read"):
         experiment.run(tiny(controls=("base",)), tmp_path / "run")
     assert_equal_runs(tmp_path / "run", whole)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", [truncate, empty, shutil.rmtree, None])
+def test_a_damaged_teacher_or_another_ones_is_written_again(damage, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (path,) = (x for x in (tmp_path / "run/teacher").iterdir() if x.name.isdigit())
+    if damage:
+        damage(path)
+    else:
+        other = jax.tree.map(lambda x: x + 1, kept_teacher(tmp_path / "run"))
+        shutil.rmtree(path)
+        with checkpoint.opened(tmp_path / "run/teacher", 1) as manager:
+            checkpoint.save(manager, int(path.name), other["state"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        experiment.run(tiny(controls=("base",)), tmp_path / "run")
+    assert_same(kept_teacher(tmp_path / "run"), kept_teacher(whole[0]))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -105,9 +105,8 @@ def check_features(features: np.ndarray, called: str) -> None:
 def trained(made: Run, stage: fit.Stage) -> Teacher:
     """Relation modeling; the teacher is kept apart from the stage's checkpoints, for other runs."""
     variables = _encoder(train(made, stage))
-    with checkpoint.opened(made.workdir / "teacher", 1) as manager:
-        if manager.latest_step() is None:
-            checkpoint.save(manager, stage.epochs * stage.pipeline.steps_per_epoch, variables)
+    steps = stage.epochs * stage.pipeline.steps_per_epoch
+    checkpoint.keep(made.workdir / "teacher", steps, variables)
     sight.write(made.workdir, made.statistics, made.source.images.shape)
     last = (made.writer.metrics.of(stage.name) or [{}])[-1]
     kept = {

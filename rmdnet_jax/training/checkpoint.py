@@ -128,6 +128,16 @@ def numbered(manager: ocp.CheckpointManager) -> dict[int, pathlib.Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
+def keep(directory: pathlib.Path, step: int, state: PyTree) -> None:
+    """Leaves this very state under `directory`, in place of what cannot be read or is another."""
+    with opened(directory, 1) as manager:
+        found = restore(manager, state)
+        if found is None or int(fingerprint(found.state)) != int(fingerprint(state)):
+            _removed([*numbered(manager).values()])
+            manager.reload()
+            save(manager, step, state)
+
+
 class Restored(NamedTuple):
     """A checkpoint that was read."""
 
@@ -162,8 +172,8 @@ def restore(
             read = True
         except Exception as error:  # whatever a damaged file makes the readers below raise
             warnings.warn(
-                f"checkpoint {step} in {manager.directory} cannot be read, taking the one before "
-                f"({first_line(error)})",
+                f"checkpoint {step} in {manager.directory} cannot be read and is passed over "
+                f"({first_line(error):.160})",
                 stacklevel=2,
             )
             read, found = False, {}
