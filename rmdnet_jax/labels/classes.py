@@ -6,21 +6,29 @@ list, a NumPy or JAX array, a PyTorch tensor, a pandas Series or a DataFrame of 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rmdnet_jax.errors import first_line, wrong
 
+ROW = list | np.ndarray  # a cell that holds all numbers of an example
+
 
 def array(values: Any, argument: str) -> np.ndarray:
     """A list, NumPy or JAX array, PyTorch tensor or pandas object as a NumPy array.
+
+    A list of tensors is stacked, and so is a column whose cells are lists or arrays.
 
     Raises:
       UserError: where that is not possible: ragged lists, masked entries.
     """
     if np.ma.is_masked(values):
         raise wrong(argument, "not hold masked entries")
+    if isinstance(values, list | tuple) and values and hasattr(values[0], "detach"):
+        values = [array(tensor, argument) for tensor in values]
     try:
         if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps on a GPU
             values = values.detach().cpu()
@@ -31,6 +39,8 @@ def array(values: Any, argument: str) -> np.ndarray:
             objects = np.asarray(values, object)
             if {type(value) for value in objects.ravel()} - {str, bytes, np.str_, np.bytes_}:
                 return objects
+        if found.dtype == object and found.ndim and found.size == len(found) > 0:
+            return np.stack([*found.flat]) if isinstance(found.flat[0], ROW) else found
     except Exception as error:  # each library has errors of its own
         text = f"be an array or a list, got {type(values).__name__}: {first_line(error)}"
         raise wrong(argument, text) from None
@@ -90,6 +100,8 @@ def _vector(values: Any, argument: str) -> np.ndarray:
         found = found[:, 0]  # a DataFrame of one column
     if found.ndim != 1:
         got = f"shape {found.shape}" if found.ndim else f"a {type(values).__name__}"
+        if found.ndim == 2:
+            got += ": take .ravel()" if found.shape[1] == 1 else ": of one-hot rows take .argmax(1)"
         raise wrong(argument, f"be a list or an array [n], one label an entry, got {got}")
     if found.size == 0:
         raise wrong(argument, "hold at least one label, got none")
@@ -141,6 +153,37 @@ def alike(classes: np.ndarray) -> str:
         return ""
     more = f", and {len(twins) - 1} more such" if len(twins) > 1 else ""
     return f"labels hold {' and '.join(map(repr, twins[0]))}{more}: they are taken as classes apart"
+
+
+def order(heads: Sequence[str], classes: Sequence[str], argument: str) -> list[int] | None:
+    """The column of each class, by headings such as `cat`, `Cat` or `p_cat`; None: they tell none.
+
+    Raises:
+      UserError: some headings are classes and some are not; headings that only count may be.
+
+    Example:
+      >>> from rmdnet_jax.labels.classes import order
+      >>> order(["p_dog", "p_cat"], ["cat", "dog"], "probabilities")
+      [1, 0]
+    """
+    start = len(os.path.commonprefix([*heads]))  # noqa: RUF071, letters are meant
+    wanted = [_loose(name) for name in classes]
+    for found, named in (
+        (heads, classes),
+        ([_loose(head) for head in heads], wanted),
+        ([_loose(head[start:]) for head in heads], wanted),
+    ):
+        if sorted(found) == sorted(named) and len({*named}) == len(named):
+            return [found.index(name) for name in named]
+    odd = [head for head in heads if head not in classes]
+    if len(odd) < len(heads) and not all(head.isdecimal() for head in heads):
+        text = f"have all classes as headings, or none, got {odd[0]!r}, which is no class of labels"
+        raise wrong(argument, text)
+    return None
+
+
+def _loose(name: str) -> str:
+    return " ".join(name.casefold().split()).removesuffix(".0")
 
 
 def _fraction(values: np.ndarray) -> np.ndarray:

@@ -56,7 +56,9 @@ def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
         why = getattr(error, "strerror", None) or first_line(error)
         if isinstance(error, UnicodeError):
             why = "it is not UTF-8 text: save it as `CSV UTF-8`"
-        if "allow_pickle" in why:
+        if "pickled (object) data" in why:
+            why = "it is no file of NumPy"
+        elif "allow_pickle" in why:
             why = "it holds Python objects: save text by .astype('U'), or write a CSV"
         text = f"{argument} {path!r} cannot be read: {why}"
         raise UserError(text, argument=True) from None
@@ -211,7 +213,11 @@ def naming(table: DataFrame) -> str | None:
 def values(cells: Any) -> np.ndarray:
     """A pandas column: text as numbers where all are; rows [n, d] where its cells are lists."""
     found = cells.to_numpy()
-    if len(found) and isinstance(found[0], list | tuple | np.ndarray):
+    if found.dtype == object and any(isinstance(x, list | tuple | np.ndarray) for x in found):
+        sizes = [np.size(x) if np.ndim(x) else str(x) for x in found]
+        if (row := next((i for i, size in enumerate(sizes) if size != sizes[0]), 0)) > 0:
+            got = f"{sizes[0]} in row 0 and {sizes[row]} in row {row}"
+            raise wrong(f"column {cells.name!r}", f"hold as many numbers in each row, got {got}")
         return np.stack([*found])
     text = all(isinstance(cell, str) for cell in found[:1])  # of no rows, too
     return _typed(np.array([str(cell) for cell in found], str)) if text else found

@@ -97,6 +97,8 @@ def _tidy_end() -> Iterator[None]:
     """Makes SIGTERM and SIGHUP end the command as an error does, so that nothing half is left."""
 
     def end(which: int, frame: object):
+        for other in caught:  # `timeout` sends two, and the second must not stop the tidying
+            signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + which)
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
