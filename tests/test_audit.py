@@ -241,6 +241,14 @@ def test_the_headings_of_probabilities_are_heard():
         )
 
 
+@pytest.mark.parametrize(("wrong", "asked"), [(0, True), (1, False)])
+def test_a_model_that_knows_every_label_is_asked_whether_it_was_trained_on_them(wrong, asked):
+    model = np.eye(CLASSES)[GIVEN]
+    model[:wrong] = np.roll(model[:wrong], 1, axis=1)
+    found = find_label_errors(FEATURES, GIVEN, probabilities=model)
+    assert ("was it trained on them?" in found.reason) == asked
+
+
 def test_predictions_alone_are_enough():
     model = np.exp(3 * FEATURES[:, :CLASSES])
     model /= model.sum(1, keepdims=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FEWEST = 20  # rows that say anything
 WILD = 1e6  # times the usual row, from which on a row's length says nothing
+LEARNED = " The model predicts every label as given: was it trained on them? It must not be."
 SLACK = 0.01  # by which rows of probabilities may miss 1: float16 is welcome
 
 
@@ -133,7 +134,7 @@ def find_label_errors(
         rows, given, len(classes), int(seed), watch, told, neighbours=neighbours,
         temperature=temperature, alpha=alpha, in_doubt=in_doubt, search=search,
     )  # fmt: skip
-    return _record(found, classes, given, _names(labels))
+    return _record(found, classes, given, _names(labels), told)
 
 
 def _names(labels: Any) -> np.ndarray | None:
@@ -144,9 +145,14 @@ def _names(labels: Any) -> np.ndarray | None:
 
 
 def _record(
-    found: Propagated, classes: np.ndarray, given: np.ndarray, names: np.ndarray | None
+    found: Propagated,
+    classes: np.ndarray,
+    given: np.ndarray,
+    names: np.ndarray | None,
+    told: np.ndarray | None,
 ) -> LabelErrors:
     index, distance = signals.near(found)
+    learned = told is not None and bool(np.all(told.argmax(1) == given))
     seen, table = found.summary, signals.table(found, classes, given)
     if names is not None:
         table.insert(1, "name", names[table["index"]])
@@ -161,7 +167,7 @@ def _record(
         transition_error=found.transition_error,
         quality=signals.quality(found, classes, given),
         in_doubt=seen["in_doubt"],
-        reason=signals.reason(seen, len(given)),
+        reason=signals.reason(seen, len(given)) + (LEARNED if learned else ""),
         neighbours=index,
         distances=distance,
         summary=seen,
