@@ -303,7 +303,7 @@ REFUSED = {
     "features must be finite, row 179 has NaN": {  # NA of pandas
         "features": pd.DataFrame({"a": pd.array([1] * 179 + [None], "Int64")}).assign(b=1.0)
     },
-    "features must be an array or a list, got Series: all input arrays must have the same": {
+    "features must hold as many numbers in each row, got 1 in row 0 and 2 in row 1": {
         "features": pd.Series([[1.0], [1.0, 2.0]] * 90)
     },
     "features must be an array or a list, got list": {"features": [[1.0], [1.0, 2.0]]},

@@ -153,7 +153,7 @@ def _record(
 ) -> LabelErrors:
     index, distance = signals.near(found)
     learned = told is not None and bool(np.all(told.argmax(1) == given))
-    seen, table = found.summary, signals.table(found, classes, given)
+    seen, table = found.summary, signals.table(found, classes, given, index, distance)
     if names is not None:
         table.insert(1, "name", names[table["index"]])
     return LabelErrors(

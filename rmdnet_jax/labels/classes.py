@@ -14,8 +14,6 @@ import numpy as np
 
 from rmdnet_jax.errors import first_line, wrong
 
-ROW = list | np.ndarray  # a cell that holds all numbers of an example
-
 
 def array(values: Any, argument: str) -> np.ndarray:
     """A list, NumPy or JAX array, PyTorch tensor or pandas object as a NumPy array.
@@ -39,12 +37,29 @@ def array(values: Any, argument: str) -> np.ndarray:
             objects = np.asarray(values, object)
             if {type(value) for value in objects.ravel()} - {str, bytes, np.str_, np.bytes_}:
                 return objects
-        if found.dtype == object and found.ndim and found.size == len(found) > 0:
-            return np.stack([*found.flat]) if isinstance(found.flat[0], ROW) else found
     except Exception as error:  # each library has errors of its own
         text = f"be an array or a list, got {type(values).__name__}: {first_line(error)}"
         raise wrong(argument, text) from None
-    return found
+    return stacked(found, argument)
+
+
+def stacked(cells: np.ndarray, argument: str) -> np.ndarray:
+    """Cells [n] or [n, 1] that are lists or arrays as one array [n, d]; others as they are.
+
+    Raises:
+      UserError: they have different lengths.
+    """
+    rows = cells.ravel()
+    if cells.dtype != object or not (cells.ndim and cells.size == len(cells)):
+        return cells
+    if not any(isinstance(row, list | np.ndarray) for row in rows):
+        return cells
+    sizes = [np.size(row) if np.ndim(row) else f"{row}" for row in rows]
+    for i, size in enumerate(sizes):
+        if size != sizes[0]:
+            got = f"{sizes[0]} in row 0 and {size} in row {i}"
+            raise wrong(argument, f"hold as many numbers in each row, got {got}")
+    return np.stack([*rows])
 
 
 def numbered(

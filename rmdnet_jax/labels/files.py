@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
+from rmdnet_jax.labels.classes import stacked
 from rmdnet_jax.labels.headings import Form, check_width, form, heading, number
 
 if TYPE_CHECKING:
@@ -212,13 +213,7 @@ def naming(table: DataFrame) -> str | None:
 
 def values(cells: Any) -> np.ndarray:
     """A pandas column: text as numbers where all are; rows [n, d] where its cells are lists."""
-    found = cells.to_numpy()
-    if found.dtype == object and any(isinstance(x, list | tuple | np.ndarray) for x in found):
-        sizes = [np.size(x) if np.ndim(x) else str(x) for x in found]
-        if (row := next((i for i, size in enumerate(sizes) if size != sizes[0]), 0)) > 0:
-            got = f"{sizes[0]} in row 0 and {sizes[row]} in row {row}"
-            raise wrong(f"column {cells.name!r}", f"hold as many numbers in each row, got {got}")
-        return np.stack([*found])
+    found = stacked(cells.to_numpy(), f"column {cells.name!r}")
     text = all(isinstance(cell, str) for cell in found[:1])  # of no rows, too
     return _typed(np.array([str(cell) for cell in found], str)) if text else found
 
