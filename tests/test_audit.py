@@ -342,6 +342,9 @@ REFUSED = {
     "probabilities must sum to 1 in each row, got 1.5 in row 0": {"probabilities": EVEN * 1.5},
     "probabilities must be in [0, 1], got -": {"probabilities": EVEN - 0.5},
     "probabilities must have a column for each of the 3": {"probabilities": np.full((180, 2), 0.5)},
+    "probabilities must have a column for each of the 3 classes of labels, got 1": {
+        "probabilities": pd.DataFrame({"1": np.ones(180)})
+    },
     "probabilities must have a row for each of the 180 labels": {"probabilities": EVEN[1:]},
     "probabilities must be finite, row 0": {"probabilities": EVEN * np.nan},
     "seed must be an integer >= 0, got 1.5": {"seed": 1.5},

@@ -321,6 +321,29 @@ def test_missing_numbers_and_lists_in_a_parquet_are_named(place, capsys):
     assert f"--features must be finite, row {SIZE - 1} has NaN" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("features", ["e.npy", "t.parquet", "t.parquet:e"])
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_label_is_no_class(place, capsys, features, missing):
+    write("text")
+    labels = [*LABELS["text"]]
+    labels[2] = labels[5] = missing
+    rows = {"e": list(np.load("e.npy")), "label": pandas.Series(labels, dtype=object)}
+    pandas.DataFrame(rows).to_parquet("t.parquet")
+    assert audit(f"--features {features} --labels t.parquet:label --out out") == 2
+    assert "--labels must not hold missing values, got" in capsys.readouterr().err
+
+
+def test_probabilities_may_be_a_column_of_lists(place, finder, capsys):
+    write("ints")
+    told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
+    pandas.DataFrame({"p": list(told), "label": LABELS["ints"]}).to_parquet("p.parquet")
+    assert audit("--probabilities p.parquet --labels p.parquet --out out.csv") == 0
+    np.testing.assert_allclose(finder[0][2]["probabilities"], told)
+    pandas.DataFrame({"p": ["a"] * SIZE}).to_parquet("p.parquet")
+    assert audit("--probabilities p.parquet --labels y.npy --out out.csv --force") == 2
+    assert "--probabilities must hold columns of numbers, got p" in capsys.readouterr().err
+
+
 def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, capsys):
     write("text")
     frame = pandas.DataFrame({"file": names(), "label": LABELS["text"], "=note": "-x"})

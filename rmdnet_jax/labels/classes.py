@@ -26,7 +26,7 @@ def array(values: Any, argument: str) -> np.ndarray:
     if np.ma.is_masked(values):
         raise wrong(argument, "not hold masked entries")
     if isinstance(values, list | tuple) and values and hasattr(values[0], "detach"):
-        values = [array(tensor, argument) for tensor in values]
+        return array([array(tensor, argument) for tensor in values], argument)
     try:
         if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps on a GPU
             values = values.detach().cpu()
@@ -191,7 +191,7 @@ def order(heads: Sequence[str], classes: Sequence[str], argument: str) -> list[i
         if sorted(found) == sorted(named) and len({*named}) == len(named):
             return [found.index(name) for name in named]
     odd = [head for head in heads if head not in classes]
-    if len(odd) < len(heads) and not all(head.isdecimal() for head in heads):
+    if 0 < len(odd) < len(heads) and not all(head.isdecimal() for head in heads):
         text = f"have all classes as headings, or none, got {odd[0]!r}, which is no class of labels"
         raise wrong(argument, text)
     return None

@@ -214,8 +214,8 @@ def naming(table: DataFrame) -> str | None:
 def values(cells: Any) -> np.ndarray:
     """A pandas column: text as numbers where all are; rows [n, d] where its cells are lists."""
     found = stacked(cells.to_numpy(), f"column {cells.name!r}")
-    text = all(isinstance(cell, str) for cell in found[:1])  # of no rows, too
-    return _typed(np.array([str(cell) for cell in found], str)) if text else found
+    text = all(isinstance(cell, str) for cell in found)  # of no rows, too; missing ones are none
+    return _typed(np.array([*found], str)) if text else found
 
 
 def plain(cell: str) -> str:

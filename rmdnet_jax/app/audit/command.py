@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
                 )  # fmt: skip
             return outputs.keep_reviewed(found, read.reviewed)
         except UserError as error:
-            raise inputs.flagged(error) from None
+            text = f"--{error}" if error.argument else str(error)  # labels must -> --labels must
+            raise UserError(text, argument=error.argument) from None
 
     if out.suffix == ".csv":
         found = find()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.errors import wrong
 from rmdnet_jax.labels.classes import numbered, order
 from rmdnet_jax.labels.files import (
     NAMES,
@@ -130,25 +130,35 @@ def _features(
     table = _table(path, "--features", field=field, numbers=True, text=labels, rows=rows)
     if field and column(table, field, "--features") == field:
         found = values(table[field])
-        return found.reshape(len(found), -1), table.drop(columns=field).astype(str), text
-    rest = table.drop(columns=_uncounted(table, labels))
-    vectors = [name for name in rest.columns if values(rest[name]).ndim == 2]
-    numbers = vectors[:1] or [*rest.select_dtypes("number").columns]
-    if not numbers:
-        got = ", ".join(map(str, table.columns[:5]))
-        raise wrong("--features", f"hold columns of numbers, got {got}")
-    found = values(table[numbers[0]]) if vectors else table[numbers].to_numpy(na_value=np.nan)
+        return found.reshape(len(found), -1), _told(table.drop(columns=field)), text
+    found, numbers = _measured(table, "--features", labels)
     beside = table.drop(columns=numbers)
     others = ", ".join(str(name) or "(unnamed)" for name in beside.columns[:5])
     ignored = f", all but {others}" if others else ""
     counted = all(isinstance(name, str) and name.isdecimal() for name in numbers)
     headed = f" headed {numbers[0]} to {numbers[-1]}" if counted else ""
-    return found, beside.astype(str), f"{found.shape[1]} columns of {path}{headed}{ignored}"
+    return found, _told(beside), f"{found.shape[1]} columns of {path}{headed}{ignored}"
 
 
-def _uncounted(table: DataFrame, labels: tuple[str, ...]) -> list[str]:
-    """Columns that are no numbers of a model: labels, and what counts the rows."""
-    return [name for name in table.columns if str(name).lower() in NUMBERS or name in labels]
+def _measured(
+    table: DataFrame, argument: str, labels: tuple[str, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """The numbers [n, d], and their columns: one of lists, or all that do not count the rows."""
+    left = [name for name in table.columns if str(name).lower() in NUMBERS or name in labels]
+    rest = table.drop(columns=left)
+    for name in rest.columns:
+        if (found := values(rest[name])).ndim == 2:
+            return found, [name]
+    numbers = [*rest.select_dtypes("number").columns]
+    if not numbers:
+        got = ", ".join(map(str, table.columns[:5]))
+        raise wrong(argument, f"hold columns of numbers, got {got}")
+    return rest[numbers].to_numpy(na_value=np.nan), numbers
+
+
+def _told(table: DataFrame) -> DataFrame:
+    """A table as text; what is missing is empty."""
+    return table.astype(str).where(table.notna(), "")
 
 
 def _probabilities(
@@ -159,11 +169,10 @@ def _probabilities(
     if not path.endswith(TABLES) or field:
         return read_array(path, field, "--probabilities", usual="probabilities"), None
     table = _table(path, "--probabilities", numbers=True, rows=rows)
-    numbers = table.drop(columns=_uncounted(table, labels)).select_dtypes("number")
-    found, names = numbers.to_numpy(), [str(name) for name in numbers.columns]
-    if _sums(found[1:2]) and not _sums(found[:1]) and not isinstance(numbers.columns[0], str):
+    found, names = _measured(table, "--probabilities", labels)
+    if _sums(found[1:2]) and not _sums(found[:1]) and not isinstance(names[0], str):
         return found[1:], [f"{name:.15g}" for name in found[0]]  # no row, but classes
-    return found, names
+    return found, [str(name) for name in names]
 
 
 def _sums(row: np.ndarray) -> bool:
@@ -286,8 +295,3 @@ def printable(texts: Any) -> np.ndarray:
         return found
     cells = [cell.encode("utf-8", "backslashreplace").decode() for cell in found.tolist()]
     return np.array(cells, str)
-
-
-def flagged(error: UserError) -> UserError:
-    """An error of `find_label_errors` as the flags' own: `labels must` -> `--labels must`."""
-    return UserError(f"--{error}" if error.argument else str(error), argument=error.argument)
