@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.errors import wrong
 from rmdnet_jax.files import place
 from rmdnet_jax.labels.classes import numbered, order
 from rmdnet_jax.labels.files import (
