@@ -25,7 +25,7 @@ def array(values: Any, argument: str) -> np.ndarray:
     """
     if np.ma.is_masked(values):
         raise wrong(argument, "not hold masked entries")
-    parts = values if isinstance(values, list | tuple) else ()
+    parts = values if type(values) in (list, tuple) else ()
     if any(hasattr(part, "detach") for part in parts[:1]):
         return array([array(part, argument) for part in parts], argument)
     try:
