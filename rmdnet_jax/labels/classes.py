@@ -25,8 +25,9 @@ def array(values: Any, argument: str) -> np.ndarray:
     """
     if np.ma.is_masked(values):
         raise wrong(argument, "not hold masked entries")
-    if isinstance(values, list | tuple) and values and hasattr(values[0], "detach"):
-        return array([array(tensor, argument) for tensor in values], argument)
+    parts = values if type(values) in (list, tuple) else ()
+    if any(hasattr(part, "detach") for part in parts[:1]):
+        return array([array(part, argument) for part in parts], argument)
     try:
         if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps on a GPU
             values = values.detach().cpu()
