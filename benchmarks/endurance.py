@@ -68,6 +68,8 @@ class Count:
 
     def add(self, what: str, wrong: str, said: str = "") -> None:
         self.tried[what] += 1
+        if not (tried := self.tried.total()) % 25:
+            print(f"  {self.title}: {tried} tried", flush=True)
         if wrong:
             self.bad.append(f"{what}: {wrong}")
             print(f"  DID NOT HOLD  {self.title}, {what}: {wrong}\n{said[-3000:]}", flush=True)

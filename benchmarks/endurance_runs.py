@@ -193,9 +193,7 @@ def phase(workdir: pathlib.Path) -> str:
 
 
 def content(workdir: pathlib.Path) -> dict[str, Any]:
-    """All that a run has left, but for its times: of checkpoints the arrays of the newest."""
-    import orbax.checkpoint as ocp
-
+    """All files that a run has left, but for its times and checkpoints."""
     found: dict[str, Any] = {}
     for path in sorted(workdir.rglob("*")):
         name, parts = str(path.relative_to(workdir)), path.relative_to(workdir).parts
@@ -203,31 +201,36 @@ def content(workdir: pathlib.Path) -> dict[str, Any]:
             continue
         found[name] = digest(np.frombuffer(path.read_bytes(), np.uint8))
         if path.name == "summary.json":
-            found[name] = flatten(json.loads(path.read_text()))
-            gone = [key for key in found[name] if key.endswith((*TIMES, "date", "command"))]
-            for key in gone:
-                del found[name][key]
-    for folder in sorted({path.parents[1] for path in workdir.rglob("default")}):
-        newest = max((int(x.name) for x in folder.iterdir() if x.name.isdecimal()), default=None)
-        handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        try:
-            read = digest(*_leaves(handler.restore(folder / str(newest) / "default")))
-        except Exception as error:  # whatever is damaged
-            read = f"cannot be read: {error}"
-        found[str(folder.relative_to(workdir))] = [newest, read]
+            flat = flatten(json.loads(path.read_text()))
+            gone = (*TIMES, "date", "command")
+            found[name] = {key: x for key, x in flat.items() if not key.endswith(gone)}
     return found
 
 
-def _leaves(tree: Any) -> list[Any]:
-    import jax
+def newest(folder: pathlib.Path, like: Any = None) -> tuple[int, Any]:
+    """The step and the arrays of the newest checkpoint that can be read; of the arrays `like`."""
+    import orbax.checkpoint as ocp
 
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    steps = [int(x.name) for x in folder.glob("*") if x.name.isdecimal()]
+    for step in sorted(steps, reverse=True):
+        with contextlib.suppress(Exception):  # whatever is damaged
+            path = folder / str(step) / "default"
+            return step, handler.restore(path, args=ocp.args.StandardRestore(like))
+    return -1, None
 
 
 def same(one: pathlib.Path, two: pathlib.Path) -> str:
-    """What differs between two finished runs; "" where nothing does."""
+    """What differs between two finished runs, the first one whole; "" where nothing does."""
+    import jax
+
     a, b = content(one), content(two)
     names = [name for name in sorted(a | b) if a.get(name) != b.get(name)]
+    for folder in sorted({path.parents[1].relative_to(one) for path in one.rglob("default")}):
+        step, tree = newest(one / folder)
+        found = newest(two / folder, tree)
+        if (step, digest(*jax.tree.leaves(tree))) != (found[0], digest(*jax.tree.leaves(found[1]))):
+            names.append(str(folder))
     return f"other {', '.join(names)}" if names else ""
 
 
