@@ -65,22 +65,27 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
 
 def figure(rows: list[dict], path: pathlib.Path) -> None:
     """Reliability: how many labels are right against the probability that they are, by data."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(8, 3.8), layout="constrained")
+    colors = colormaps["tab20"]
+    drawn = Figure(figsize=(9, 3.8), layout="constrained")
+    rows = [row | {"set": row["data"].rstrip("_ 0123456789")} for row in rows]
+    names = list(dict.fromkeys(row["set"] for row in rows))
     kinds = {"proved, or clean": False, "in doubt": True}
-    for axes, (title, doubted) in zip(drawing.subplots(1, 2, sharey=True), kinds.items()):
+    for axes, (title, doubted) in zip(drawn.subplots(1, 2, sharey=True), kinds.items()):
         part = [row for row in rows if (row["verdict"] == "in doubt") == doubted]
-        for name, group in _groups([row | {"set": row["data"].split()[0]} for row in part], "set"):
+        for name, group in _groups(part, "set"):
             told, true, count = np.sum([row["bins"] for row in group], axis=0)
-            seen = count >= 50
-            axes.plot(told[seen] / count[seen], true[seen] / count[seen], "o-", ms=3, label=name)
+            seen, color = count >= 50, colors(names.index(name))
+            x, y = told[seen] / count[seen], true[seen] / count[seen]
+            axes.plot(x, y, "o-", color=color, ms=3, lw=1, label=name)
         axes.plot([0, 1], [0, 1], "k:", lw=0.8)
         axes.set(title=title, xlabel="probability that the label is right", xlim=(0, 1))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    drawing.axes[0].set(ylabel="share that is right", ylim=(0, 1))
-    drawing.savefig(path, dpi=110)
+    drawn.legend(*drawn.axes[1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    drawn.axes[0].set(ylabel="share that is right", ylim=(0, 1))
+    drawn.savefig(path, dpi=110)
 
 
 def auroc(score: np.ndarray, wrong: np.ndarray) -> float | None:

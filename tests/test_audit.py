@@ -126,8 +126,9 @@ def test_labels_of_any_container_give_the_same(labels):
 @pytest.mark.parametrize(
     "features",
     [FEATURES.tolist(), FEATURES.astype(np.float64), jnp.asarray(FEATURES), pd.DataFrame(FEATURES),
-     np.asfortranarray(FEATURES), FEATURES * np.float32(2**66), FEATURES * np.float32(2**-40)],
-    ids=["list", "float64", "jax", "pandas", "fortran", "huge", "tiny"],
+     np.asfortranarray(FEATURES), FEATURES * np.float32(2**66), FEATURES * np.float32(2**-40),
+     pd.Series(list(FEATURES)), pd.DataFrame({"embedding": FEATURES.tolist()})],
+    ids=["list", "float64", "jax", "pandas", "fortran", "huge", "tiny", "arrays", "lists"],
 )  # fmt: skip
 def test_features_of_any_kind_give_the_same(features):
     assert_same(find_label_errors(features, GIVEN), FOUND)
@@ -137,6 +138,7 @@ def test_torch_tensors_give_the_same():
     torch = pytest.importorskip("torch")
     features = torch.tensor(FEATURES, requires_grad=True)
     assert_same(find_label_errors(features, torch.tensor(GIVEN)), FOUND)
+    assert_same(find_label_errors(list(features), list(torch.tensor(GIVEN))), FOUND)
     half = find_label_errors(features.bfloat16(), GIVEN)
     assert_same(half, find_label_errors(features.bfloat16().float(), GIVEN))
 
@@ -225,6 +227,28 @@ def test_a_model_is_heard_where_it_knows_more():
     np.testing.assert_allclose(same.table["probability"], alone.table["probability"], atol=0.01)
 
 
+def test_the_headings_of_probabilities_are_heard():
+    names = NAMES["strings"]
+    model = np.full((len(GIVEN), CLASSES), 0.02)
+    model[np.arange(len(GIVEN)), CLEAN] = 0.96
+    expected = find_label_errors(FEATURES, names[GIVEN], probabilities=model)
+    frame = pd.DataFrame(model, columns=names)[names[::-1]]
+    assert_same(find_label_errors(FEATURES, names[GIVEN], probabilities=frame), expected)
+    words = "probabilities must have all classes as headings, or none, got 'x', which is no class"
+    with pytest.raises(UserError, match=words):
+        find_label_errors(
+            FEATURES, names[GIVEN], probabilities=frame.set_axis(["x", *names[1:]], axis=1)
+        )
+
+
+@pytest.mark.parametrize(("wrong", "asked"), [(0, True), (1, False)])
+def test_a_model_that_knows_every_label_is_asked_whether_it_was_trained_on_them(wrong, asked):
+    model = np.eye(CLASSES)[GIVEN]
+    model[:wrong] = np.roll(model[:wrong], 1, axis=1)
+    found = find_label_errors(FEATURES, GIVEN, probabilities=model)
+    assert ("was it trained on them?" in found.reason) == asked
+
+
 def test_predictions_alone_are_enough():
     model = np.exp(3 * FEATURES[:, :CLASSES])
     model /= model.sum(1, keepdims=True)
@@ -263,9 +287,25 @@ REFUSED = {
     "features must be finite, row 4 (the first of 2) has NaN or infinity": {"features": HOLED},
     "features must be a table [n, columns], got shape (180,)": {"features": FEATURES[:, 0]},
     "features must be a table [n, columns], got shape (180, 0)": {"features": FEATURES[:, :0]},
-    "features must be real numbers, got <U2": {"features": np.full((180, 2), "1.")},
-    "features must be real numbers, got object": {"features": np.full((180, 2), "a", object)},
+    "features must be real numbers, got the text '1.' in column 0": {
+        "features": np.full((180, 2), "1.")
+    },
+    "features must be real numbers, got the text 'a' in column 0": {
+        "features": np.full((180, 2), "a", object)
+    },
     "features must be real numbers, got complex64": {"features": FEATURES.astype(np.complex64)},
+    "features must be real numbers, got Timestamp in column 'day'": {
+        "features": pd.DataFrame(FEATURES).assign(day=pd.Timestamp("2020"))
+    },
+    "features must be real numbers, got the text 'late' in column 'a'": {  # twice there
+        "features": pd.DataFrame([[0, 0]] * 179 + [[0, "late"]], columns=["a", "a"])
+    },
+    "features must be finite, row 179 has NaN": {  # NA of pandas
+        "features": pd.DataFrame({"a": pd.array([1] * 179 + [None], "Int64")}).assign(b=1.0)
+    },
+    "features must hold as many numbers in each row, got 1 in row 0 and 2 in row 1": {
+        "features": pd.Series([[1.0], [1.0, 2.0]] * 90)
+    },
     "features must be an array or a list, got list": {"features": [[1.0], [1.0, 2.0]]},
     "features must not hold masked entries": {"features": np.ma.masked_less(FEATURES, 0)},
     "features must be an array, a list of rows or a DataFrame, got a csr_matrix: call its .toa": {
@@ -292,11 +332,19 @@ REFUSED = {
     "labels must be of one kind that can be sorted": {"labels": [1, "a"] * 90},
     "labels must be whole numbers or text, got 0.5": {"labels": np.arange(180) / 2},
     "labels must be whole numbers or text, got inf": {"labels": np.where(WRONG, np.inf, GIVEN)},
-    "labels must be a list or an array [n], one label an entry": {"labels": EVEN},
+    "labels must be a list or an array [n], one label an entry, got shape (180, 3): of one-hot": {
+        "labels": np.eye(CLASSES)[GIVEN]
+    },
+    "labels must be a list or an array [n], one label an entry, got shape (180, 1): take .ravel": {
+        "labels": GIVEN[:, None]
+    },
     "labels must have at least 20 rows, got 3": {"labels": [0, 1, 1], "features": FEATURES[:3]},
     "probabilities must sum to 1 in each row, got 1.5 in row 0": {"probabilities": EVEN * 1.5},
     "probabilities must be in [0, 1], got -": {"probabilities": EVEN - 0.5},
     "probabilities must have a column for each of the 3": {"probabilities": np.full((180, 2), 0.5)},
+    "probabilities must have a column for each of the 3 classes of labels, got 1": {
+        "probabilities": pd.DataFrame({"1": np.ones(180)})
+    },
     "probabilities must have a row for each of the 180 labels": {"probabilities": EVEN[1:]},
     "probabilities must be finite, row 0": {"probabilities": EVEN * np.nan},
     "seed must be an integer >= 0, got 1.5": {"seed": 1.5},

@@ -281,6 +281,69 @@ def test_probabilities_follow_their_headings(place, finder):
     np.testing.assert_allclose(options["probabilities"], told[:, np.argsort(WORDS)])
 
 
+@pytest.mark.parametrize("heads", ["p_{}", "proba: {}", "{} "])
+def test_headings_may_be_the_classes_and_more(place, finder, heads):
+    """The file also holds the labels and a column that counts the rows."""
+    write("text")
+    told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
+    frame = pandas.DataFrame(told, columns=[heads.format(word).upper() for word in WORDS])
+    frame = frame[frame.columns[::-1]].assign(id=range(SIZE), label=LABELS["text"])
+    frame.to_csv("p.csv", index=False)
+    assert audit("--probabilities p.csv --labels p.csv:label --out out.csv") == 0
+    np.testing.assert_allclose(finder[0][2]["probabilities"], told[:, np.argsort(WORDS)])
+
+
+def test_numbers_beside_labels_that_are_numbers_are_probabilities(place, finder):
+    write("ints")
+    told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
+    pandas.DataFrame(told).assign(label=LABELS["ints"]).to_csv("p.csv", index=False)
+    assert audit("--probabilities p.csv --labels p.csv --out out.csv") == 0
+    np.testing.assert_allclose(finder[0][2]["probabilities"], told)
+
+
+def test_missing_numbers_and_lists_in_a_parquet_are_named(place, capsys):
+    write("ints")
+    labels, rows = LABELS["ints"], np.load("e.npy")
+    for embedding, words in (
+        ([None, *rows[1:]], f"got None in row 0 and {rows.shape[1]} in row 1"),
+        ([*rows[:-1], rows[-1, :-1]], f"in row 0 and {rows.shape[1] - 1} in row {SIZE - 1}"),
+    ):
+        pandas.DataFrame({"e": pandas.Series([*embedding]), "label": labels}).to_parquet(
+            "t.parquet"
+        )
+        assert audit("--features t.parquet --labels t.parquet --out out") == 2
+        error = capsys.readouterr().err
+        assert "column 'e' must hold as many numbers in each row" in error
+        assert words in error
+    whole = pandas.array([1] * (SIZE - 1) + [None], "Int64")
+    pandas.DataFrame(rows).add_prefix("c").assign(whole=whole, label=labels).to_parquet("t.parquet")
+    assert audit("--features t.parquet --labels t.parquet --out out") == 2
+    assert f"--features must be finite, row {SIZE - 1} has NaN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("features", ["e.npy", "t.parquet", "t.parquet:e"])
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_label_is_no_class(place, capsys, features, missing):
+    write("text")
+    labels = [*LABELS["text"]]
+    labels[2] = labels[5] = missing
+    rows = {"e": list(np.load("e.npy")), "label": pandas.Series(labels, dtype=object)}
+    pandas.DataFrame(rows).to_parquet("t.parquet")
+    assert audit(f"--features {features} --labels t.parquet:label --out out") == 2
+    assert "--labels must not hold missing values, got" in capsys.readouterr().err
+
+
+def test_probabilities_may_be_a_column_of_lists(place, finder, capsys):
+    write("ints")
+    told = np.random.default_rng(1).dirichlet(np.ones(4), SIZE)
+    pandas.DataFrame({"p": list(told), "label": LABELS["ints"]}).to_parquet("p.parquet")
+    assert audit("--probabilities p.parquet --labels p.parquet --out out.csv") == 0
+    np.testing.assert_allclose(finder[0][2]["probabilities"], told)
+    pandas.DataFrame({"p": ["a"] * SIZE}).to_parquet("p.parquet")
+    assert audit("--probabilities p.parquet --labels y.npy --out out.csv --force") == 2
+    assert "--probabilities must hold columns of numbers, got p" in capsys.readouterr().err
+
+
 def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, capsys):
     write("text")
     frame = pandas.DataFrame({"file": names(), "label": LABELS["text"], "=note": "-x"})
@@ -477,6 +540,22 @@ def test_nothing_is_half_written(place, finder, monkeypatch, capsys, out, fail, 
     words = f"'{out}/knn_graph.npz' cannot be written: No space left on device"
     assert (words in capsys.readouterr().err) == (status == 2)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_signal_does_not_stop_the_tidying(place, finder, monkeypatch):
+    write("ints")
+    before, remove = tree(place), outputs.shutil.rmtree
+
+    def interrupted(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        remove(*args, **options)
+
+    monkeypatch.setattr("scipy.sparse.save_npz", ended)
+    monkeypatch.setattr(outputs.shutil, "rmtree", interrupted)
+    with pytest.raises(SystemExit):
+        audit("--features e.npy --labels y.npy --out out")
+    assert tree(place) == before
 
 
 @pytest.mark.parametrize("failing", range(1, 6))

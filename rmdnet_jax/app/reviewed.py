@@ -150,6 +150,7 @@ def _by_file(names: list[str], files: tuple[str, ...]) -> Iterator[int]:
         for first in range(1, len(parts)):
             end = "/".join(parts[first:])
             places[end] = -1 if end in places else row
+    places |= {file.strip(): row for row, file in enumerate(files)}
     places |= {file: row for row, file in enumerate(files)}
     for name in names:
         row = places.get(name.replace("\\", "/"))
@@ -180,7 +181,8 @@ def _classes(columns: dict[str, list[str]], names: tuple[str, ...]) -> tuple[dic
     What may be both is a name.
     """
     numbers = {str(number): number for number in range(len(names))}
-    named = {name: number for number, name in enumerate(names)}
+    named = {name.strip(): number for number, name in enumerate(names)}  # as cells are read
+    named |= {name: number for number, name in enumerate(names)}
     meant, of = {"": ""}, {}
     for what, cells in columns.items():
         for cell in dict.fromkeys(filter(None, cells)):

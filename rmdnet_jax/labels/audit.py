@@ -14,7 +14,7 @@ import numpy as np
 
 from rmdnet_jax.errors import within, wrong
 from rmdnet_jax.labels import signals
-from rmdnet_jax.labels.classes import alike, array, numbered
+from rmdnet_jax.labels.classes import alike, array, numbered, order
 from rmdnet_jax.relations.neighbours import Item, unwatched
 from rmdnet_jax.relations.propagation import Auto, Propagated, propagate
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FEWEST = 20  # rows that say anything
 WILD = 1e6  # times the usual row, from which on a row's length says nothing
+LEARNED = " The model predicts every label as given: was it trained on them? It must not be."
 SLACK = 0.01  # by which rows of probabilities may miss 1: float16 is welcome
 
 
@@ -97,8 +98,8 @@ def find_label_errors(
     Args:
       features: [n, d] of any model: list, array, tensor or DataFrame. None: `probabilities` alone.
       labels: [n], possibly wrong: integers of any range, strings or booleans. Always needed.
-      probabilities: [n, C] of a model that did not train on these examples, columns as the sorted
-        classes.
+      probabilities: [n, C] of a model that did not train on these examples. Columns are as the
+        sorted classes, or as the headings of a DataFrame name them.
       seed: of the folds; the same input and seed give the same answer.
       neighbours: how many vote, below n, or `auto`.
       temperature: > 0, how little a vote loses with distance, or `auto`.
@@ -133,7 +134,7 @@ def find_label_errors(
         rows, given, len(classes), int(seed), watch, told, neighbours=neighbours,
         temperature=temperature, alpha=alpha, in_doubt=in_doubt, search=search,
     )  # fmt: skip
-    return _record(found, classes, given, _names(labels))
+    return _record(found, classes, given, _names(labels), told)
 
 
 def _names(labels: Any) -> np.ndarray | None:
@@ -144,10 +145,15 @@ def _names(labels: Any) -> np.ndarray | None:
 
 
 def _record(
-    found: Propagated, classes: np.ndarray, given: np.ndarray, names: np.ndarray | None
+    found: Propagated,
+    classes: np.ndarray,
+    given: np.ndarray,
+    names: np.ndarray | None,
+    told: np.ndarray | None,
 ) -> LabelErrors:
     index, distance = signals.near(found)
-    seen, table = found.summary, signals.table(found, classes, given)
+    learned = told is not None and bool(np.all(told.argmax(1) == given))
+    seen, table = found.summary, signals.table(found, classes, given, index, distance)
     if names is not None:
         table.insert(1, "name", names[table["index"]])
     return LabelErrors(
@@ -161,7 +167,7 @@ def _record(
         transition_error=found.transition_error,
         quality=signals.quality(found, classes, given),
         in_doubt=seen["in_doubt"],
-        reason=signals.reason(seen, len(given)),
+        reason=signals.reason(seen, len(given)) + (LEARNED if learned else ""),
         neighbours=index,
         distances=distance,
         summary=seen,
@@ -206,8 +212,11 @@ def _features(features: Any, told: np.ndarray | None, size: int) -> np.ndarray:
 
 
 def _probabilities(probabilities: Any, classes: np.ndarray, size: int) -> np.ndarray:
-    """Rows of sum 1, float64 [n, C]."""
+    """Rows of sum 1, float64 [n, C], by the headings of a DataFrame where they are classes."""
     rows = _numbers("probabilities", probabilities, size).astype(np.float64)
+    heads = [str(head) for head in _heads(probabilities)]
+    if heads and (columns := order(heads, [*map(str, classes.tolist())], "probabilities")):
+        rows = rows[:, columns]
     if rows.shape[1] != len(classes):
         need = f"have a column for each of the {len(classes)} classes of labels"
         raise wrong("probabilities", f"{need}, got {rows.shape[1]}")
@@ -231,6 +240,8 @@ def _numbers(name: str, table: Any, size: int) -> np.ndarray:
         raise wrong(name, f"be a table [n, columns], got shape {rows.shape}")
     if len(rows) != size:
         raise wrong(name, f"have a row for each of the {size} labels, got {len(rows)}")
+    if rows.dtype == object and getattr(table, "shape", 0) == rows.shape and hasattr(table, "isna"):
+        rows = np.where(table.isna(), np.nan, rows)  # pandas' NA is no number
     words = rows.dtype.kind in "cmMSTU" or (
         rows.dtype == object and any(isinstance(value, str | bytes) for value in rows.flat)
     )
@@ -250,12 +261,18 @@ def _numbers(name: str, table: Any, size: int) -> np.ndarray:
     return rows
 
 
+def _heads(table: Any) -> list[Any]:
+    """The headings of a DataFrame, or of a table of Arrow; none of an array."""
+    return [*getattr(table, "column_names", getattr(table, "columns", ()))]
+
+
 def _other(table: Any, rows: np.ndarray) -> str:
-    """What is in a table that is no number, with its column where columns have names."""
-    for name in getattr(table, "columns", ()):
-        cell = next((cell for cell in table[name].head(1000) if isinstance(cell, str)), None)
-        if cell is not None:
-            return f"the text {cell!r:.40} in column {name!r}"
+    """What is in a table that is no number, and its column."""
+    for name, cells in zip(_heads(table) or range(rows.shape[1]), rows.T):
+        for kind, cell in {type(cell): cell for cell in cells[::-1]}.items():  # the first of each
+            if np.asarray(cell).dtype.kind not in "biuf":
+                what = f"the text {str(cell)!r:.40}" if isinstance(cell, str) else kind.__name__
+                return f"{what} in column {name!r}"
     return f"{rows.dtype} with other values"
 
 

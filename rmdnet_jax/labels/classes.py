@@ -6,6 +6,8 @@ list, a NumPy or JAX array, a PyTorch tensor, a pandas Series or a DataFrame of 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,16 @@ from rmdnet_jax.errors import first_line, wrong
 def array(values: Any, argument: str) -> np.ndarray:
     """A list, NumPy or JAX array, PyTorch tensor or pandas object as a NumPy array.
 
+    A list of tensors is stacked, and so is a column whose cells are lists or arrays.
+
     Raises:
       UserError: where that is not possible: ragged lists, masked entries.
     """
     if np.ma.is_masked(values):
         raise wrong(argument, "not hold masked entries")
+    parts = values if type(values) in (list, tuple) else ()
+    if any(hasattr(part, "detach") for part in parts[:1]):
+        return array([array(part, argument) for part in parts], argument)
     try:
         if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps on a GPU
             values = values.detach().cpu()
@@ -34,7 +41,26 @@ def array(values: Any, argument: str) -> np.ndarray:
     except Exception as error:  # each library has errors of its own
         text = f"be an array or a list, got {type(values).__name__}: {first_line(error)}"
         raise wrong(argument, text) from None
-    return found
+    return stacked(found, argument)
+
+
+def stacked(cells: np.ndarray, argument: str) -> np.ndarray:
+    """Cells [n] or [n, 1] that are lists or arrays as one array [n, d]; others as they are.
+
+    Raises:
+      UserError: they have different lengths.
+    """
+    rows = cells.ravel()
+    if cells.dtype != object or not (cells.ndim and cells.size == len(cells)):
+        return cells
+    if not any(isinstance(row, list | np.ndarray) for row in rows):
+        return cells
+    sizes = [np.size(row) if np.ndim(row) else f"{row}" for row in rows]
+    for i, size in enumerate(sizes):
+        if size != sizes[0]:
+            got = f"{sizes[0]} in row 0 and {size} in row {i}"
+            raise wrong(argument, f"hold as many numbers in each row, got {got}")
+    return np.stack([*rows])
 
 
 def numbered(
@@ -90,6 +116,8 @@ def _vector(values: Any, argument: str) -> np.ndarray:
         found = found[:, 0]  # a DataFrame of one column
     if found.ndim != 1:
         got = f"shape {found.shape}" if found.ndim else f"a {type(values).__name__}"
+        if found.ndim == 2:
+            got += ": take .ravel()" if found.shape[1] == 1 else ": of one-hot rows take .argmax(1)"
         raise wrong(argument, f"be a list or an array [n], one label an entry, got {got}")
     if found.size == 0:
         raise wrong(argument, "hold at least one label, got none")
@@ -141,6 +169,37 @@ def alike(classes: np.ndarray) -> str:
         return ""
     more = f", and {len(twins) - 1} more such" if len(twins) > 1 else ""
     return f"labels hold {' and '.join(map(repr, twins[0]))}{more}: they are taken as classes apart"
+
+
+def order(heads: Sequence[str], classes: Sequence[str], argument: str) -> list[int] | None:
+    """The column of each class, by headings such as `cat`, `Cat` or `p_cat`; None: they tell none.
+
+    Raises:
+      UserError: some headings are classes and some are not; headings that only count may be.
+
+    Example:
+      >>> from rmdnet_jax.labels.classes import order
+      >>> order(["p_dog", "p_cat"], ["cat", "dog"], "probabilities")
+      [1, 0]
+    """
+    start = len(os.path.commonprefix([*heads]))  # noqa: RUF071, letters are meant
+    wanted = [_loose(name) for name in classes]
+    for found, named in (
+        (heads, classes),
+        ([_loose(head) for head in heads], wanted),
+        ([_loose(head[start:]) for head in heads], wanted),
+    ):
+        if sorted(found) == sorted(named) and len({*named}) == len(named):
+            return [found.index(name) for name in named]
+    odd = [head for head in heads if head not in classes]
+    if 0 < len(odd) < len(heads) and not all(head.isdecimal() for head in heads):
+        text = f"have all classes as headings, or none, got {odd[0]!r}, which is no class of labels"
+        raise wrong(argument, text)
+    return None
+
+
+def _loose(name: str) -> str:
+    return " ".join(name.casefold().split()).removesuffix(".0")
 
 
 def _fraction(values: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
 from rmdnet_jax.files import place as local
+from rmdnet_jax.labels.classes import stacked
 from rmdnet_jax.labels.headings import Form, check_width, form, heading, number
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def _reading(path: str, argument: str) -> Iterator[pathlib.Path]:
         why = getattr(error, "strerror", None) or first_line(error)
         if isinstance(error, UnicodeError):
             why = "it is not UTF-8 text: save it as `CSV UTF-8`"
-        if "allow_pickle" in why:
+        if "pickled (object) data" in why:
+            why = "it is no file of NumPy"
+        elif "allow_pickle" in why:
             why = "it holds Python objects: save text by .astype('U'), or write a CSV"
         text = f"{argument} {path!r} cannot be read: {why}"
         raise UserError(text, argument=True) from None
@@ -215,11 +218,9 @@ def naming(table: DataFrame) -> str | None:
 
 def values(cells: Any) -> np.ndarray:
     """A pandas column: text as numbers where all are; rows [n, d] where its cells are lists."""
-    found = cells.to_numpy()
-    if len(found) and isinstance(found[0], list | tuple | np.ndarray):
-        return np.stack([*found])
-    text = all(isinstance(cell, str) for cell in found[:1])  # of no rows, too
-    return _typed(np.array([str(cell) for cell in found], str)) if text else found
+    found = stacked(cells.to_numpy(), f"column {cells.name!r}")
+    text = all(isinstance(cell, str) for cell in found)  # of no rows, too; missing ones are none
+    return _typed(np.array([*found], str)) if text else found
 
 
 def plain(cell: str) -> str:

@@ -41,14 +41,18 @@ def duplicate(index: np.ndarray, distance: np.ndarray, given: np.ndarray) -> np.
     return np.where(close.any(1), index[np.arange(len(index)), first], -1)
 
 
-def table(found: Propagated, classes: np.ndarray, given: np.ndarray) -> DataFrame:
-    """The table of `LabelErrors`, most suspect first; ties in the order of votes, then of rows."""
+def table(
+    found: Propagated, classes: np.ndarray, given: np.ndarray, index: np.ndarray, far: np.ndarray
+) -> DataFrame:
+    """The table of `LabelErrors`, most suspect first; ties in the order of votes, then of rows.
+
+    `index` and `far` are the nearest others and their distances, see `near`.
+    """
     import pandas
 
     own, shares = (np.arange(len(given)), given), found.witnesses.shares
     rest = shares["vote"].copy()
     rest[own] = -1
-    index, distance = near(found)
     suggested, label = found.belief.argmax(1), found.targets.argmax(1)
     undone = np.where(suggested == given, "keep", "in doubt")
     columns: dict[str, Any] = {
@@ -63,8 +67,8 @@ def table(found: Propagated, classes: np.ndarray, given: np.ndarray) -> DataFram
         "corrected_probe": shares["corrected_probe"][own],
         "margin": shares["vote"][own] - rest.max(1),
         **({"model": shares["model"][own]} if "model" in shares else {}),
-        "outlier": outlier(distance),
-        "duplicate": duplicate(index, distance, given),
+        "outlier": outlier(far),
+        "duplicate": duplicate(index, far, given),
         "decision": np.where(label == given, undone, "change"),
     }
     order = np.lexsort((columns["vote"], columns["probability"]))

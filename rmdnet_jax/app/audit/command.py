@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
                 )  # fmt: skip
             return outputs.keep_reviewed(found, read.reviewed)
         except UserError as error:
-            raise inputs.flagged(error) from None
+            text = f"--{error}" if error.argument else str(error)  # labels must -> --labels must
+            raise UserError(text, argument=error.argument) from None
 
     if out.suffix == ".csv":
         found = find()
@@ -97,6 +98,8 @@ def _tidy_end() -> Iterator[None]:
     """Makes SIGTERM and SIGHUP end the command as an error does, so that nothing half is left."""
 
     def end(which: int, frame: object):
+        for other in caught:  # `timeout` sends two, and the second must not stop the tidying
+            signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + which)
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.errors import wrong
 from rmdnet_jax.files import place
-from rmdnet_jax.labels.classes import numbered
+from rmdnet_jax.labels.classes import numbered, order
 from rmdnet_jax.labels.files import (
     NAMES,
     TABLES,
@@ -66,7 +66,8 @@ def of_files(args: argparse.Namespace) -> Inputs:
         rows, own, said = _features(args.features, columns if one_table else (), known)
     told, heads = None, None
     if args.probabilities:
-        told, heads = _probabilities(args.probabilities, known)
+        same = named(args.probabilities)[0] == label_path
+        told, heads = _probabilities(args.probabilities, columns if same else (), known)
     size = next((len(x) for x in (rows, told) if x is not None and x.ndim), 0)
     name = next((name for name in columns if one_table and own is not None and name in own), None)
     if name is not None and own is not None:
@@ -130,34 +131,49 @@ def _features(
     table = _table(path, "--features", field=field, numbers=True, text=labels, rows=rows)
     if field and column(table, field, "--features") == field:
         found = values(table[field])
-        return found.reshape(len(found), -1), table.drop(columns=field).astype(str), text
-    left = [name for name in table.columns if str(name).lower() in NUMBERS or name in labels]
-    rest = table.drop(columns=left)
-    vectors = [name for name in rest.columns if values(rest[name]).ndim == 2]
-    numbers = vectors[:1] or [*rest.select_dtypes("number").columns]
-    if not numbers:
-        got = ", ".join(map(str, table.columns[:5]))
-        raise wrong("--features", f"hold columns of numbers, got {got}")
-    found = values(table[numbers[0]]) if vectors else table[numbers].to_numpy()
+        return found.reshape(len(found), -1), _told(table.drop(columns=field)), text
+    found, numbers = _measured(table, "--features", labels)
     beside = table.drop(columns=numbers)
     others = ", ".join(str(name) or "(unnamed)" for name in beside.columns[:5])
     ignored = f", all but {others}" if others else ""
     counted = all(isinstance(name, str) and name.isdecimal() for name in numbers)
     headed = f" headed {numbers[0]} to {numbers[-1]}" if counted else ""
-    return found, beside.astype(str), f"{found.shape[1]} columns of {path}{headed}{ignored}"
+    return found, _told(beside), f"{found.shape[1]} columns of {path}{headed}{ignored}"
 
 
-def _probabilities(text: str, rows: int) -> tuple[np.ndarray, list[str] | None]:
+def _measured(
+    table: DataFrame, argument: str, labels: tuple[str, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """The numbers [n, d], and their columns: one of lists, or all that do not count the rows."""
+    left = [name for name in table.columns if str(name).lower() in NUMBERS or name in labels]
+    rest = table.drop(columns=left)
+    for name in rest.columns:
+        if (found := values(rest[name])).ndim == 2:
+            return found, [name]
+    numbers = [*rest.select_dtypes("number").columns]
+    if not numbers:
+        got = ", ".join(map(str, table.columns[:5]))
+        raise wrong(argument, f"hold columns of numbers, got {got}")
+    return rest[numbers].to_numpy(na_value=np.nan), numbers
+
+
+def _told(table: DataFrame) -> DataFrame:
+    """A table as text; what is missing is empty."""
+    return table.astype(str).where(table.notna(), "")
+
+
+def _probabilities(
+    text: str, labels: tuple[str, ...], rows: int
+) -> tuple[np.ndarray, list[str] | None]:
     """Probabilities [n, C], and the classes that a table's headings name."""
     path, field = named(text)
     if not path.endswith(TABLES) or field:
         return read_array(path, field, "--probabilities", usual="probabilities"), None
     table = _table(path, "--probabilities", numbers=True, rows=rows)
-    numbers = table.select_dtypes("number").drop(columns="", errors="ignore")
-    found, names = numbers.to_numpy(), [str(name) for name in numbers.columns]
-    if _sums(found[1:2]) and not _sums(found[:1]) and not isinstance(numbers.columns[0], str):
+    found, names = _measured(table, "--probabilities", labels)
+    if _sums(found[1:2]) and not _sums(found[:1]) and not isinstance(names[0], str):
         return found[1:], [f"{name:.15g}" for name in found[0]]  # no row, but classes
-    return found, names
+    return found, [str(name) for name in names]
 
 
 def _sums(row: np.ndarray) -> bool:
@@ -171,9 +187,8 @@ def _sorted(
     if told is None or heads is None:
         return told
     classes = [str(label) for label in numbered(labels, "--labels")[1].tolist()]
-    if sorted(heads) != sorted(classes):
-        return told
-    return told[:, [heads.index(label) for label in classes]]
+    columns = order(heads, classes, "--probabilities")
+    return told if columns is None else told[:, columns]
 
 
 def _labels(path: str, field: str, rows: int) -> tuple[np.ndarray, DataFrame | None]:
@@ -281,8 +296,3 @@ def printable(texts: Any) -> np.ndarray:
         return found
     cells = [cell.encode("utf-8", "backslashreplace").decode() for cell in found.tolist()]
     return np.array(cells, str)
-
-
-def flagged(error: UserError) -> UserError:
-    """An error of `find_label_errors` as the flags' own: `labels must` -> `--labels must`."""
-    return UserError(f"--{error}" if error.argument else str(error), argument=error.argument)

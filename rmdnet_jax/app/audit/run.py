@@ -44,7 +44,7 @@ def of_run(path: pathlib.Path, teacher: str) -> Inputs:
         raise wrong(PATH, f"be a run on stored data; {path} had arrays in memory: {how}")
     named_teacher = teacher or config.teacher or str(path)
     if named_teacher == str(path) and not (path / "teacher").is_dir():
-        raise wrong(PATH, f"hold a teacher/; {str(path)!r} trained none: name one by --teacher")
+        raise wrong(PATH, f"hold a teacher/; {str(path)!r} has none yet: name one by --teacher")
     made, found = _taught(config, named_teacher)
     return of(made, found.features, path)
 
