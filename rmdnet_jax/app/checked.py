@@ -53,7 +53,8 @@ def notes(
     `filed`: the labels of a file, where they come from one.
     """
     named = [f"{i} {name}" for i, name in enumerate(source.names)]
-    lines = [f"classes {some(named, SHOWN)}"]
+    counted = [str(name) for name in source.names] == [str(i) for i in range(len(named))]
+    lines = [] if counted else [f"classes {some(named, SHOWN)}"]
     counts = np.bincount(source.labels[train], minlength=len(named))
     if empty := [named[i] for i in np.flatnonzero(counts == 0)]:
         lines.append(f"note   no training image shows {some(empty, SHOWN)}")

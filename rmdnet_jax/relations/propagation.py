@@ -30,6 +30,7 @@ from rmdnet_jax.relations.votes import FOLDS, LEAST, held_out, information, join
 from rmdnet_jax.relations.witnesses import Witnesses, witnesses
 
 SCORED = 10_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
+WIDEST = 20_000_000  # votes, of all classes, that are held out for each setting, or a fold's
 JUDGED = 5_000  # examples that noise is fitted and proved on, or 50 a class
 Auto = Literal["auto"]
 AUTO = {"neighbours": (5, 10, 20), "temperature": (0.05, 0.2), "alpha": (0.5, 0.8, 0.9, 0.95, 0.99)}
@@ -253,7 +254,8 @@ def _chosen(
     """
     if len(grid) == 1:
         return grid[0]
-    folds = min(FOLDS, -(-SCORED * FOLDS // len(given)))
+    folds = min(FOLDS, -(-SCORED * FOLDS // len(given)), WIDEST // (len(given) * num_classes))
+    folds = max(folds, 1)
     heard = fold < folds
     informative: dict[tuple, float] = {}
     above: dict[float, list[float]] = {}
