@@ -133,7 +133,7 @@ def broken(path: pathlib.Path, rng: random.Random) -> str:
     if path.is_dir():
         how = rng.choice(("removed", "emptied", "half removed", "a file in its place", "stray"))
         if how == "stray":  # a newer step, perhaps, in which there is nothing
-            (path.parent / (str(int(path.name) + 7) if path.name.isdecimal() else "9")).mkdir()
+            (path.parent / (str(int(path.name) + 70) if path.name.isdecimal() else "99")).mkdir()
             return "folder, an empty one beside it"
         files = sorted(x for x in path.rglob("*") if x.is_file())
         if how == "half removed":

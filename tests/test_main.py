@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from rmdnet_jax.app import experiment, schema, workdir
 from rmdnet_jax.app.command import guarded
 from rmdnet_jax.app.load import get_config
 from rmdnet_jax.app.resolve import resolve
+from rmdnet_jax.training.stop import Stopped, at_once
 
 
 @pytest.fixture
@@ -477,3 +479,27 @@ def test_a_reader_who_has_seen_enough_sees_no_traceback():
         ["sh", "-c", line], cwd=ROOT, env=os.environ, capture_output=True, text=True
     )
     assert (run.stdout, run.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_signal_in_a_destructor_is_not_lost(times):
+    """Python drops what is raised there, as in the callbacks of its garbage collection."""
+    left, hook = [signal.SIGTERM] + [None] * (times - 1), sys.unraisablehook
+
+    class Goes:
+        def __del__(self):
+            if left and (number := left.pop(0)):
+                os.kill(os.getpid(), number)
+            end = time.monotonic() + 0.1
+            while time.monotonic() < end:  # signals are handled here
+                pass
+
+    def work():
+        for _ in range(times):
+            Goes()
+        time.sleep(20)
+
+    with pytest.raises(Stopped) as stopped, at_once():
+        work()
+    assert stopped.value.status == 143
+    assert sys.unraisablehook is hook

@@ -65,6 +65,8 @@ def _called(call: Callable[[], int | None]) -> int:
 
 def _prepare() -> None:
     """Standard streams that are closed become empty ones; all show any text as they can."""
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _no_echo  # for good: threads may outlast what is called
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the process's life
@@ -110,8 +112,6 @@ def _no_echo(unraisable: Any) -> None:
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
     """Within it work goes on when nobody reads what it prints: a closed pipe or terminal."""
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _no_echo  # for good: threads may outlast what is called here
     with contextlib.ExitStack() as stack:
         for name, redirect in (
             ("stdout", contextlib.redirect_stdout),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, text: str, number: int = signal.SIGTERM):
         super().__init__(text)
+        self.number = number
         self.status = 128 + number  # 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP
 
 
@@ -72,13 +74,27 @@ def on_stop() -> Iterator[Asked]:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Within it a signal raises `Stopped`: for work that is short, or that is done again."""
+    """Within it a signal raises `Stopped`: for work that is short, or that is done again.
+
+    In a destructor, say, Python drops what is raised: then it is raised once more.
+    """
+    told = sys.unraisablehook
 
     def handle(number: int, frame: Any) -> None:
         raise Stopped("", number)
 
+    def dropped(unraisable: Any) -> None:
+        if not isinstance(stop := unraisable.exc_value, Stopped):
+            return told(unraisable)
+        signal.signal(stop.number, handle)
+        threading.Timer(0.01, signal.raise_signal, [stop.number]).start()
+
     with handling(handle):
-        yield
+        sys.unraisablehook = dropped
+        try:
+            yield
+        finally:
+            sys.unraisablehook = told
 
 
 def agreed(stop: Asked, epoch_ends: bool) -> bool:
