@@ -13,12 +13,8 @@ folder of images in class folders. --out is a new folder, or a .csv file for the
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-import signal
-import threading
 import warnings
-from collections.abc import Iterator
 
 from rmdnet_jax import files
 from rmdnet_jax.app.command import Parser
@@ -78,12 +74,11 @@ def main(argv: list[str] | None = None) -> int:
 
     if out.suffix == ".csv":
         found = find()
-        with _tidy_end():
-            files.write_text(out.resolve(), outputs.text(outputs.table(found, read)))
+        files.write_text(out.resolve(), outputs.text(outputs.table(found, read)))
         print(outputs.told(found, read, args.top))
         print(f"written   {out}: {len(found.table):,} rows, the most suspect first")
         return 0
-    with _tidy_end(), outputs.folder(out) as place:
+    with outputs.folder(out) as place:
         found = find()
         outputs.write(place, found, read, ["rmdnet", "audit", *(argv or [])])
     print(outputs.told(found, read, args.top))
@@ -91,28 +86,6 @@ def main(argv: list[str] | None = None) -> int:
     print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv;")
     print("          train with labels=reviewed.csv, or corrected_labels.csv+reviewed.csv for both")
     return 0
-
-
-@contextlib.contextmanager
-def _tidy_end() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP end the command as an error does, so that nothing half is left."""
-
-    def end(which: int, frame: object):
-        for other in caught:  # `timeout` sends two, and the second must not stop the tidying
-            signal.signal(other, signal.SIG_IGN)
-        raise SystemExit(128 + which)
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    main = threading.current_thread() is threading.main_thread()
-    caught = [getattr(signal, name) for name in names if main]
-    caught = [which for which in caught if signal.getsignal(which) == signal.SIG_DFL]
-    try:
-        for which in caught:
-            signal.signal(which, end)
-        yield
-    finally:
-        for which in caught:
-            signal.signal(which, signal.SIG_DFL)
 
 
 def _out(args) -> pathlib.Path:

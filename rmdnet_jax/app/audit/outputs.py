@@ -23,6 +23,7 @@ from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.audit import LabelErrors
 from rmdnet_jax.labels.classes import alike
 from rmdnet_jax.labels.files import harmless
+from rmdnet_jax.training import stop
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -75,10 +76,11 @@ def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     except UserError as error:  # names the folder that the user knows
         raise UserError(str(error).replace(str(part), str(out))) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with contextlib.suppress(OSError):  # what is not empty has become the answer
-            for path in fresh:
-                path.rmdir()
+        with stop.handling(lambda number, frame: None):  # `timeout` sends a second signal
+            shutil.rmtree(part, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what is not empty has become the answer
+                for path in fresh:
+                    path.rmdir()
 
 
 def keep_reviewed(found: LabelErrors, reviewed: dict[int, str]) -> LabelErrors:
