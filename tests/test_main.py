@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from rmdnet_jax import main
 from rmdnet_jax.app import experiment, schema, workdir
+from rmdnet_jax.app.command import _no_echo as no_echo
 from rmdnet_jax.app.command import guarded
 from rmdnet_jax.app.load import get_config
 from rmdnet_jax.app.resolve import resolve
@@ -503,3 +505,27 @@ def test_a_signal_in_a_destructor_is_not_lost(times):
         work()
     assert stopped.value.status == 143
     assert sys.unraisablehook is hook
+
+
+PENDING = """
+async def reads():
+    try:
+        await pause()
+    finally:
+        raise ValueError("pages of text")
+"""
+
+
+@pytest.mark.parametrize(("file", "told"), [("site-packages/orbax/x.py", False), ("x.py", True)])
+def test_what_is_left_of_a_failed_checkpoint_is_not_told_again(file, told, monkeypatch, capsys):
+    @types.coroutine
+    def pause():
+        yield
+
+    there = {"pause": pause}
+    exec(compile(PENDING, file, "exec"), there)
+    reads = there["reads"]()
+    reads.send(None)
+    monkeypatch.setattr(sys, "unraisablehook", no_echo)
+    del reads
+    assert ("pages of text" in capsys.readouterr().err) == told

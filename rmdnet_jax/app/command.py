@@ -104,8 +104,13 @@ class Lasting:
 
 
 def _no_echo(unraisable: Any) -> None:
-    """When one write of a checkpoint fails, the others tell a loop that has ended, and say so."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Drops what is told in one line already: of a checkpoint that fails, each array says so.
+
+    Those that are left over tell a loop that has ended, or are never asked.
+    """
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
