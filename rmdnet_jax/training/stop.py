@@ -87,7 +87,7 @@ def at_once() -> Iterator[None]:
         if not isinstance(stop := unraisable.exc_value, Stopped):
             return told(unraisable)
         signal.signal(stop.number, handle)
-        threading.Timer(0.01, signal.raise_signal, [stop.number]).start()
+        threading.Timer(0.5, signal.raise_signal, [stop.number]).start()
 
     with handling(handle):
         sys.unraisablehook = dropped
