@@ -21,6 +21,7 @@ from rmdnet_jax.app.setup import Run, make_stage, setup
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.training import fit as training
+from rmdnet_jax.training import steps
 from rmdnet_jax.training.objectives import relation_modeling
 
 
@@ -47,7 +48,7 @@ def dtype() -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def stage_of(made: Run, case: str) -> training.Stage:
+def stage_of(made: Run, case: str) -> steps.Stage:
     """The stage that a case trains."""
     if case == "simsiam":
         ssl = build("relation_modeling.ssl", made.config, made.encoder, dtype())
@@ -65,7 +66,7 @@ def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Calla
         made = setup(configured(data, network, case, batch, epochs), pathlib.Path(workdir))
         stage = stage_of(made, "online" if case in ("evaluation", "epoch") else case)
         raw = stage.pipeline.batch(0)
-        state = jax.jit(functools.partial(training.initial, stage))(
+        state = jax.jit(functools.partial(steps.initial, stage))(
             stage.objective.frozen, raw, stage.key
         )
         if case == "evaluation":
@@ -74,7 +75,7 @@ def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Calla
             return {}
         if case == "epoch":
             return epoch(made, stage, turn)
-        step = jax.jit(functools.partial(training.step, stage), donate_argnums=0)
+        step = jax.jit(functools.partial(steps.step, stage), donate_argnums=0)
         lowered = step.lower(state, stage.objective.frozen, raw, stage.key)
         flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
         while turn():
@@ -87,7 +88,7 @@ class Enough(Exception):
     """Raised within a loop that has been timed."""
 
 
-def epoch(made: Run, stage: training.Stage, turn: Callable) -> dict:
+def epoch(made: Run, stage: steps.Stage, turn: Callable) -> dict:
     """Whole epochs by `training.fit`: data, steps, metrics, evaluation, records; no checkpoints."""
 
     def evaluate(*args):

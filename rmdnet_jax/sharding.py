@@ -31,9 +31,9 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
     return jax.device_put(tree, everywhere(mesh))
 
 
-def split(mesh: Mesh, array: np.ndarray) -> Array:
-    """A host array, the same in each process, split over the devices along axis 0."""
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+def split(mesh: Mesh, array: np.ndarray, axis: int = 0) -> Array:
+    """A host array, the same in each process, split over the devices along an axis."""
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
 

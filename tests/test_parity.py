@@ -19,7 +19,7 @@ from rmdnet_jax.networks import encoders as encoder
 from rmdnet_jax.networks import weights
 from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.ssl import simsiam
-from rmdnet_jax.training import fit as training
+from rmdnet_jax.training import steps
 from rmdnet_jax.training.objectives import classifier, relation_guided, relation_modeling
 from rmdnet_jax.training.optimizer import sgd
 from rmdnet_jax.types import Batch, Variables
@@ -111,7 +111,7 @@ def stage(objective, batches, rate, teacher=None):
     objective = objective._replace(
         init=lambda key, image, init=objective.init: init(key, image[0])
     )  # images of these rows have a view axis
-    return training.Stage(
+    return steps.Stage(
         "parity",
         objective,
         optimizer,
@@ -127,7 +127,7 @@ def stage(objective, batches, rate, teacher=None):
 def run(stage, state):
     """Our steps; losses and the final state."""
     step, values = (
-        jax.jit(lambda state, frozen, rows, key: training.step(stage, state, frozen, rows, key)),
+        jax.jit(lambda state, frozen, rows, key: steps.step(stage, state, frozen, rows, key)),
         [],
     )
     for i in range(STEPS):
@@ -188,7 +188,7 @@ def test_twenty_steps_of_relation_modeling(name):
     made = stage(
         relation_modeling(simsiam(ours(name), "float64", projection=16, hidden=8), 1), batches, rate
     )
-    state = training.initial(made, (), made.pipeline.batch(0), made.key)
+    state = steps.initial(made, (), made.pipeline.batch(0), made.key)
     module = load(torch_models.SimSiam(theirs(name), 16, 8), state.variables)
     counts = counted(module)
     optimizer, schedule = torch_train.sgd(module, rate, STEPS)
@@ -225,7 +225,7 @@ def test_twenty_steps_of_relation_guided_learning(name, features):
         weight=weight, edge=relation.softmax_kl, node=relation.cosine,
     )  # fmt: skip
     made = stage(objective, batches, rate, None if kept is None else jnp.asarray(kept.numpy()))
-    state = training.initial(made, objective.frozen, made.pipeline.batch(0), made.key)
+    state = steps.initial(made, objective.frozen, made.pipeline.batch(0), made.key)
     module = load(
         torch_models.Student(theirs(name), CLASSES),
         Variables(state.variables.params[0], state.variables.stats[0]),

@@ -74,12 +74,15 @@ def break_off(config, workdir, at, monkeypatch):
     def resident(*args):
         made = original(*args)
 
-        def batch(number):
-            if next(count) > at:
-                raise Killed
-            return made.batch(number)
+        def counted(take):
+            def taken(*steps):
+                if next(count) > at:
+                    raise Killed
+                return take(*steps)
 
-        return made._replace(batch=batch)
+            return taken
+
+        return made._replace(batch=counted(made.batch), batches=counted(made.batches))
 
     with monkeypatch.context() as patch:
         patch.setattr(setup.resident, "resident", resident)
@@ -93,6 +96,26 @@ def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monk
     break_off(config, tmp_path, at, monkeypatch)
     experiment.run(config, tmp_path)
     assert_equal_runs(tmp_path, whole)
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_many_steps_a_call_are_the_same_steps(at, whole, tmp_path, monkeypatch):
+    """Where calls end, for a checkpoint or a kill, changes no bit; one step a call, only rounding.
+
+    A stage of 4 steps an epoch is called for 3, and 1; with a checkpoint each 2, for 2, and 2.
+    """
+    many = tiny(controls=("base",), steps_per_call=3, checkpoint_steps=100)
+    experiment.run(many, tmp_path / "many")
+    often = tiny(controls=("base",), steps_per_call=3, checkpoint_steps=2)
+    break_off(often, tmp_path / "often", at, monkeypatch)
+    experiment.run(often, tmp_path / "often")
+    states, expected = final_states(tmp_path / "often"), final_states(tmp_path / "many")
+    for place in expected:
+        assert_same(states[place], expected[place])
+    one, two = (Records(path / "metrics.jsonl").all for path in (whole[0], tmp_path / "many"))
+    assert [record["step"] for record in one] == [record["step"] for record in two]
+    for a, b in zip(one, two):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-3)
 
 
 # Steps after which a run breaks off: a checkpoint after its memory was refreshed by an epoch.

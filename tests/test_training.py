@@ -1,5 +1,6 @@
 """The loop: K = 0 is the base method, averages, what stops a run, devices, pipelines."""
 
+import functools
 import json
 import re
 import signal
@@ -26,6 +27,7 @@ from rmdnet_jax.methods import METHODS
 from rmdnet_jax.networks.encoders import ENCODERS
 from rmdnet_jax.relations.losses import cosine, softmax_kl
 from rmdnet_jax.training import fit as training
+from rmdnet_jax.training import steps
 from rmdnet_jax.training.objectives import Objective, classifier, relation_guided
 from rmdnet_jax.training.predict import predictor
 from rmdnet_jax.types import Batch, Outputs, Variables
@@ -48,7 +50,7 @@ def teacher_of(made, variables):
 
 
 def begin(stage):
-    return training.initial(stage, stage.objective.frozen, stage.pipeline.batch(0), stage.key)
+    return steps.initial(stage, stage.objective.frozen, stage.pipeline.batch(0), stage.key)
 
 
 def records(workdir, stage):
@@ -237,13 +239,29 @@ def test_students_of_the_control_start_from_the_teacher(tmp_path):
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_one_program_serves_every_seed_noise_and_rate(method, tmp_path):
+    """They are arguments of a step: on an accelerator each program takes a minute to compile."""
+
+    def program(place, **values):
+        stage = stage_of(made_of(tmp_path / place, method=method, weight=0.0, **values))
+        rows, frozen = stage.pipeline.batch(0), stage.objective.frozen
+        state = jax.eval_shape(functools.partial(steps.initial, stage), frozen, rows, stage.key)
+        step = jax.jit(functools.partial(steps.step, stage))
+        return step.lower(state, frozen, rows, stage.key).as_text()
+
+    one = program("one", seed=0, noise="symmetric", rate=0.2)
+    two = program("two", seed=1, noise="pair", rate=0.4, **{"noise.seed": 3})
+    assert one == two
+
+
 def test_the_average_of_parameters_follows_its_recursion(tmp_path):
     made = made_of(tmp_path, **{"relation_guided.weight": 0.0, "relation_guided.average": 0.9})
     stage = stage_of(made)
     state = begin(stage)
     slow = jax.device_get(state.variables.params)
     for number in range(3):
-        state, _ = training.step(
+        state, _ = steps.step(
             stage, state, stage.objective.frozen, stage.pipeline.batch(number), stage.key
         )
         slow = jax.tree.map(
@@ -251,7 +269,7 @@ def test_the_average_of_parameters_follows_its_recursion(tmp_path):
         )
     for a, b in zip(jax.tree.leaves(slow), jax.tree.leaves(state.average)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-    assert training.final_variables(state).params is state.average
+    assert steps.final_variables(state).params is state.average
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):

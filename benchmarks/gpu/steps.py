@@ -18,7 +18,7 @@ import jax
 from benchmarks import ours
 from benchmarks.gpu.record import Record, median
 from rmdnet_jax.app.setup import setup
-from rmdnet_jax.training import fit
+from rmdnet_jax.training import steps
 
 CASES = ("ce:512", "simsiam:512", "online:512", "stored:512", "ce+scan:512", "ce:128",
          "ce+scan:128", "ce:1024", "simsiam:1024", "simsiam+scan:512")  # fmt: skip
@@ -32,8 +32,8 @@ def timed(data: str, network: str, case: str, batch: int, times: int) -> dict:
         made = setup(ours.configured(data, network, kind, batch, 10), pathlib.Path(folder) / "w")
         stage = ours.stage_of(made, kind)
         rows, frozen, key = stage.pipeline.batch(0), stage.objective.frozen, stage.key
-        state = jax.jit(functools.partial(fit.initial, stage))(frozen, rows, key)
-        one = functools.partial(fit.step, stage)
+        state = jax.jit(functools.partial(steps.initial, stage))(frozen, rows, key)
+        one = functools.partial(steps.step, stage)
 
         def many(state, frozen, rows, key):
             body = lambda state, _: one(state, frozen, rows, key)  # noqa: E731
@@ -49,9 +49,9 @@ def timed(data: str, network: str, case: str, batch: int, times: int) -> dict:
         jax.block_until_ready(go())
         row = {"case": case, "network": network, "batch": batch}
         row["first_seconds"] = time.perf_counter() - start
-        steps = MANY if scan else 1
+        ran = MANY if scan else 1
         found = median(go, 2, times)
-        row |= {name: x / (1 if name == "n" else steps) for name, x in found.items()}
+        row |= {name: x / (1 if name == "n" else ran) for name, x in found.items()}
         row["images_per_s"] = 1e3 * batch / row["ms"]
         if case == "ce" and batch == 512:
             test = made.source.test_images

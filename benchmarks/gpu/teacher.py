@@ -24,7 +24,7 @@ from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.presets import cifar
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.setup import setup
-from rmdnet_jax.training import fit
+from rmdnet_jax.training import steps
 from rmdnet_jax.types import Variables
 
 EARLY = (1, 2, 3, 5, 8, 12, 18, 26, 40)  # epochs that are looked at, and then each 50th
@@ -77,7 +77,7 @@ def main() -> None:
     config = resolve(override(cifar("cifar10"), values))
     made = setup(config, pathlib.Path(args.data).parent / "teacher")
     stage = teacher.prepared(made)
-    assert isinstance(stage, fit.Stage)  # no teacher is named
+    assert isinstance(stage, steps.Stage)  # no teacher is named
     left = list(BOUNDS)
 
     def watched(variables, epoch, values):

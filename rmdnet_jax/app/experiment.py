@@ -34,9 +34,9 @@ from rmdnet_jax.methods import Method, mixup
 from rmdnet_jax.methods.method import Refresh
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.losses import RelationLoss
-from rmdnet_jax.training.fit import Stage
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import classifier, relation_guided
+from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Outputs, Variables
 
 

@@ -11,7 +11,7 @@ from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app.arms import Arm
 from rmdnet_jax.app.setup import Run
 from rmdnet_jax.app.teacher import Teacher
-from rmdnet_jax.training.fit import Stage
+from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Variables
 
 

@@ -129,6 +129,7 @@ ALLOWED = {
     "data.limit": "int [0, inf)",
     "data.image_size": "int [1, inf)",
     "checkpoint_steps": "int [1, inf)",
+    "steps_per_call": "int [0, 1000]",
     "relation_modeling.epochs": "int [0, inf)",
     "relation_modeling.batch_size": "int [2, inf)",
     "relation_modeling.average": "[0, 0.99999]",

@@ -138,6 +138,7 @@ def digits() -> Config:
         "audit": False,  # whether the run ends with an audit of its labels, in audit/
         "controls": (),  # arms beside the experiment's own, out of arms.NAMES
         "checkpoint_steps": 500,
+        "steps_per_call": 0,  # of the optimiser in one program; 0: 1 on a CPU, 16 elsewhere
         "tensorboard": False,
     }))  # fmt: skip
 

@@ -27,7 +27,7 @@ from rmdnet_jax.labels import given as given_labels
 from rmdnet_jax.labels import noise
 from rmdnet_jax.networks.adapters import adapt
 from rmdnet_jax.networks.layers import Network
-from rmdnet_jax.training import fit
+from rmdnet_jax.training import fit, steps
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import Objective, classifier, ensemble
 from rmdnet_jax.training.predict import Predict, predictor
@@ -191,10 +191,10 @@ def make_stage(
     name: str,
     number: int,
     objective: Objective,
-    evaluate: fit.Evaluate,
-    refresh: fit.Refresh | None = None,
+    evaluate: steps.Evaluate,
+    refresh: steps.Refresh | None = None,
     **columns: np.ndarray | None,
-) -> fit.Stage:
+) -> steps.Stage:
     """A stage from its part of the config; a dry run over shapes refuses what cannot be.
 
     Args:
@@ -203,7 +203,7 @@ def make_stage(
       number: 0 for relation modeling, which reads no labels, 1 for relation-guided learning;
         stages of one number share every random draw.
       objective: what is minimised.
-      evaluate: see `fit.Stage`.
+      evaluate: see `steps.Stage`.
       refresh: likewise.
       **columns: further columns of `Examples`, such as `targets`.
     """
@@ -217,13 +217,13 @@ def make_stage(
     _check_batch(part, config.batch_size, len(rows))
     with under(part):
         batches = resident.resident(
-            examples, rows, config.batch_size, jax.random.fold_in(key, fit.ORDER), made.mesh
+            examples, rows, config.batch_size, jax.random.fold_in(key, steps.ORDER), made.mesh
         )
     _check_steps(part, config.epochs, batches.steps_per_epoch)
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
     prepare = resident.prepare(augment, objective.views, *made.statistics)
-    stage = fit.Stage(
+    stage = steps.Stage(
         name=name,
         objective=objective,
         optimizer=optimizer,
@@ -234,6 +234,7 @@ def make_stage(
         average=config.average,
         evaluate=evaluate,
         refresh=refresh,
+        steps_per_call=made.config.steps_per_call,
     )
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype), examples
@@ -243,7 +244,7 @@ def make_stage(
         with under(f"{part}.optimizer"):
             jax.eval_shape(optimizer.transform.init, variables.params)
         with under(part):
-            fit.shapes(stage, made.mesh, like)
+            steps.shapes(stage, made.mesh, like)
     return stage
 
 
@@ -262,9 +263,9 @@ def _check_steps(part: str, epochs: int, per_epoch: int) -> None:
         raise wrong(f"{part}.epochs", f"be in [0, {most}] with these batches, got {epochs}")
 
 
-def train(made: Run, stage: fit.Stage) -> Variables:
+def train(made: Run, stage: steps.Stage) -> Variables:
     """Fits a stage, its checkpoints under `workdir/checkpoints`."""
     place = made.workdir / "checkpoints" / stage.name
     state = fit.fit(stage, made.mesh, place, made.config.checkpoint_steps, made.writer)
     made.owner.check()
-    return fit.final_variables(state)
+    return steps.final_variables(state)

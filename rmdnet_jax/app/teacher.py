@@ -28,9 +28,10 @@ from rmdnet_jax.labels import files as label_files
 from rmdnet_jax.networks import weights
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.rows import unit
-from rmdnet_jax.training import checkpoint, fit
+from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.objectives import relation_modeling
 from rmdnet_jax.training.predict import predictor
+from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Variables
 
 ALIKE = 1e-5  # below this, coordinates of unit rows differ by rounding alone
@@ -49,7 +50,7 @@ class Teacher(NamedTuple):
     network: Network | None = None  # its encoder on this run's normalised images; None: the run's
 
 
-def prepared(made: Run) -> Teacher | fit.Stage:
+def prepared(made: Run) -> Teacher | Stage:
     """The teacher where the config names one, or the stage that trains it; writes nothing."""
     name = made.config.teacher
     if not name:
@@ -102,7 +103,7 @@ def check_features(features: np.ndarray, called: str) -> None:
         raise UserError(f"{called} cannot teach: its features of {len(rows)} images are {what}")
 
 
-def trained(made: Run, stage: fit.Stage) -> Teacher:
+def trained(made: Run, stage: Stage) -> Teacher:
     """Relation modeling; the teacher is kept apart from the stage's checkpoints, for other runs."""
     variables = _encoder(train(made, stage))
     steps = stage.epochs * stage.pipeline.steps_per_epoch
