@@ -247,7 +247,7 @@ def test_one_program_serves_every_seed_noise_and_rate(method, tmp_path):
     """
 
     def program(place, **values):
-        values |= {"method": method, "weight": 0.0, "limit": 0}
+        values |= {"method": method, "weight": 0.0, "limit": 0, "epochs": 3}
         stage = stage_of(made_of(tmp_path / place, **values))
         rows, frozen = stage.pipeline.batch(0), stage.objective.frozen
         state = jax.eval_shape(functools.partial(steps.initial, stage), frozen, rows, stage.key)

@@ -55,6 +55,10 @@ class Run(NamedTuple):
     train: np.ndarray  # int32, rows whose labels are trained on
     held: np.ndarray  # int32, rows of the noisy validation split
     examples: Examples  # the columns, on every device
+    images: (
+        Any  # the training images where `predict` finds them soonest: on an accelerator, or here
+    )
+    test_images: Any  # likewise
     statistics: tuple[np.ndarray, np.ndarray]  # per-channel mean and standard deviation
     encoder: Network
     features: Predict  # (encoder's Variables, images) -> float32 [n, dim]
@@ -111,6 +115,8 @@ def setup(
     def predicts(apply):
         return predictor(apply, mesh, PREDICT_BATCH, *statistics)
 
+    examples = Examples(*sharding.replicate(mesh, columns))
+    near = jax.default_backend() == "cpu"
     return Run(
         config=config,
         arms=plan,
@@ -126,7 +132,9 @@ def setup(
         reviewed="\n".join(filter(None, [*notes, said])),
         train=train,
         held=held,
-        examples=Examples(*sharding.replicate(mesh, columns)),
+        examples=examples,
+        images=source.images if near else examples.image,
+        test_images=source.test_images if near else sharding.replicate(mesh, source.test_images),
         statistics=statistics,
         encoder=network,
         features=predicts(lambda variables, image: network.apply(variables, image, False)[0]),

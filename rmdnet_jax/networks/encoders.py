@@ -14,7 +14,17 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 
 from rmdnet_jax.errors import one_of, within
-from rmdnet_jax.networks.layers import Network, computed, conv, halve, network, norm, pool, positive
+from rmdnet_jax.networks.layers import (
+    Network,
+    computed,
+    conv,
+    halve,
+    network,
+    norm,
+    normed,
+    pool,
+    positive,
+)
 from rmdnet_jax.types import Array
 
 STEMS = ("cifar", "imagenet")
@@ -35,16 +45,18 @@ class _Block(nn.Module):
         y = nn.relu(norm(x, train, name="norm0")) if self.preact else x
         shortcut = x
         if stride != 1 or x.shape[-1] != features:
-            shortcut = conv(y, features, 1, stride, name="shortcut")
-            if not self.preact:
-                shortcut = norm(shortcut, train, name="shortcut_norm")
+            shape = features, 1, stride
+            if self.preact:
+                shortcut = conv(y, *shape, name="shortcut")
+            else:
+                shortcut = normed(y, train, *shape, name="shortcut", norm="shortcut_norm")
         for i, sizes in enumerate(self.convs[:-1], start=1):
-            y = nn.relu(norm(conv(y, *sizes, name=f"conv{i}"), train, name=f"norm{i}"))
+            y = nn.relu(normed(y, train, *sizes, name=f"conv{i}", norm=f"norm{i}"))
         last = len(self.convs)
-        y = conv(y, *self.convs[-1], name=f"conv{last}")
         if self.preact:
-            return y + shortcut
-        return nn.relu(norm(y, train, name=f"norm{last}") + shortcut)
+            return conv(y, *self.convs[-1], name=f"conv{last}") + shortcut
+        y = normed(y, train, *self.convs[-1], name=f"conv{last}", norm=f"norm{last}")
+        return nn.relu(y + shortcut)
 
 
 class _ResNet(nn.Module):
@@ -65,9 +77,11 @@ class _ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        x = conv(x.astype(computed(self.dtype)), self.stem_width, kernel, stride, name="stem")
-        if not self.preact:
-            x = nn.relu(norm(x, train, name="stem_norm"))
+        x, stem = x.astype(computed(self.dtype)), (self.stem_width, kernel, stride)
+        if self.preact:
+            x = conv(x, *stem, name="stem")
+        else:
+            x = nn.relu(normed(x, train, *stem, name="stem", norm="stem_norm"))
         if self.stem == "imagenet":
             # Flax documents pairs, and annotates str.
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[arg-type]
@@ -98,7 +112,7 @@ class _CNN(nn.Module):
         for i, width in enumerate(self.widths, start=1):
             if i > 1:
                 x = halve(x)
-            x = nn.relu(norm(conv(x, width, name=f"conv{i}"), train, name=f"norm{i}"))
+            x = nn.relu(normed(x, train, width, name=f"conv{i}", norm=f"norm{i}"))
         return pool(x)
 
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from rmdnet_jax.errors import one_of, wrong
 from rmdnet_jax.types import Array, PyTree, Variables
 
+EPSILON = 1e-5  # of batch norm
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -75,21 +76,46 @@ def drawn(sample: Callable, scale: float) -> Callable:
 
 def conv(x: Array, features: int, kernel: int = 3, stride: int = 1, *, name: str) -> Array:
     """Square convolution without bias; [b, h, w, c] -> [b, ⌈h/stride⌉, ⌈w/stride⌉, features]."""
-    layer = nn.Conv(
+    return _conv(x, features, kernel, stride, name)(x)
+
+
+def _conv(x: Array, features: int, kernel: int, stride: int, name: str) -> nn.Conv:
+    return nn.Conv(
         features, (kernel, kernel), stride, kernel // 2, use_bias=False,
         dtype=x.dtype, param_dtype=wide(x.dtype), name=name,
         kernel_init=drawn(jax.random.normal, math.sqrt(2 / (kernel**2 * features))),
     )  # fmt: skip
-    return layer(x)
+
+
+def normed(
+    x: Array, train: bool, features: int, kernel: int = 3, stride: int = 1, *, name: str, norm: str
+) -> Array:
+    """A convolution and the batch norm behind it, of two names.
+
+    Where statistics are fixed both are one convolution with a bias, so images are passed over once:
+    `w' = w s`, `b' = b - m s`, `s = gamma / sqrt(var + eps)`.
+    """
+    convolve, after = _conv(x, features, kernel, stride, name), _norm(x, norm)
+    if train or after.is_initializing():
+        return after(convolve(x), use_running_average=not train)
+    known, stats = after.variables["params"], after.variables["batch_stats"]
+    scale = known["scale"] * jax.lax.rsqrt(stats["var"] + EPSILON)
+    weights = {"kernel": convolve.variables["params"]["kernel"] * scale}
+    return convolve.clone(parent=None).apply({"params": weights}, x) + (
+        known["bias"] - stats["mean"] * scale
+    ).astype(x.dtype)
 
 
 def norm(x: Array, train: bool, *, name: str, affine: bool = True) -> Array:
     """Batch norm over all axes but the last; statistics are computed in float32 or wider."""
-    layer = nn.BatchNorm(
-        momentum=0.9, epsilon=1e-5, dtype=x.dtype, param_dtype=wide(x.dtype),
+    return _norm(x, name, affine)(x, use_running_average=not train)
+
+
+def _norm(x: Array, name: str, affine: bool = True) -> nn.BatchNorm:
+    return nn.BatchNorm(
+        momentum=0.9, epsilon=EPSILON, dtype=x.dtype, param_dtype=wide(x.dtype),
         use_bias=affine, use_scale=affine, name=name,
     )  # fmt: skip
-    return layer(x, use_running_average=not train)
 
 
 def pool(x: Array) -> Array:

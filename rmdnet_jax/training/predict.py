@@ -16,6 +16,8 @@ from rmdnet_jax.data.resident import to_float
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.types import Array, PyTree, Variables
 
+ROOM = 32  # batches of one call on an accelerator
+
 
 class Evaluate(Protocol):
     """(variables, normalised images float32 [batch, h, w, c]) -> arrays [batch, ...]."""
@@ -24,10 +26,13 @@ class Evaluate(Protocol):
 
 
 class Predict(Protocol):
-    """(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...], or of some rows only."""
+    """(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...], or of some rows only.
+
+    Images that lie on the devices are not copied.
+    """
 
     def __call__(
-        self, variables: Variables, images: np.ndarray, /, rows: np.ndarray | None = None
+        self, variables: Variables, images: np.ndarray | Array, /, rows: np.ndarray | None = None
     ) -> Any: ...
 
 
@@ -37,28 +42,57 @@ def predictor(
     """`predict(variables, images)`: what `apply` gives for the normalised images, on the host.
 
     The last batch is padded with images whose outputs are dropped: each example counts once, and
-    one compiled program serves every call. Outputs that are not finite are a `UserError`.
+    one compiled program serves every call. Nothing is waited for until all is asked for. Outputs
+    that are not finite are a `UserError`.
     """
     size = -(-batch_size // mesh.size) * mesh.size
+    room = 1 if jax.default_backend() == "cpu" else ROOM  # a CPU is slow at convolutions in a loop
 
     @functools.partial(jax.jit, out_shardings=sharding.everywhere(mesh))
-    def run(variables, images):
-        return apply(variables, normalise(to_float(images), mean, std))
+    def run(variables, images, count):
+        def one(image):
+            return apply(variables, normalise(to_float(image), mean, std))
+
+        if room == 1:
+            return one(images[0])
+        like = jax.eval_shape(one, images[0])
+        begin = jax.tree.map(lambda y: jnp.zeros((room, *y.shape), y.dtype), like)
+        found = jax.lax.fori_loop(
+            0,
+            count,
+            lambda i, found: jax.tree.map(lambda y, x: y.at[i].set(x), found, one(images[i])),
+            begin,
+        )
+        return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), found)
 
     def predict(variables, images, rows=None):
-        parts, count = [], len(images) if rows is None else len(rows)
-        for first in range(0, count, size):
-            here = slice(first, first + size)
-            part = images[here if rows is None else rows[here]]
-            padded = np.concatenate(
-                [part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]
+        rows = np.arange(len(images), dtype=np.int32) if rows is None else rows
+        parts = []
+        for first in range(0, len(rows), room * size):
+            here = rows[first : first + room * size]
+            parts.append(
+                run(variables, _taken(mesh, images, here, room, size), -(-len(here) // size))
             )
-            parts.append(jax.device_get(run(variables, sharding.split(mesh, padded))))
-        found = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+        found = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves)[: len(rows)], *jax.device_get(parts)
+        )
         _refuse(found)
         return found
 
     return predict
+
+
+def _taken(mesh: Mesh, images: Any, rows: np.ndarray, room: int, size: int) -> Array:
+    """Rows of images as batches [room, size, h, w, c] on the devices; the first row fills up."""
+    rows = np.pad(rows, (0, room * size - len(rows)), constant_values=rows[0])
+    if isinstance(images, jax.Array):
+        return _gather(images, sharding.split(mesh, rows.reshape(room, size), axis=1))
+    return sharding.split(mesh, images[rows].reshape(room, size, *images.shape[1:]), axis=1)
+
+
+@jax.jit
+def _gather(images: Array, rows: Array) -> Array:
+    return images[rows]
 
 
 def _refuse(found: PyTree) -> None:
