@@ -12,7 +12,7 @@ from sklearn.metrics import mutual_info_score
 from rmdnet_jax.app import experiment
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS
-from rmdnet_jax.relations import doubt, neighbours, propagation, votes
+from rmdnet_jax.relations import doubt, neighbours, propagation, votes, witnesses
 from rmdnet_jax.relations.graph import connect, product, spread
 from rmdnet_jax.relations.transition import shares, transition
 from rmdnet_jax.types import Batch, Outputs
@@ -211,6 +211,19 @@ def test_a_graph_that_knows_the_classes_mends_the_labels(rate, sizes, devices):
     assert found.summary["neighbour_agreement"] > found.summary["chance_agreement"] + 0.1
     np.testing.assert_allclose(found.targets.sum(1), 1, rtol=1e-5)
     assert np.all((found.confidence >= -1e-6) & (found.confidence <= 1))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_very_many_labels_are_mended_by_fewer_corrections(monkeypatch):
+    """Above `MANY` examples only a fifth is asked about: once it was asked of nobody else."""
+    monkeypatch.setattr(witnesses, "MANY", 100)
+    features, clean = blobs((400,) * CLASSES)
+    wrong = np.random.default_rng(3).random(len(clean)) < 0.4
+    given = np.where(wrong, np.random.default_rng(4).integers(0, CLASSES, len(clean)), clean)
+    found = propagation.propagate(features, given, CLASSES)
+    assert found.summary["used"]
+    assert np.mean(found.targets.argmax(1) == clean) >= 0.98
+    assert found.summary["noise_low"] <= np.mean(given != clean) <= found.summary["noise_high"]
 
 
 def test_a_graph_that_knows_nothing_leaves_the_labels():

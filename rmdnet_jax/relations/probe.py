@@ -55,13 +55,13 @@ def asked(probe: Probe, fold: int, targets: np.ndarray, penalties: tuple[float, 
     mean = probe.sums[others].sum(0) / count
     square = probe.squares[others].sum(0) / count - np.outer(mean, mean)
     value, vector = np.linalg.eigh(square)
-    base = np.concatenate([targets[probe.rows[part]] for part in others]).mean(0, dtype=np.float64)
-    cross = sum(probe.part(part).T @ (targets[probe.rows[part]] - base) for part in others)
+    base = sum(targets[probe.rows[part]].sum(0, dtype=np.float64) for part in others) / count
+    low = base.astype(np.float32)  # products of many rows are of float32: half the time
+    cross = sum(probe.part(part).T @ (targets[probe.rows[part]] - low) for part in others)
     turned = vector.T @ (cross / count)
-    asking = (probe.part(fold) - mean) @ vector
-    return np.stack(
-        [base + asking @ (turned / (np.maximum(value, 0) + p)[:, None]) for p in penalties]
-    ).astype(np.float32)
+    shrunk = [vector @ (turned / (np.maximum(value, 0) + p)[:, None]) for p in penalties]
+    weight = np.stack(shrunk).astype(np.float32)
+    return (probe.part(fold) - mean.astype(np.float32)) @ weight + low
 
 
 def chosen(scores: np.ndarray, targets: np.ndarray) -> int:

@@ -147,7 +147,8 @@ def _judged(
     """The witnesses pooled, judged, and joined with the given labels."""
     classes = len(told.transition)
     part = _sample(told.judged, max(JUDGED, 50 * classes))
-    seen |= doubt.evidence(told.of(part), given[part], fold[part] // 2, told.transition, along)
+    pairs = 2 if told.judged.all() else 1  # folds that noise is fitted without, to be judged there
+    seen |= doubt.evidence(told.of(part), given[part], fold[part] // pairs, told.transition, along)
     kind, names = doubt.kind(seen)
     even = _believed(told, names, given, part, "even", mix)
     by_class = _believed(told, tuple(told.odds), given, part, "by_class", mix)
