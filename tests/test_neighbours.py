@@ -3,6 +3,7 @@
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -97,3 +98,13 @@ def test_propagation_by_the_index_mends_labels_as_by_exact_neighbours():
     right = [np.mean(found.targets.argmax(1) == clean) for found in (one, two)]
     assert right[1] > right[0] - 0.01
     assert two.summary["recall"] > 0.9
+
+
+@pytest.mark.parametrize(("columns", "k"), [(50, 3), (203, 20), (1000, 20), (997, 1), (64, 31)])
+@pytest.mark.parametrize("values", [2, 9, 10**6], ids=["ties", "some ties", "none"])
+def test_the_largest_of_a_row_are_those_of_a_full_sort(columns, k, values):
+    x = np.random.default_rng(0).integers(0, values, (9, columns)).astype(np.float32)
+    order = np.argsort(-x, axis=1, kind="stable")[:, :k]  # of equal values the first
+    found, place = neighbours.largest(jnp.asarray(x), k)
+    np.testing.assert_array_equal(place, order)
+    np.testing.assert_array_equal(found, np.take_along_axis(x, order, axis=1))
