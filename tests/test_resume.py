@@ -74,15 +74,12 @@ def break_off(config, workdir, at, monkeypatch):
     def resident(*args):
         made = original(*args)
 
-        def counted(take):
-            def taken(*steps):
-                if next(count) > at:
-                    raise Killed
-                return take(*steps)
+        def batch(number):
+            if next(count) > at:
+                raise Killed
+            return made.batch(number)
 
-            return taken
-
-        return made._replace(batch=counted(made.batch), batches=counted(made.batches))
+        return made._replace(batch=batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(setup.resident, "resident", resident)
@@ -98,7 +95,7 @@ def test_a_run_that_breaks_off_at_a_step_ends_the_same(at, whole, tmp_path, monk
     assert_equal_runs(tmp_path, whole)
 
 
-@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("at", [7, 20])
 def test_many_steps_a_call_are_the_same_steps(at, whole, tmp_path, monkeypatch):
     """Where calls end, for a checkpoint or a kill, changes no bit; one step a call, only rounding.
 

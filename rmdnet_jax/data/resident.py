@@ -40,8 +40,6 @@ class Pipeline(NamedTuple):
     steps_per_epoch: int
     batch_size: int
     batch: Callable[[int], Examples]  # step -> rows, split over the devices
-    # (first, end, room) -> rows [room, batch, ...] of steps [first, end); what is beyond is unused
-    batches: Callable[[int, int, int], Examples]
 
 
 class Prepare(Protocol):
@@ -79,18 +77,12 @@ def resident(
     def order(epoch: int) -> np.ndarray:
         return rows[np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), len(rows)))]
 
-    def index(step: int) -> np.ndarray:
-        epoch, i = divmod(step, steps)
-        return order(epoch)[i * batch_size : (i + 1) * batch_size]
-
     def batch(step: int) -> Examples:
-        return _gather(examples, sharding.split(mesh, index(step)))
+        epoch, i = divmod(step, steps)
+        index = order(epoch)[i * batch_size : (i + 1) * batch_size]
+        return _gather(examples, sharding.split(mesh, index))
 
-    def batches(first: int, end: int, room: int) -> Examples:
-        rows_of = np.stack([index(min(first + i, end - 1)) for i in range(room)])
-        return _gather(examples, sharding.split(mesh, rows_of, axis=1))
-
-    return Pipeline(steps, batch_size, batch, batches)
+    return Pipeline(steps, batch_size, batch)
 
 
 def split(index: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -131,9 +131,15 @@ def caller(stage: Stage) -> tuple[int, Callable[[TrainState, int, int], tuple[Tr
     loop = jax.jit(functools.partial(_loop, stage), donate_argnums=0)
 
     def call(state: TrainState, first: int, end: int) -> tuple[TrainState, Array]:
-        return loop(state, frozen, pipeline.batches(first, end, many), key, end - first)
+        rows = [pipeline.batch(min(first + i, end - 1)) for i in range(many)]
+        return loop(state, frozen, _stacked(rows), key, end - first)
 
     return many, call
+
+
+@jax.jit
+def _stacked(rows: list[Examples]) -> Examples:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
 def _loop(
