@@ -138,6 +138,7 @@ def digits() -> Config:
         "audit": False,  # whether the run ends with an audit of its labels, in audit/
         "controls": (),  # arms beside the experiment's own, out of arms.NAMES
         "checkpoint_steps": 500,
+        "deterministic": False,  # on a GPU: the same bits each time, see `exact`
         "tensorboard": False,
     }))  # fmt: skip
 
