@@ -45,7 +45,7 @@ def correction(examples: int, dim: int) -> dict:
     """Half of the labels of ten clusters are wrong: seconds to correct them, twice, exact."""
     draw = np.random.default_rng(0)
     clean = np.arange(examples) % 10
-    features = draw.normal(size=(10, dim))[clean] + 4 * draw.normal(size=(examples, dim))
+    features = draw.normal(size=(10, dim))[clean] + draw.normal(size=(examples, dim))
     given = np.where(draw.random(examples) < 0.5, draw.integers(0, 10, examples), clean)
     seconds = []
     for _ in range(2):  # the first compiles

@@ -33,6 +33,16 @@ NOISES = {
     "asymmetric": {"noise": "asymmetric", "rate": 0.4, "noise.mapping": "cifar10"},
 }
 
+TOLD = (
+    "used",
+    "in_doubt",
+    "changed",
+    "right",
+    "neighbours",
+    "temperature",
+    "alpha",
+)  # of the graph
+
 
 def carried(made: Run, path: str, to: pathlib.Path) -> None:
     """Writes the carried network as a teacher that a config can name."""
@@ -64,18 +74,18 @@ def students(made: Run, args: argparse.Namespace, record: Record, noise: str) ->
         made, labels = experiment.begin(made, {}, guide, ())
         began = time.perf_counter()
         corrected = correct.corrected(made, guide.features, identity.of_teacher(guide))
-        about = {"wrong": labels["rate"], "epochs": made.config.relation_guided.epochs}
+        found = {name: corrected.summary[name] for name in TOLD if name in corrected.summary}
         seconds = time.perf_counter() - began
-        record.add(case=f"{noise}: correction", **about, seconds=seconds, **corrected.summary)
+        record.add(case=f"{noise}: correction", wrong=labels["rate"], seconds=seconds, **found)
         for arm in sorted(made.arms, key=lambda arm: ARMS.index(arm.name)):
             if record.seconds() > args.seconds:
                 return
             began = time.perf_counter()
             row, _ = experiment.result(made, parts, arm, guide, corrected)
-            found = {name: x for name, x in row.items() if name not in ("arm", "settings")}
-            found.pop("propagation", None)
+            left_out = ("arm", "settings", "propagation")
+            found = {name: x for name, x in row.items() if name not in left_out}
             seconds = time.perf_counter() - began
-            record.add(case=f"{noise}: {arm.name}", **about, total_seconds=seconds, **found)
+            record.add(case=f"{noise}: {arm.name}", total_seconds=seconds, **found)
 
 
 def main() -> None:
