@@ -81,11 +81,11 @@ def test_a_run_is_resumed_at_half(tmp_path):
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
 
 
-def fresh(code, **environment):
+def fresh(code, *words, **environment):
     """What a new interpreter, in which JAX has not started, prints last."""
     clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     run = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *words],
         cwd=ROOT, capture_output=True, text=True, env={**clean, **environment},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -95,23 +95,22 @@ def fresh(code, **environment):
 COMMAND = """
 import os, sys
 from rmdnet_jax import main
-from rmdnet_jax.app import exact, setup
+from rmdnet_jax.app import exact, processes, setup
 from rmdnet_jax.errors import UserError
 def stop(*arguments, **named):
     print(exact.started(), os.environ.get("XLA_FLAGS"))
     raise UserError("enough")
-setup.setup = stop
-main.main(["x", "--config", "digits:quick,deterministic=ANSWER", "--workdir", "none"])
+setup.setup = processes.join = stop
+main.main(["x", "--config", "digits:quick", "--workdir", "none", *sys.argv[1:]])
 """
+ON = "--config.deterministic=true"
 
 
-@pytest.mark.parametrize(
-    "answer, flags_", [("true", ("--a=1", *exact.FLAGS)), ("false", ("--a=1",))]
-)
-def test_the_command_sets_the_flags_before_jax_starts(answer, flags_):
+@pytest.mark.parametrize("words", [(), (ON,), (ON, "--multihost")], ids=["off", "on", "hosts"])
+def test_the_command_sets_the_flags_before_jax_starts(words):
     """Those that a user has set stay."""
-    said = fresh(COMMAND.replace("ANSWER", answer), XLA_FLAGS="--a=1")
-    assert said == f"False {' '.join(flags_)}"
+    flags_ = ("--a=1", *exact.FLAGS) if words else ("--a=1",)
+    assert fresh(COMMAND, *words, XLA_FLAGS="--a=1") == f"False {' '.join(flags_)}"
 
 
 def test_the_compiler_gets_the_flags(tmp_path):
