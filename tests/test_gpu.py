@@ -71,6 +71,19 @@ def test_a_carried_teacher_is_the_one_that_was_kept(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), found, variables)
 
 
+def test_a_teacher_has_the_epochs_that_fit_and_one_at_least(tmp_path):
+    row = {"case": "simsiam", "batch": 512, "ms": 10.0}
+    (tmp_path / "steps.json").write_text(json.dumps({"rows": [row]}))
+    epochs = [
+        teacher.epochs_within(seconds, str(tmp_path / "steps.json"), 512, 51_200)
+        for seconds in (1, 400, 800)
+    ]
+    assert epochs[0] == 1
+    # an epoch of 100 steps takes 1 s, and a little for records and evaluation
+    assert 300 < epochs[1] < 400 - 27
+    assert 700 < epochs[2] < 800 - 27
+
+
 def test_a_run_is_resumed_at_half(tmp_path):
     for step in ("90", "180"):
         (tmp_path / "run" / "checkpoints" / step).mkdir(parents=True)

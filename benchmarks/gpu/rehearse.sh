@@ -48,6 +48,7 @@ assert parts.keys() == known, parts.keys()
 rows = [row for rows in parts.values() for row in rows]
 assert not [row for row in rows if "error" in row or row.get("passed") is False], rows
 assert all(row[name] for row in parts["flags"] for name in ("again", "resume") if name in row)
+assert [row["case"] for row in parts["teacher"]][-2:] == ["epoch", "done"], parts["teacher"]
 assert len(parts["students"]) == 2 * 5, parts["students"]
 print(f"rehearsed: {len(parts)} parts, {len(rows)} rows")
 END
