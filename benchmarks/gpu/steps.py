@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.steps DATA.npz OUT.json [--seconds 200] [--cases CASE:BATCH ...]
 
-A case is one of `benchmarks.ours`; `+scan` at its end runs 16 steps a call.
+A case is one of `benchmarks.ours`; `+scan` at its end runs `--many` steps a call.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from rmdnet_jax.training import steps
 
 CASES = ("ce:512", "simsiam:512", "online:512", "stored:512", "ce+scan:512", "ce:128",
          "ce+scan:128", "ce:1024", "simsiam:1024", "simsiam+scan:512")  # fmt: skip
-MANY = 16  # steps of a scan
 
 
-def timed(data: str, network: str, case: str, batch: int, times: int) -> dict:
+def timed(args: argparse.Namespace, case: str, batch: int) -> dict:
     """A case's row."""
     kind, _, scan = case.partition("+")
     with tempfile.TemporaryDirectory() as folder:
-        made = setup(ours.configured(data, network, kind, batch, 10), pathlib.Path(folder) / "w")
+        made = setup(
+            ours.configured(args.data, args.network, kind, batch, 10), pathlib.Path(folder) / "w"
+        )
         stage = ours.stage_of(made, kind)
         rows, frozen, key = stage.pipeline.batch(0), stage.objective.frozen, stage.key
         state = jax.jit(functools.partial(steps.initial, stage))(frozen, rows, key)
@@ -37,7 +38,7 @@ def timed(data: str, network: str, case: str, batch: int, times: int) -> dict:
 
         def many(state, frozen, rows, key):
             body = lambda state, _: one(state, frozen, rows, key)  # noqa: E731
-            return jax.lax.scan(body, state, None, length=MANY)
+            return jax.lax.scan(body, state, None, length=args.many)
 
         run = jax.jit(many if scan else one, donate_argnums=0)
         start, held = time.perf_counter(), [state]
@@ -47,10 +48,10 @@ def timed(data: str, network: str, case: str, batch: int, times: int) -> dict:
             return loss
 
         jax.block_until_ready(go())
-        row = {"case": case, "network": network, "batch": batch}
+        row = {"case": case, "network": args.network, "batch": batch}
         row["first_seconds"] = time.perf_counter() - start
-        ran = MANY if scan else 1
-        found = median(go, 2, times)
+        ran = args.many if scan else 1
+        found = median(go, 2, args.times)
         row |= {name: x / (1 if name == "n" else ran) for name, x in found.items()}
         row["images_per_s"] = 1e3 * batch / row["ms"]
         if case == "ce" and batch == 512:
@@ -68,13 +69,14 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--many", type=int, default=16, help="steps of a scan")
     parser.add_argument("--seconds", type=float, default=200, help="start no case after these")
     args = parser.parse_args()
     record = Record(args.out, "steps")
     for text in args.cases:
         case, batch = text.split(":")
         if record.seconds() < args.seconds:
-            record.add(**timed(args.data, args.network, case, int(batch), args.times))
+            record.add(**timed(args, case, int(batch)))
 
 
 if __name__ == "__main__":

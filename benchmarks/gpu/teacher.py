@@ -33,11 +33,11 @@ EVALUATION = 3.0  # seconds, so much is set aside for each
 
 
 def epochs_within(seconds: float, steps: str, batch: int, examples: int) -> int:
-    """The epochs that fit."""
+    """The epochs that fit, one at least."""
     rows = json.loads(pathlib.Path(steps).read_text())["rows"]
     ms = next(row["ms"] for row in rows if row["case"] == "simsiam" and row["batch"] == batch)
     an_epoch = examples // batch * ms / 1e3 * 1.04
-    return int((seconds - EVALUATION * len(EARLY)) / (an_epoch + EVALUATION / 50))
+    return max(1, int((seconds - EVALUATION * len(EARLY)) / (an_epoch + EVALUATION / 50)))
 
 
 def directions(features: np.ndarray, count: int) -> np.ndarray:

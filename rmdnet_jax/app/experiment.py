@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import correct, finish, identity, report, setup
+from rmdnet_jax.app import correct, exact, finish, identity, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
@@ -71,7 +71,9 @@ def run(
       training.stop.Stopped: after SIGTERM or SIGINT, with everything saved.
     """
     began = time.perf_counter()
-    made = setup.setup(resolve(config), place(workdir, "workdir"), source, encoder)
+    config = resolve(config)
+    exact.prepare(config)
+    made = setup.setup(config, place(workdir, "workdir"), source, encoder)
     with contextlib.closing(made.owner):
         if not made.config.relation_guided.epochs:
             return modeled(made, given or {}, classes)

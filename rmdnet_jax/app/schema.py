@@ -139,6 +139,7 @@ def digits() -> Config:
         "controls": (),  # arms beside the experiment's own, out of arms.NAMES
         "checkpoint_steps": 500,
         "steps_per_call": 0,  # of the optimiser in one program; 0: 1 on a CPU, 16 elsewhere
+        "deterministic": False,  # on a GPU: the same bits each time, see `exact`
         "tensorboard": False,
     }))  # fmt: skip
 
