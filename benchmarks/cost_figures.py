@@ -7,6 +7,7 @@ import statistics
 from typing import Any
 
 MARKS = ("<!-- what RMDNet costs: made by benchmarks.cost -->", "<!-- end of what RMDNet costs -->")
+IMAGE, ALT = "cost.png", "last accuracy on digits against seconds of training, by method"
 TITLES = {
     "alone": "alone",
     "online": "+ RMDNet, teacher online",
@@ -27,14 +28,15 @@ def placed(page: str, text: str) -> str:
 
 
 def tables(blocks: Rows, accuracy: float) -> str:
-    """Markdown: a row a network and method, then whole runs."""
+    """Markdown: a row a network and method, then whole runs, with the figure of them."""
     lines = [
         "| where, network, batch | method | alone: ms, images/s | MB | GFLOP | GB "
         "| teacher online: time, MB, FLOP, bytes | teacher stored | corrected labels |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for block in sorted(
-        (block for block in blocks if block["part"] in STEPS), key=lambda x: [*STEPS].index(x["part"])
+        (block for block in blocks if block["part"] in STEPS),
+        key=lambda x: [*STEPS].index(x["part"]),
     ):
         name = f"{STEPS[block['part']]}: {block['network']}, {block['batch']}"
         for method, rows in _by_method(block["rows"]).items():
@@ -87,8 +89,9 @@ def _whole(blocks: Rows, accuracy: float) -> list[str]:
     if not rows:
         return []
     teacher = [row for row in rows if row["variant"] == "teacher"]
-    once = [row["ends"][-1] for row in teacher], *(
-        [row[f"{name}_seconds"] for row in teacher] for name in ("feature", "correction")
+    once = (
+        [row["ends"][-1] for row in teacher],
+        *([row[f"{name}_seconds"] for row in teacher] for name in ("feature", "correction")),
     )
     goal = f"{100 * accuracy:.0f}"
     lines = [
@@ -104,7 +107,14 @@ def _whole(blocks: Rows, accuracy: float) -> list[str]:
             for name in TITLES
         ]
         lines.append(f"| {' | '.join([method, *cells])} |")
-    return [*lines, "", f"Seconds until {goal} % (– : never), of all seconds; then last accuracy."]
+    return [
+        *lines,
+        "",
+        f"Seconds until {goal} % (–: never), of all seconds; then the last accuracy.",
+        "",
+        f"![{ALT}]({IMAGE})",
+        "",
+    ]
 
 
 def _seconds(values: list[float]) -> str:
@@ -145,7 +155,8 @@ def shares(blocks: Rows) -> list[str]:
             )  # fmt: skip
             lines.append(
                 f"relation terms, {block['part']}, {block['network']}, {method}: time {took}, "
-                f"operations {work}, bytes {moved}, memory {held}"
+                f"operations {work}, bytes {moved}, memory {held}, "
+                f"kernels {rows['alone']['kernels']} -> {rows['stored']['kernels']}"
             )
     return lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import statistics
 import tempfile
@@ -19,6 +20,7 @@ from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.setup import Run, setup
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.training import fit
+from rmdnet_jax.training import fit as steps
 from rmdnet_jax.types import Variables
 from studies.methods import K
 
@@ -52,7 +54,7 @@ def taught(config: Any, place: pathlib.Path) -> tuple[dict, Teacher, Corrected]:
     """The teacher, and the labels that it corrects."""
     made = begun(config, place / "teacher")
     stage = teachers.prepared(made)
-    assert isinstance(stage, fit.Stage)
+    assert isinstance(stage, steps.Stage)
     variables, curve = clocked(made, stage)
     encoder = Variables(variables.params["encoder"], variables.stats["encoder"])
     images = made.source.images
@@ -89,7 +91,7 @@ def student(config: Any, place: pathlib.Path, teacher: Teacher, corrected: Corre
     return clocked(made, experiment.stage(made, parts, arm, teacher, corrected))[1]
 
 
-def clocked(made: Run, stage: fit.Stage) -> tuple[Variables, dict]:
+def clocked(made: Run, stage: steps.Stage) -> tuple[Variables, dict]:
     """Trains a stage; what it gives, and when each epoch had ended with which accuracy."""
     marks, accuracies = [], []
 
@@ -102,7 +104,7 @@ def clocked(made: Run, stage: fit.Stage) -> tuple[Variables, dict]:
     watched = stage._replace(evaluate=evaluate)
     place = made.workdir / "checkpoints"
     state = fit.fit(watched, made.mesh, place, 10**9, made.writer)
-    return fit.final_variables(state), {"ends": ends(marks), "accuracies": accuracies}
+    return steps.final_variables(state), {"ends": ends(marks), "accuracies": accuracies}
 
 
 def ends(marks: list[float]) -> list[float]:
@@ -110,6 +112,6 @@ def ends(marks: list[float]) -> list[float]:
 
     The first epoch compiles. It counts as the median of the others.
     """
-    lengths = [after - before for before, after in zip(marks, marks[1:])]
+    lengths = [after - before for before, after in itertools.pairwise(marks)]
     first = statistics.median(lengths)
     return [round(first + mark - marks[0], 4) for mark in marks]
