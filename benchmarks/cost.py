@@ -54,7 +54,10 @@ def target(path: str) -> Iterator[Mesh | None]:
         yield None
         return
     text = pathlib.Path(path).read_text()
-    card = topologies.get_topology_desc("card", "cuda", target_config=text, topology="1x1x1")
+    try:
+        card = topologies.get_topology_desc("card", "cuda", target_config=text, topology="1x1x1")
+    except Exception as error:  # each version of jax has its own
+        raise SystemExit(f"benchmarks.cost: this jax compiles for no {path}: {error}") from None
     with mock.patch("jax.default_backend", return_value="gpu"):
         yield Mesh(np.array(card.devices), (AXIS,), axis_types=(AxisType.Auto,))
 
@@ -129,6 +132,8 @@ def flags(words: list[str]) -> argparse.Namespace:
     runs = not (args.compile or args.h100 or args.digits or args.show)
     if runs and (found := set(args.networks) & set(COMPILED)):
         parser.error(f"--networks {', '.join(found)} needs --compile or --h100")
+    if args.h100 and not pathlib.Path(args.h100).is_file():
+        parser.error(f"--h100 must be a file that describes a card, got {args.h100}")
     if min(args.epochs, args.modeling) < 2:
         parser.error("--epochs and --modeling must be at least 2: the first epoch compiles")
     return args

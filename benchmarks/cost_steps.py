@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -39,7 +40,7 @@ EPOCHS = 100  # of the configs whose steps are taken
 KERNEL = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)")
 NAME, SHAPE = re.compile(r"%([\w.\-]+)"), re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
-WARM, LEAST = 2, 0.2  # turns before those that count; seconds of a turn: short steps are repeated
+WARM, LEAST = 1, 0.2  # turns before those that count; seconds of a turn: short steps are repeated
 
 
 def write_data(path: str, count: int, pixels: int) -> None:
@@ -54,7 +55,7 @@ def stage_of(data: str, network: str, method: str, variant: str, batch: int, rea
     known = ours.configured(data, network, "online", batch, EPOCHS)
     config = resolve(override(known, {"method": method, **VARIANTS[variant]}))
     made = setup(config, pathlib.Path(data).with_suffix(".none"))
-    image = np.zeros((2, *made.source.images.shape[1:]), np.float32)
+    image = jnp.zeros((2, *made.source.images.shape[1:]))
     init = functools.partial(made.encoder.init, jax.random.key(1))
     variables = jax.jit(init)(image) if real else jax.eval_shape(init, image)
     apply = lambda x: made.encoder.apply(x, image, False)[0]  # noqa: E731
