@@ -80,9 +80,10 @@ def steps(args: argparse.Namespace, network: str) -> Iterator[dict[str, Any]]:
 def blocks(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What the command line asks for, a part and network a block."""
     part = "digits" if args.digits else "h100" if args.h100 else "compile" if args.compile else ""
+    words = [pathlib.Path(word).name for word in sys.argv[1:]]  # where files lie is no matter
     about = {
         "part": part or "steps",
-        "command": " ".join(["python -m benchmarks.cost", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.cost", *words]),
         "environment": report.environment(sharding.mesh()),
     }
     if args.digits:
