@@ -204,15 +204,16 @@ def write_data(path: str, batch: int, side: int) -> None:
         "images": draw(0, 256, (STEPS * batch, side, side, 3)),
         "labels": np.arange(STEPS * batch) % 10,
     }
-    arrays |= {"test_images": draw(0, 256, (TEST, side, side, 3)), "test_labels": np.arange(TEST) % 10}
+    arrays |= {
+        "test_images": draw(0, 256, (TEST, side, side, 3)),
+        "test_labels": np.arange(TEST) % 10,
+    }
     np.savez(path, **{name: array.astype(np.uint8) for name, array in arrays.items()})
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    top = max(
-        rows[0][rival]["flops"] / rows[0][rival]["seconds"]["low"] for rival in RIVALS[:2]
-    )
+    top = max(rows[0][rival]["flops"] / rows[0][rival]["seconds"]["low"] for rival in RIVALS[:2])
     lines = [
         "| network, batch | case | ours, images/s | PyTorch, images/s | ratio (lowest to highest) "
         "| ratio to PyTorch with memory kept "
@@ -229,7 +230,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['network']}, {row['batch']} | {DESCRIPTION[row['case']]} "
             f"| {rates[0]:,.0f} | {rates[1]:,.0f} "
-            f"| **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}) | {kept} | {share} "
+            f"| **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}) "
+            f"| {kept} | {share} "
             f"| {ours['peak_bytes'] / 2**20:,.0f} / {theirs['peak_bytes'] / 2**20:,.0f} "
             f"| {cold} / {ours['first_step_seconds']:.1f} / {theirs['first_step_seconds']:.1f} |"
         )
@@ -255,7 +257,9 @@ def figure(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         [f"{row['network']} {row['batch']}: {row['case']}" for row in rows[:0:-1]],
     )
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("speed, ours / PyTorch reference (right of 1: ours is faster; dots: memory kept)")
+    axes.set_xlabel(
+        "speed, ours / PyTorch reference (right of 1: ours is faster; dots: memory kept)"
+    )
     drawing.savefig(path, dpi=120)
 
 

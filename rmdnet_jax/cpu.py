@@ -36,7 +36,7 @@ def keep_memory() -> bool:
     if platforms != "cpu" or own or sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None)
-    return hasattr(libc, "gnu_get_libc_version") and all([libc.mallopt(*pair) for pair in KEEP])
+    return hasattr(libc, "gnu_get_libc_version") and all(libc.mallopt(*pair) for pair in KEEP)
 
 
 def convolution(
