@@ -24,11 +24,11 @@ FOUR = 4  # pixels of a row at once
 
 
 def keep_memory() -> bool:
-    """Makes this process keep the memory that it frees; returns whether it does so now.
+    """Makes this process keep the memory that it frees; whether it does so now.
 
     XLA takes its temporary buffers from malloc in each step. By default large ones go back to the
-    system, and come again page by page. Call it before JAX has looked for devices. It does nothing
-    where JAX may find an accelerator, without glibc, and where `MALLOC_...` is set.
+    system, and come again page by page. To be called before JAX looks for devices. Does nothing
+    where that may find an accelerator, without glibc, and where `MALLOC_...` is set.
     """
     plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
     platforms = os.environ.get("JAX_PLATFORMS") or ("any" if plugins else "cpu")
@@ -70,10 +70,8 @@ def _fours(x: Array, kernel: Array) -> Array:
 
 
 def _plain(x: Array, kernel: Array, strides: Sequence[int] = (1, 1)) -> Array:
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, strides, ((1, 1), (1, 1)), dimension_numbers=numbers
-    )
+    order = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, [(1, 1)] * 2, dimension_numbers=order)
 
 
 # Its own gradient is that of a larger kernel, and slower.

@@ -28,7 +28,7 @@ HOMES = {
     "ml_collections": {"app"},
     "optax": {"losses", "training"},
     "matplotlib": {"app"},
-    "sklearn": {"data", "evaluation", "labels", "app"},
+    "sklearn": {"evaluation", "labels", "app"},
     "faiss": {"relations"},
     "PIL": {"app", "data"},
     "tqdm": {"training", "data", "app", "labels"},

@@ -1,8 +1,9 @@
-"""What a CPU gets: memory that is kept, convolutions in other shapes, figures as before."""
+"""What a CPU gets: memory and programs that are kept, convolutions in other shapes."""
 
 import ctypes
 import itertools
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -85,6 +86,19 @@ def test_no_accelerator_meets_them(monkeypatch, backend):
     variables = One().init(jax.random.key(0), x)
     operations = str(jax.make_jaxpr(One().apply)(variables, x))
     assert ("conv_general_dilated" in operations) == (backend != "cpu")
+
+
+def test_a_program_that_compiles_at_once_is_kept_too(tmp_path):
+    code = (
+        "import jax\nfrom rmdnet_jax.app import setup\nfrom rmdnet_jax.data import store\n"
+        "setup.keep_programs()\njax.jit(lambda x: x + 1)(1.0)\nprint(store.compiled())"
+    )
+    clean = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        env={**clean, "RMDNET_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    assert any(pathlib.Path(run.stdout.strip()).iterdir()), run.stderr
 
 
 FAULTS = """
