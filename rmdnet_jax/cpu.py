@@ -20,7 +20,6 @@ from rmdnet_jax.types import Array
 
 # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of glibc's malloc.h
 KEEP = ((-8, 1), (-3, 1 << 30), (-1, (1 << 31) - 1))
-FOUR = 4  # pixels of a row at once
 
 
 def keep_memory() -> bool:
@@ -46,7 +45,7 @@ def convolution(
     if kernel.shape[:2] == (3, 3):
         if max(x.shape[1:3]) <= 2:
             return _product(x, kernel, strides)
-        if kernel.shape[2] <= 4 and x.shape[2] % FOUR == 0 and tuple(strides) == (1, 1):
+        if kernel.shape[2] <= 4 and x.shape[2] % 4 == 0 and tuple(strides) == (1, 1):
             return _fours(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
@@ -64,8 +63,8 @@ def _product(x: Array, kernel: Array, strides: Sequence[int]) -> Array:
 @jax.custom_vjp
 def _fours(x: Array, kernel: Array) -> Array:
     """3x3 of few channels: four pixels of a row at once, which are 3x6 at stride 4."""
-    shifted = [jnp.pad(kernel, ((0, 0), (i, FOUR - 1 - i), (0, 0), (0, 0))) for i in range(FOUR)]
-    found = _plain(x, jnp.concatenate(shifted, 3), (1, FOUR))
+    shifted = [jnp.pad(kernel, ((0, 0), (i, 3 - i), (0, 0), (0, 0))) for i in range(4)]
+    found = _plain(x, jnp.concatenate(shifted, 3), (1, 4))
     return found.reshape(*x.shape[:3], kernel.shape[3])
 
 
