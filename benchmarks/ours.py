@@ -11,18 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmdnet_jax import sharding
+from rmdnet_jax import cpu, sharding
 from rmdnet_jax.app import experiment, report
 from rmdnet_jax.app.arms import own
 from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.presets import cifar
 from rmdnet_jax.app.resolve import build, resolve
-from rmdnet_jax.app.setup import Run, make_stage, setup
+from rmdnet_jax.app.setup import Run, keep_programs, make_stage, setup
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.relations import losses as relation
 from rmdnet_jax.training import fit as training
 from rmdnet_jax.training import steps
 from rmdnet_jax.training.objectives import relation_modeling
+
+
+def start() -> None:
+    """As the command starts."""
+    cpu.keep_memory()
+    keep_programs()
 
 
 def configured(data: str, network: str, case: str, batch: int, epochs: int):

@@ -3,10 +3,10 @@
     python -m benchmarks.speed                                  # every network and case
     python -m benchmarks.speed --networks cnn --cases ce,epoch  # some of them
 
-Each rival works in a process of its own, in turns with the other, so that whatever else the
-machine does meets both. Seconds are medians over the
-turns, with the lowest and the highest; a ratio is the median of the turns' ratios. Writes
-speed.json, speed.md and speed.png.
+Each rival works in a process of its own, in turns with the others, so that whatever else the
+machine does meets all. On a CPU there are two of PyTorch: as installed, and with the settings of
+malloc that our command makes. Seconds are medians over the turns, with the lowest and the highest;
+a ratio is the median of the turns' ratios. Writes speed.json, speed.md and speed.png.
 """
 
 from __future__ import annotations
@@ -30,11 +30,18 @@ from typing import Any
 
 import numpy as np
 
-NETWORKS = ("cnn", "resnet18", "resnet34", "wrn28_2")
+NETWORKS = ("cnn", "digits", "resnet18", "resnet34", "wrn28_2")
+ENCODER, SIDE = {"digits": "cnn"}, {"digits": 8}  # the CNN on tiny images
 CASES = ("simsiam", "online", "stored", "ce", "evaluation", "epoch", "relation")
-RIVALS = ("ours", "theirs")
+RIVALS = ("ours", "theirs", "kept")
+# What `rmdnet_jax.cpu` sets, as glibc reads it at a start.
+KEPT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
+}
 BATCH = {
-    "cpu": {"cnn": 128, "resnet18": 16, "resnet34": 16, "wrn28_2": 16},
+    "cpu": {"cnn": 128, "digits": 128, "resnet18": 16, "resnet34": 16, "wrn28_2": 16},
     "gpu": dict.fromkeys(NETWORKS, 512),
 }
 RELATIONS = (1024, 4096, 16384)  # examples, of 512 dimensions
@@ -60,7 +67,10 @@ def work(pipe: Any, rival: str, began: float, cache: str, case: str, arguments: 
         "JAX_COMPILATION_CACHE_DIR": f"{cache}/compiled",
     }
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # progress bars
-    module, since, count = importlib.import_module(f"benchmarks.{rival}"), None, 0
+    module = importlib.import_module("benchmarks.ours" if rival == "ours" else "benchmarks.theirs")
+    if rival == "ours":
+        module.start()
+    since, count = None, 0
 
     def turn() -> bool:
         """Called before each repetition; whether there is to be one."""
@@ -90,7 +100,11 @@ class Rival:
         self.process = context.Process(
             target=work, args=(there, name, time.time(), cache, case, arguments), daemon=True
         )
+        environment = KEPT if name == "kept" else {}
+        os.environ |= environment
         self.process.start()
+        for variable in environment:
+            del os.environ[variable]
         there.close()
 
     def turn(self, more: bool = True) -> dict:
@@ -105,11 +119,11 @@ class Rival:
 
 
 @contextlib.contextmanager
-def started(cache: str, case: str, arguments: tuple) -> Iterator[list[Rival]]:
-    """Both rivals, started one after the other, their first turns taken."""
+def started(names: tuple, cache: str, case: str, arguments: tuple) -> Iterator[list[Rival]]:
+    """The rivals, started one after the other, their first turns taken."""
     rivals = []
     try:
-        for name in RIVALS:
+        for name in names:
             rivals.append(Rival(name, cache, case, arguments))
             rivals[-1].first = rivals[-1].turn()["since_start"]
         yield rivals
@@ -118,9 +132,9 @@ def started(cache: str, case: str, arguments: tuple) -> Iterator[list[Rival]]:
             rival.process.terminate()
 
 
-def compare(cache: str, turns: int, case: str, arguments: tuple) -> dict[str, Any]:
-    """A case's figures: each rival's seconds, and the ratio of speeds, above 1: ours is faster."""
-    with started(cache, case, arguments) as rivals:
+def compare(names: tuple, cache: str, turns: int, case: str, arguments: tuple) -> dict[str, Any]:
+    """A case's figures: each rival's seconds, and the ratios of speeds, above 1: ours is faster."""
+    with started(names, cache, case, arguments) as rivals:
         for rival in rivals:
             rival.turn()  # the second turn still warms up
         seconds = [[rival.turn()["seconds"] for rival in rivals] for _ in range(turns)]
@@ -132,7 +146,10 @@ def compare(cache: str, turns: int, case: str, arguments: tuple) -> dict[str, An
             }
             for rival, column in zip(rivals, zip(*seconds))
         }
-    return {**results, "ratio": spread([theirs / ours for ours, theirs in seconds])}
+    ratios = {"theirs": "ratio", "kept": "ratio_kept"}
+    for place, name in enumerate(names[1:], start=1):
+        results[ratios[name]] = spread([turn[place] / turn[0] for turn in seconds])
+    return results
 
 
 def spread(values: list[float] | tuple[float, ...]) -> dict[str, float]:
@@ -147,15 +164,18 @@ def spread(values: list[float] | tuple[float, ...]) -> dict[str, float]:
 def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[dict[str, Any]]:
     """The ceiling, then each network's cases; ours is started twice, first without programs."""
     with tempfile.TemporaryDirectory() as folder:
-        top = compare(folder, turns, "ceiling", ())
+        top = compare(RIVALS[:2], folder, turns, "ceiling", ())
         yield {"case": "ceiling", **top}
+        kind = "cpu" if top["ours"]["platform"] == "cpu" else "gpu"
+        names = RIVALS if kind == "cpu" else RIVALS[:2]
         for network in networks:
-            size = batch or BATCH["cpu" if top["ours"]["platform"] == "cpu" else "gpu"][network]
+            size = batch or BATCH[kind][network]
             data = f"{folder}/{network}.npz"
-            write_data(data, size)
+            write_data(data, size, SIDE.get(network, 32))
             for case in (case for case in cases if case != "relation"):
                 programs = f"{folder}/{network}-{case}"  # each case starts without any
-                arguments = (data, network, size, 10_000)  # epochs: more than are run
+                encoder = ENCODER.get(network, network)
+                arguments = (data, encoder, size, 10_000)  # epochs: more than are run
                 cold = Rival("ours", programs, case, arguments)
                 seconds = cold.turn()["since_start"]
                 cold.process.terminate()
@@ -163,7 +183,7 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
                 yield {
                     "network": network, "case": case, "batch": size, "images": images,
                     "first_step_seconds_cold": seconds,
-                    **compare(programs, turns, case, arguments),
+                    **compare(names, programs, turns, case, arguments),
                 }  # fmt: skip
         for size, form in itertools.product(
             RELATIONS if "relation" in cases else (), ("plain", "blocks")
@@ -173,39 +193,45 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
                 "case": "relation",
                 "batch": size,
                 "images": size,
-                **compare(folder, turns, "relation", (form, size, 512)),
+                **compare(names, folder, turns, "relation", (form, size, 512)),
             }
 
 
-def write_data(path: str, batch: int) -> None:
-    """Random images of CIFAR's shape."""
+def write_data(path: str, batch: int, side: int) -> None:
+    """Random images of three channels, of ten classes."""
     draw = np.random.default_rng(0).integers
     arrays = {
-        "images": draw(0, 256, (STEPS * batch, 32, 32, 3)),
+        "images": draw(0, 256, (STEPS * batch, side, side, 3)),
         "labels": np.arange(STEPS * batch) % 10,
     }
-    arrays |= {"test_images": draw(0, 256, (TEST, 32, 32, 3)), "test_labels": np.arange(TEST) % 10}
+    arrays |= {
+        "test_images": draw(0, 256, (TEST, side, side, 3)),
+        "test_labels": np.arange(TEST) % 10,
+    }
     np.savez(path, **{name: array.astype(np.uint8) for name, array in arrays.items()})
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    top = max(rows[0][rival]["flops"] / rows[0][rival]["seconds"]["low"] for rival in RIVALS)
+    top = max(rows[0][rival]["flops"] / rows[0][rival]["seconds"]["low"] for rival in RIVALS[:2])
     lines = [
         "| network, batch | case | ours, images/s | PyTorch, images/s | ratio (lowest to highest) "
+        "| ratio to PyTorch with memory kept "
         "| ours, share of the matrix ceiling "
         "| peak MB, ours / PyTorch | first step, s: cold / cached / PyTorch |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows[1:]:
         ours, theirs, ratio = row["ours"], row["theirs"], row["ratio"]
         rates = [row["images"] / rival["seconds"]["median"] for rival in (ours, theirs)]
         cold = f"{row['first_step_seconds_cold']:.1f}" if "first_step_seconds_cold" in row else "–"
         share = f"{ours['flops'] / ours['seconds']['median'] / top:.2f}" if "flops" in ours else "–"
+        kept = f"{row['ratio_kept']['median']:.2f}" if "ratio_kept" in row else "–"
         lines.append(
             f"| {row['network']}, {row['batch']} | {DESCRIPTION[row['case']]} "
             f"| {rates[0]:,.0f} | {rates[1]:,.0f} "
-            f"| **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}) | {share} "
+            f"| **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}) "
+            f"| {kept} | {share} "
             f"| {ours['peak_bytes'] / 2**20:,.0f} / {theirs['peak_bytes'] / 2**20:,.0f} "
             f"| {cold} / {ours['first_step_seconds']:.1f} / {theirs['first_step_seconds']:.1f} |"
         )
@@ -223,13 +249,17 @@ def figure(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         axes.barh(
             place, ratio["median"], color=f"C{(*NETWORKS, 'plain', 'blocks').index(row['network'])}"
         )
+        if "ratio_kept" in row:
+            axes.plot(row["ratio_kept"]["median"], place, "k.")
         axes.plot([ratio["low"], ratio["high"]], [place, place], color="black", linewidth=1)
     axes.set_yticks(
         range(len(rows) - 1),
         [f"{row['network']} {row['batch']}: {row['case']}" for row in rows[:0:-1]],
     )
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("speed, ours / PyTorch reference (right of 1: ours is faster)")
+    axes.set_xlabel(
+        "speed, ours / PyTorch reference (right of 1: ours is faster; dots: memory kept)"
+    )
     drawing.savefig(path, dpi=120)
 
 
@@ -263,6 +293,7 @@ def main() -> None:
         rows.append(row)
         print(
             f"{row.get('network', ''):10s} {row['case']:10s} ratio {row['ratio']['median']:.2f}",
+            f"kept {row['ratio_kept']['median']:.2f}" if "ratio_kept" in row else "",
             flush=True,
         )
         (args.out / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")

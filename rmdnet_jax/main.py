@@ -43,11 +43,13 @@ def run(prog: str, *words: str) -> int:
         return 0
     import jax
 
+    from rmdnet_jax import cpu
     from rmdnet_jax.app import exact, experiment, processes, setup
     from rmdnet_jax.files import place
 
     exact.prepare(config)  # before processes meet, which starts JAX
     place(args.workdir, "workdir")  # before other processes are met
+    cpu.keep_memory()
     setup.keep_programs()
     given = {"config": args.config, "overrides": overrides}
     with contextlib.ExitStack() as stack:

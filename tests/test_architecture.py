@@ -11,7 +11,7 @@ from conftest import ROOT
 
 # From the ground up. A module may import from its own layer and from those below.
 LAYERS = (
-    ("errors", "types", "sharding", "files"),
+    ("errors", "types", "sharding", "files", "cpu"),
     ("losses", "evaluation", "relations", "labels", "noise"),
     ("data", "networks", "methods", "ssl"),
     ("training",),
@@ -28,7 +28,7 @@ HOMES = {
     "ml_collections": {"app"},
     "optax": {"losses", "training"},
     "matplotlib": {"app"},
-    "sklearn": {"data", "evaluation", "labels", "app"},
+    "sklearn": {"evaluation", "labels", "app"},
     "faiss": {"relations"},
     "PIL": {"app", "data"},
     "tqdm": {"training", "data", "app", "labels"},

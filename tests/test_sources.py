@@ -180,6 +180,13 @@ def test_digits_are_split_within_each_class():
     assert source.names == tuple("0123456789")
 
 
+def test_digits_are_read_without_importing_scikit_learn(monkeypatch):
+    code = "import sys\nfrom rmdnet_jax.data import sources\nsources.load('digits')\n"
+    assert python(code + "print('sklearn' in sys.modules)").split() == ["False"]
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
+    assert "scikit-learn" in error("digits")
+
+
 @pytest.mark.parametrize("limit", [10, 25, 700])
 def test_limit_samples_all_classes_in_their_shares_by_seed(limit):
     whole = sources.load("digits")

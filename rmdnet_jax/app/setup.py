@@ -76,6 +76,9 @@ def keep_programs() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     with contextlib.suppress(UserError):  # a user without a home has no cache
         jax.config.update("jax_compilation_cache_dir", store.compiled())
+        # All of them: a start compiles dozens that take less than the second JAX asks for.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def setup(

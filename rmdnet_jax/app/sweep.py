@@ -50,11 +50,12 @@ def run_here(points: dict[str, str], study: str, root: str) -> int:
     """Runs the points that are not finished; returns the status, after a line on what is wrong."""
     from tqdm import tqdm
 
-    from rmdnet_jax import files
+    from rmdnet_jax import cpu, files
     from rmdnet_jax.app import experiment, setup, workdir
     from rmdnet_jax.app.resolve import resolve
     from rmdnet_jax.training.stop import Stopped
 
+    cpu.keep_memory()
     setup.keep_programs()
     top = files.place(root, "--workdir")
     bar = tqdm(points.items(), unit="run")

@@ -6,6 +6,8 @@ index: the position in the original training set, whatever the order on disk.
 
 from __future__ import annotations
 
+import importlib.util
+import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -184,16 +186,21 @@ def _rounded(images: np.ndarray) -> np.ndarray:
 
 def _digits(name: str, dir: str, image_size: int) -> Source:
     """Scikit-learn's 1,797 digits of 8x8 pixels; in file order, every fifth of a class is test."""
-    from sklearn.datasets import load_digits
-
-    data: Any = load_digits(return_X_y=True)
-    pixels, labels = data
-    images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = labels.astype(np.int32)
+    table = np.loadtxt(_scikit_learn() / "datasets/data/digits.csv.gz", np.uint8, delimiter=",")
+    images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = table[:, -1].astype(np.int32)
     rows = [np.flatnonzero(labels == digit)[4::5] for digit in range(10)]
     test = np.isin(np.arange(len(labels)), np.concatenate(rows))
     names = tuple("0123456789")
     return Source(name, images[~test], labels[~test], images[test], labels[test], names)
+
+
+def _scikit_learn() -> pathlib.Path:
+    """Where it lies; importing it, only to read a file, would take a second."""
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise wrong("name", "be another one without scikit-learn, which brings the digits")
+    return pathlib.Path(found.origin).parent
 
 
 def _npz(name: str, dir: str, image_size: int) -> Source:

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rmdnet_jax import cpu
 from rmdnet_jax.errors import one_of, wrong
 from rmdnet_jax.types import Array, PyTree, Variables
 
@@ -84,6 +85,7 @@ def _conv(x: Array, features: int, kernel: int, stride: int, name: str) -> nn.Co
         features, (kernel, kernel), stride, kernel // 2, use_bias=False,
         dtype=x.dtype, param_dtype=wide(x.dtype), name=name,
         kernel_init=drawn(jax.random.normal, math.sqrt(2 / (kernel**2 * features))),
+        conv_general_dilated=cpu.convolution if jax.default_backend() == "cpu" else None,
     )  # fmt: skip
 
 

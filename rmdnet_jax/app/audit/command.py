@@ -54,9 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     within("--top", args.top, "[0, inf)")
     within("--size", args.size, "[0, inf)")
     out = _out(args)
+    from rmdnet_jax import cpu
     from rmdnet_jax.app.audit import inputs, outputs, run
     from rmdnet_jax.labels.audit import find_label_errors  # beside what is slow to import
 
+    if args.path:  # a network looks at images
+        cpu.keep_memory()
     read = run.of_path(args) if args.path else inputs.of_files(args)
 
     def find():
