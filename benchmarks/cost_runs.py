@@ -19,8 +19,7 @@ from rmdnet_jax.app.presets import digits
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.setup import Run, setup
 from rmdnet_jax.app.teacher import Teacher
-from rmdnet_jax.training import fit
-from rmdnet_jax.training import fit as steps
+from rmdnet_jax.training import fit, steps
 from rmdnet_jax.types import Variables
 from studies.methods import K
 

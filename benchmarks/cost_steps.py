@@ -26,7 +26,7 @@ from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.setup import setup
 from rmdnet_jax.app.teacher import Teacher
-from rmdnet_jax.training import fit as steps
+from rmdnet_jax.training import steps
 from rmdnet_jax.types import AXIS
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -48,7 +48,7 @@ def timed(args: argparse.Namespace, case: str, batch: int) -> dict:
         row |= {name: x / (1 if name == "n" else each) for name, x in found.items()}
         row["images_per_s"] = 1e3 * batch / row["ms"]
         if case == "ce" and batch == 512:
-            test = made.test_images
+            test = made.images[1]
             row["evaluation"] = median(lambda: made.predict(held[0].variables, test), 1, 3)
             row["evaluation"]["images"] = len(test)
         row["peak_bytes"] = ours.peak_memory()

@@ -234,7 +234,7 @@ def remember(
     @functools.cache
     def outputs() -> Outputs:
         peers = [Variables((params,), (stats,)) for params, stats in zip(*variables)]
-        said = [made.predict(peer, made.images, made.train) for peer in peers]
+        said = [made.predict(peer, made.images[0], made.train) for peer in peers]
         return jax.tree.map(lambda *x: np.stack(x), *said)
 
     return refresh(outputs, labels[made.train], made.train, memory, epoch)

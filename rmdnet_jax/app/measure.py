@@ -19,10 +19,10 @@ def test(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
     """Stage 2's evaluation: accuracy on the test set, and on held-out noisy labels."""
     found = {}
     if len(made.source.test_labels):
-        logits = made.predict(variables, made.test_images).logits
+        logits = made.predict(variables, made.images[1]).logits
         found["test_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.source.test_labels)
     if len(made.held):
-        logits = made.predict(variables, made.images, made.held).logits
+        logits = made.predict(variables, made.images[0], made.held).logits
         found["validation_accuracy"] = evaluation.accuracy(logits.argmax(-1), made.given[made.held])
     return found
 
@@ -43,7 +43,7 @@ def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) 
     last = records[-1]
     found: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
     if len(made.source.test_labels):
-        logits = made.predict(variables, made.test_images).logits
+        logits = made.predict(variables, made.images[1]).logits
         found["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
         found["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
     if "noise_rate" in last:  # what a method that selects examples took it to be

@@ -55,10 +55,7 @@ class Run(NamedTuple):
     train: np.ndarray  # int32, rows whose labels are trained on
     held: np.ndarray  # int32, rows of the noisy validation split
     examples: Examples  # the columns, on every device
-    images: (
-        Any  # the training images where `predict` finds them soonest: on an accelerator, or here
-    )
-    test_images: Any  # likewise
+    images: tuple[Any, Any]  # for training and test, where `predict` has them soonest
     statistics: tuple[np.ndarray, np.ndarray]  # per-channel mean and standard deviation
     encoder: Network
     features: Predict  # (encoder's Variables, images) -> float32 [n, dim]
@@ -113,13 +110,12 @@ def setup(
     clean = source.labels if kind.known else None
     notes = checked.notes(config, source, train, plan, drawn if kind.size else None)
     columns = (np.asarray(source.images), given, index, clean)
+    examples = Examples(*sharding.replicate(mesh, columns))
     statistics = resident.channel_statistics(source.images)
 
     def predicts(apply):
         return predictor(apply, mesh, PREDICT_BATCH, *statistics)
 
-    examples = Examples(*sharding.replicate(mesh, columns))
-    near = jax.default_backend() == "cpu"
     return Run(
         config=config,
         arms=plan,
@@ -136,13 +132,19 @@ def setup(
         train=train,
         held=held,
         examples=examples,
-        images=source.images if near else examples.image,
-        test_images=source.test_images if near else sharding.replicate(mesh, source.test_images),
+        images=_near(mesh, source, examples),
         statistics=statistics,
         encoder=network,
         features=predicts(lambda variables, image: network.apply(variables, image, False)[0]),
         predict=predicts(ensemble(classifier(network, len(source.names)))),
     )
+
+
+def _near(mesh: Mesh, source: sources.Source, examples: Examples) -> tuple[Any, Any]:
+    """Images for training and test: on an accelerator, or where a CPU reads them without a copy."""
+    if jax.default_backend() == "cpu":
+        return source.images, source.test_images
+    return examples.image, sharding.replicate(mesh, source.test_images)
 
 
 def read(config: Config) -> sources.Source:

@@ -88,8 +88,7 @@ def _described(
         apply = lambda v, x: network.apply(v, x, False)[0]  # noqa: E731
         features = predictor(apply, made.mesh, PREDICT_BATCH, *made.statistics)
     weights.check(variables, called)
-    images = (made.images, made.test_images)
-    found, test = (features(variables, x) if len(x) else None for x in images)
+    found, test = (features(variables, x) if len(x) else None for x in made.images)
     assert found is not None
     check_features(found, called)
     return Teacher(found, test, variables, settings, summary, network)
@@ -139,8 +138,8 @@ def watch(made: Run, variables: Variables, epoch: int, values: dict) -> dict:
     ):
         return {}
     encoder = _encoder(variables)
-    bank = made.features(encoder, made.images, made.train)
-    query = made.features(encoder, made.test_images)
+    bank = made.features(encoder, made.images[0], made.train)
+    query = made.features(encoder, made.images[1])
     predicted = nearest(made)(bank, made.source.labels[made.train], query)
     return {"knn_accuracy": evaluation.accuracy(predicted, made.source.test_labels)}
 

@@ -55,7 +55,7 @@ def asked(probe: Probe, fold: int, targets: np.ndarray, penalties: tuple[float, 
     mean = probe.sums[others].sum(0) / count
     square = probe.squares[others].sum(0) / count - np.outer(mean, mean)
     value, vector = np.linalg.eigh(square)
-    base = sum(targets[probe.rows[part]].sum(0, dtype=np.float64) for part in others) / count
+    base = np.concatenate([targets[probe.rows[part]] for part in others]).mean(0, dtype=np.float64)
     low = base.astype(np.float32)  # products of many rows are of float32: half the time
     cross = sum(probe.part(part).T @ (targets[probe.rows[part]] - low) for part in others)
     turned = vector.T @ (cross / count)
