@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_same
 
 from rmdnet_jax.errors import UserError
+from rmdnet_jax.networks import encoders, layers
 from rmdnet_jax.networks.encoders import ENCODERS, cnn
 from rmdnet_jax.networks.heads import linear, mlp
 from rmdnet_jax.networks.layers import count
@@ -427,3 +428,30 @@ def test_float64_needs_x64_mode():
         pytest.raises(UserError, match=r"^dtype must be .*float64.*JAX_ENABLE_X64"),
     ):
         cnn(dtype="float64")
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18", "wrn28_2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_frozen_norm_within_its_convolution_says_the_same(name, dtype, monkeypatch):
+    """Against norms that stand apart, as in training: to rounding, or as near to float32's."""
+    monkeypatch.setattr(layers, "computed", lambda dtype: dtype)  # bfloat16 here, too
+    monkeypatch.setattr(encoders, "computed", lambda dtype: dtype)
+    small = {"widths": (4, 8)} if name == "cnn" else {"width": 4}
+    network, exact = (ENCODERS[name](dtype=kind, **small) for kind in (dtype, "float32"))
+    image = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
+    variables = network.init(jax.random.key(1), image)
+    for _ in range(20):  # statistics that are neither 0 nor 1
+        variables = variables._replace(stats=exact.apply(variables, 2 * image + 1, True)[1])
+    folded = network.apply(variables, image, False)[0]
+
+    def apart(x, train, *sizes, name, norm):
+        return layers.norm(layers.conv(x, *sizes, name=name), train, name=norm)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "normed", apart)
+        plain, true = (net.apply(variables, image, False)[0] for net in (network, exact))
+    if dtype == "float32":
+        np.testing.assert_allclose(folded, true, rtol=1e-4, atol=1e-5)
+    else:
+        off, was = (float(jnp.linalg.norm(x - true)) for x in (folded, plain))
+        assert off < 1.5 * was
