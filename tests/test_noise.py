@@ -623,6 +623,7 @@ def test_label_files_are_compared(tmp_path):
         (("show", "given.npy", "--figure", "x.png"), "needs clean labels"),
         (("show", "three.npz", "--figure", "x.pdf"), "must end in .png"),
         (("show", "three.npz", "--figure", "given.npy/x.png"), "cannot be written"),
+        (("show", "three.npz", "--figure", "~nobodyknows/x.png"), "--figure must be a path"),
     ],
 )
 def test_the_label_tool_says_what_is_wrong(args, message, tmp_path, monkeypatch):

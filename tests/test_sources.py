@@ -754,6 +754,12 @@ def test_unprepared_data_set_says_how_to_prepare_it(tmp_path, monkeypatch, missi
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("dir", ["$RMDNET_NOT_SET/x", "~nobodyknows/x"])
+def test_a_path_of_tfds_that_cannot_be_is_one_line(dir):
+    with pytest.raises(UserError, match=r"^dir must be a path, got .* is not "):
+        sources.load("cifar10", dir=dir)
+
+
 @pytest.mark.skipif(not TOOL.exists(), reason="the CIFAR-10 images are not beside the repository")
 def test_cifar10_is_in_the_original_order(prepared):
     source = sources.load("cifar10", dir=str(prepared / "real"))
