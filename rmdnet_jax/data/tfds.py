@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rmdnet_jax.data.images import CHUNK, decode
+from rmdnet_jax.data.images import CHUNK, decode, refuse
 from rmdnet_jax.data.store import Allocate, Source, cached, checked
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
 from rmdnet_jax.files import SCHEME, place
@@ -63,7 +63,7 @@ def _split(
             continue
         images = allocate(field, (len(rows), *shape))
         encoded = (record["image"] for record in _records(builder, split))
-        decode(images, zip(rows, encoded), f"{name} {split}")
+        refuse(decode(images, zip(rows, encoded), f"{name} {split}"))
         return {field: images, f"{field[:-6]}labels": labels}
     return {}
 
