@@ -176,6 +176,8 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\n")
     for junk in (".hidden.png", "Thumbs.db"):
         (tmp_path / "train" / "a" / junk).write_bytes(b"")
+    folder_of(tmp_path / "train", "@eaDir/0.png")  # thumbnails of a disk station
+    (tmp_path / "train" / "lost+found").mkdir()  # of a disk's own top folder
     found, text = said(lambda: load(tmp_path))
     assert found.files == ("train/a/0.png", "train/b/0.png")
     assert "5 files" in text

@@ -274,6 +274,7 @@ def test_npz_needs_no_channel_test_set_or_names(tmp_path):
         ({"labels": GOOD["labels"].astype(object)}, ["pickled"]),
         ({"names": np.array(["a", "b"])}, ["names", "3 classes", "[2]"]),
         ({"names": np.arange(3)}, ["names", "string", "int64"]),
+        ({"names": np.array(["a", "b", "a"])}, ["names", "'a' twice"]),
         ({"test_images": TEST["test_images"]}, ["test_labels", "[2]", "[0]"]),
         ({"test_labels": TEST["test_labels"]}, ["test_labels", "[0]", "[2]"]),
         (TEST | {"test_images": TEST["test_images"][:, :3]}, ["test_images", "[2, 3, 3, 3]"]),

@@ -25,7 +25,10 @@ SUFFIXES = (
 )  # fmt: skip
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
-JUNK = ("__macosx", "thumbs.db", "desktop.ini")  # what systems leave
+JUNK = (  # what systems leave
+    "__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin",
+    "system volume information",
+)  # fmt: skip
 UNLABELLED = "unlabelled"
 BROKEN = ("refuse", "skip")
 MUST = "be a folder that holds train/<class>/ or <class>/ for name=folder"
