@@ -13,9 +13,11 @@ import pandas
 import pytest
 import scipy.sparse
 from conftest import ROOT
+from safetensors.numpy import save_file
 
 from rmdnet_jax import cli
 from rmdnet_jax.app.audit import outputs
+from rmdnet_jax.app.schema import digits
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.files import FORMULA, read_table
 
@@ -747,6 +749,34 @@ def test_bad_values_are_one_line_that_names_the_flag(place, capsys, make, words,
     assert words in error
     assert not (place / out).exists()
     assert not [path.name for path in place.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "5", "{", '{"data": 3}', "[" * 9999], ids=range(6))
+def test_a_run_whose_config_is_of_another_kind_is_one_line(place, capsys, content):
+    (place / "run").mkdir()
+    (place / "run" / "config.json").write_text(content)
+    assert audit("run") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rmdnet: run/config.json cannot be read")
+
+
+@pytest.mark.parametrize("section", ["data", "encoder", "noise", "relation_guided"])
+@pytest.mark.parametrize("content", [[], {}, 3])
+def test_a_section_of_another_kind_is_one_line(place, capsys, section, content):
+    tree = json.loads(digits().to_json_best_effort()) | {section: content}
+    (place / "run" / "teacher").mkdir(parents=True)
+    (place / "run" / "config.json").write_text(json.dumps(tree))
+    assert audit("run") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("about", [{"encoder": '"x"'}, {"encoder": "{}", "image_shape": "[]"}])
+def test_a_teacher_file_of_another_kind_is_one_line(place, capsys, about):
+    save_file({"x": np.zeros(1)}, "t.safetensors", about)
+    (place / "photos").mkdir()
+    assert audit("photos --teacher t.safetensors --out out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--teacher must hold a saved student, got 't.safetensors'" in line
 
 
 def test_a_folder_of_images_needs_features_of_any_model(place, finder):

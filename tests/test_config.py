@@ -646,6 +646,15 @@ def test_a_sweep_names_the_point_that_cannot_run(tmp_path, capsys):
         assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
+def test_a_sweep_that_fails_is_one_line(tmp_path, capsys):
+    study = tmp_path / "study.py"
+    for points, said in (("1 / 0", "ZeroDivisionError"), ("None", "AttributeError")):
+        study.write_text(STUDY.replace("{points}", points))
+        assert cli.main(["sweep", str(study), "--workdir", str(tmp_path / "runs")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{study}: sweep(root) failed: {said}: " in line
+
+
 def test_a_sweep_refuses_a_point_of_older_settings(tmp_path, capsys):
     study = tmp_path / "study.py"
     study.write_text(STUDY.replace("{points}", str({"a": ""})))

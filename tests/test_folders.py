@@ -176,6 +176,8 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\n")
     for junk in (".hidden.png", "Thumbs.db"):
         (tmp_path / "train" / "a" / junk).write_bytes(b"")
+    folder_of(tmp_path / "train", "@eaDir/0.png")  # thumbnails of a disk station
+    (tmp_path / "train" / "lost+found").mkdir()  # of a disk's own top folder
     found, text = said(lambda: load(tmp_path))
     assert found.files == ("train/a/0.png", "train/b/0.png")
     assert "5 files" in text
@@ -237,8 +239,20 @@ def test_all_broken_images_are_named_at_once(tmp_path):
         assert name in text
 
 
+def test_broken_images_of_both_splits_are_named_at_once(tmp_path):
+    folder_of(tmp_path, "train/a/0.png", "train/b/0.png", "test/a/0.png")
+    for name in ("train/b/1.png", "test/a/1.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    text = error(tmp_path)
+    assert "cannot read 2 images" in text
+    assert "train/b/1.png" in text
+    assert "test/a/1.png" in text
+
+
 def test_broken_images_are_skipped_by_choice_and_counted(tmp_path):
-    found, text = said(lambda: load(broken_folder(tmp_path), broken="skip"))
+    root = broken_folder(tmp_path / "data")
+    found, text = said(lambda: load(root, broken="skip"))
+    assert said(lambda: load(root, broken="skip"))[1] == "4 broken images skipped, as before"
     assert found.files == ("a/0.png", "a/2.png", "b/0.png", "b/1.png")
     assert found.labels.tolist() == [0, 0, 1, 1]
     np.testing.assert_array_equal(found.images, np.broadcast_to(RAMP[..., None], (4, 16, 16, 3)))

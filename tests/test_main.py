@@ -239,7 +239,7 @@ def test_what_a_user_gave_may_differ_where_the_config_is_the_same(tmp_path):
         workdir.check(tmp_path, resolve(get_config("digits:rate=0.3")).to_dict())
 
 
-@pytest.mark.parametrize("text", ["[1]", "3", "null", "{", "\xff"])
+@pytest.mark.parametrize("text", ["[1]", "3", "null", "{", "{}", "\xff"])
 @pytest.mark.parametrize("name", ["config", "data"])
 def test_a_workdir_whose_files_tell_no_run_is_refused(command, tmp_path, name, text):
     config = {**resolve(get_config("digits:quick")).to_dict(), "given": {}}

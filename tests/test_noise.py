@@ -504,7 +504,16 @@ def test_features_of_a_teacher_are_read(test, tmp_path):
     np.testing.assert_array_equal(found.features, GOOD.astype(np.float32))
     assert found.features.dtype == np.float32
     assert (found.test_features is None) == (test is None)
-    for bad in (GOOD[:4], GOOD[:, 0], np.where(GOOD == 0, np.nan, GOOD), GOOD.astype(str)):
+    np.savez(tmp_path / "wide.npz", features=GOOD, test_features=np.ones((2, 9)))
+    with pytest.raises(UserError, match=r"must have features of one length, got \d+ and 9"):
+        teacher._given(made, tmp_path / "wide.npz")
+    for bad in (
+        GOOD[:4],
+        GOOD[:, 0],
+        GOOD[:, :0],
+        np.where(GOOD == 0, np.nan, GOOD),
+        GOOD.astype(str),
+    ):
         for fields in ({"features": bad, **more}, {"features": GOOD, "test_features": bad}):
             np.savez(tmp_path / "bad.npz", **fields)
             with pytest.raises(UserError, match=r"^teacher .*bad.npz' must hold finite .*features"):
@@ -623,6 +632,7 @@ def test_label_files_are_compared(tmp_path):
         (("show", "given.npy", "--figure", "x.png"), "needs clean labels"),
         (("show", "three.npz", "--figure", "x.pdf"), "must end in .png"),
         (("show", "three.npz", "--figure", "given.npy/x.png"), "cannot be written"),
+        (("show", "three.npz", "--figure", "~nobodyknows/x.png"), "--figure must be a path"),
     ],
 )
 def test_the_label_tool_says_what_is_wrong(args, message, tmp_path, monkeypatch):
@@ -710,6 +720,9 @@ def test_a_limit_picks_its_own_labels(tmp_path):
         ("-1\n0\n1\n1\n", r"hold labels in \[0, 3\), got \[-1, 1\]"),
         ("0.5\n0\n1\n1\n", "label must be one of the known names, got '0.5'"),
         ("file,label\n9.png,dog\n2.png,cat\n", "got none for 2 of 4, such as train/cat/1.png"),
+        ("file,label\n/far/9.png,dog\n2.png,cat\n", "no example is called '/far/9.png'"),
+        ("file,label,label\n9.png,dog,cat\n", "have one column 'label', got 2"),
+        ("index,index,label\n0,0,cat\n", "have one column 'index', got 2"),
         ("file,label\n1.png,dog\n", "tell files apart by their class folder, got '1.png'"),
         ("file,label\n9.png,dog\nowl/9.png,cat\n", "name each example once, got train/owl/9.png"),
     ],

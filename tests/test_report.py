@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -416,6 +417,8 @@ def test_the_figure_of_a_table_is_written_where_it_is_asked_for(runs, tmp_path, 
     for path, message in (
         (tmp_path / "table.pdf", "must end in .png"),
         (tmp_path / "0" / "config.json" / "a.png", "cannot be written"),
+        ("gs://bucket/a.png", "--figure must be a local path"),
+        ("~nobodyknows/a.png", "--figure must be a path"),
     ):
         more = ["--figure", str(path), "--csv", str(other)]
         assert cli.main(["report", "table", *runs, *more]) == 2
@@ -505,6 +508,14 @@ def test_a_run_says_first_how_many_labels_are_wrong():
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match="nothing"):
         table([str(tmp_path / "nothing")])
+
+
+@pytest.mark.parametrize("content", [{}, [], 5, "text", {"noise": {}}, {"noise": 3, "seed": 0}])
+def test_a_config_of_another_kind_is_one_line(content, runs, capsys):
+    pathlib.Path(runs[1], "config.json").write_text(json.dumps(content))
+    assert cli.main(["report", "table", *runs]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not a run of this version" in line
 
 
 def test_a_transition_matrix_is_drawn_for_few_and_many_classes(tmp_path):

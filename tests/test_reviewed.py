@@ -117,6 +117,8 @@ def test_without_a_file_nothing_changes():
     [
         ("", "must hold a row or more, got the empty file"),
         ("index,label\n", "must hold a row or more, got none"),
+        ("index,label,label\n0,cat,dog\n", "must have one column 'label', got 2"),
+        ("index,index,label\n0,1,dog\n", "must have one column 'index', got 2"),
         ("index,class\n0,cat\n", "needs a column `label`; it has index, class"),
         (",label\n0,dog\n", "needs a column `index` or `file`; it has (unnamed), label"),
         ("given,label\ncat,dog\n", "needs a column `index` or `file`; it has given, label"),

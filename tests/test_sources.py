@@ -281,6 +281,7 @@ def test_npz_needs_no_channel_test_set_or_names(tmp_path):
         ({"labels": GOOD["labels"].astype(object)}, ["pickled"]),
         ({"names": np.array(["a", "b"])}, ["names", "3 classes", "[2]"]),
         ({"names": np.arange(3)}, ["names", "string", "int64"]),
+        ({"names": np.array(["a", "b", "a"])}, ["names", "'a' twice"]),
         ({"test_images": TEST["test_images"]}, ["test_labels", "[2]", "[0]"]),
         ({"test_labels": TEST["test_labels"]}, ["test_labels", "[0]", "[2]"]),
         (TEST | {"test_images": TEST["test_images"][:, :3]}, ["test_images", "[2, 3, 3, 3]"]),
@@ -759,6 +760,12 @@ def test_unprepared_data_set_says_how_to_prepare_it(tmp_path, monkeypatch, missi
     ]
     assert all(word in message for word in words), message
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("dir", ["$RMDNET_NOT_SET/x", "~nobodyknows/x"])
+def test_a_path_of_tfds_that_cannot_be_is_one_line(dir):
+    with pytest.raises(UserError, match=r"^dir must be a path, got .* is not "):
+        sources.load("cifar10", dir=dir)
 
 
 @pytest.mark.skipif(not TOOL.exists(), reason="the CIFAR-10 images are not beside the repository")

@@ -246,6 +246,19 @@ def test_other_reviewed_labels_under_the_same_path_are_refused(changed, begins, 
     begin(tables)
 
 
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_checkpoints_that_nothing_says_what_they_are_of_are_refused(name, begins, tmp_path):
+    begins()
+    (tmp_path / "run" / "checkpoints").mkdir()
+    begins()
+    (tmp_path / "run" / name).rename(tmp_path / "kept")
+    with pytest.raises(UserError, match=rf"holds checkpoints and no {name}: put it back"):
+        begins()
+    assert not (tmp_path / "run" / name).exists()
+    (tmp_path / "kept").rename(tmp_path / "run" / name)
+    begins()
+
+
 def test_the_same_content_at_another_place_goes_on(begins, tmp_path):
     begins()
     begins(folder="moved")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 
 import numpy as np
 
@@ -111,7 +110,7 @@ def show(args: argparse.Namespace) -> int:
         if clean is None:
             raise UserError("--figure needs clean labels: name the data set by --data")
         shares = noise.transition(clean, given, len(names))
-        figures.transition(shares, names, pathlib.Path(args.figure))
+        figures.transition(shares, names, files.place(args.figure, "--figure"))
     return 0
 
 

@@ -20,6 +20,7 @@ from rmdnet_jax.app.command import Parser
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
 from rmdnet_jax.data.sources import Source
+from rmdnet_jax.files import place
 from rmdnet_jax.labels.signals import doubted
 
 
@@ -193,8 +194,8 @@ def main(argv: list[str] | None = None) -> int:
     rows = tables.rows(args.runs, args.column, args.best)
     lines = tables.compare(rows, args.column)
     if args.figure:
-        figures.scores(rows, args.column, pathlib.Path(args.figure))
+        figures.scores(rows, args.column, place(args.figure, "--figure"))
     if args.csv:
-        tables.write_csv(lines, pathlib.Path(args.csv))
+        tables.write_csv(lines, place(args.csv, "--csv"))
     print(tables.markdown(lines))
     return 0

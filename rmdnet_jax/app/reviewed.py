@@ -24,7 +24,7 @@ import numpy as np
 
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import UserError, unknown, wrong
-from rmdnet_jax.labels.files import TABLES, naming, plain, read_table
+from rmdnet_jax.labels.files import TABLES, naming, plain, read_table, refuse_twice
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -101,6 +101,8 @@ def _read(path: str) -> DataFrame:
         raise wrong(ARGUMENT, f"be a .csv or .parquet file, got {path!r}")
     table = read_table(path, ARGUMENT, field="label")
     names = {*map(str, table.columns)}
+    told = ("label", "index", naming(table), *BEFORE, *AUDITED)
+    refuse_twice(table, f"{ARGUMENT} {path!r}", *told)
     if not names:
         raise wrong(ARGUMENT, f"hold a row or more, got the empty file {path!r}")
     suspects = names >= AUDITED

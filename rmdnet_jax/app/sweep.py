@@ -17,7 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 from rmdnet_jax.app.command import Parser, say
 from rmdnet_jax.app.load import get_config, module_of
-from rmdnet_jax.errors import UserError
+from rmdnet_jax.errors import UserError, first_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,9 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     study = module_of(args.study)
     if "sweep" not in study:
         raise UserError(f"{args.study} is one experiment, not a study: it has no sweep(root)")
-    points = {
-        name: arg for name, arg in study["sweep"](args.workdir).items() if wanted.search(name)
-    }
+    try:
+        found = study["sweep"](args.workdir).items()
+    except Exception as error:  # the user's own code
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{args.study}: sweep(root) failed: {told}") from error
+    points = {name: arg for name, arg in found if wanted.search(name)}
     if args.run:
         return run_here(points, args.study, args.workdir)
     for name, arg in points.items():

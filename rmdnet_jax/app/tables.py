@@ -64,6 +64,8 @@ def read(directories: list[str], column: str) -> list[Run]:
             files = [place(directory) / f"{name}.json" for name in ("config", "summary")]
             config, summary = (json.loads(path.read_text()) for path in files)
             config = flatten(config)
+            if lost := sorted({"noise.name", "seed"} - config.keys()):
+                raise KeyError(lost[0])
             own = summary["relation_guided"]
             if accuracy(own, column) is None:
                 there = [name for name in COLUMNS if accuracy(own, name) is not None]

@@ -226,7 +226,8 @@ def _given(made: Run, path: pathlib.Path) -> Teacher:
         x = label_files.read_array(str(path), field, "teacher")
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
             x = x.astype(np.float32) if x.dtype.kind in "fiu" else x
-        if x.dtype != np.float32 or x.ndim != 2 or len(x) != n or not np.isfinite(x).all():
+        fits = x.ndim == 2 and len(x) == n and x.shape[1] and x.dtype == np.float32
+        if not (fits and np.isfinite(x).all()):
             got = f"{x.dtype} of shape {x.shape}"
             raise wrong(f"teacher {str(path)!r}", f"hold finite {field} [{n}, dim], got {got}")
         return x
@@ -234,5 +235,8 @@ def _given(made: Run, path: pathlib.Path) -> Teacher:
     features, test = table("features", len(made.source.labels)), None
     if "test_features" in label_files.fields(str(path)):
         test = table("test_features", len(made.source.test_labels))
+        if test.shape[1] != features.shape[1]:
+            got = f"{features.shape[1]} and {test.shape[1]}"
+            raise wrong(f"teacher {str(path)!r}", f"have features of one length, got {got}")
     check_features(features, f"teacher {str(path)!r}")
     return Teacher(features, test, None, {"teacher": path.name}, {"teacher": str(path)})

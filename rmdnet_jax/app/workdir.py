@@ -63,6 +63,9 @@ def check(workdir: pathlib.Path, content: dict, what: str = "config") -> list[st
         if workdir.exists() and not workdir.is_dir():
             raise wrong("workdir", f"be a directory, got the file {str(workdir)!r}")
         if not path.exists():
+            if (workdir / "checkpoints").is_dir():  # nobody knows what they are of
+                lost = f"workdir {workdir} holds checkpoints and no {path.name}: put it back"
+                raise UserError(f"{lost}, or choose another workdir")
             return []
     except OSError as error:  # a name that is too long
         raise wrong("workdir", f"be a path that can be used, got {error.strerror}") from None
@@ -81,7 +84,11 @@ def read(path: pathlib.Path) -> dict:
     """What a file of a run states; raises `UserError` where it is damaged or of another kind."""
     try:
         there = json.loads(path.read_text())
-        if not isinstance(there, dict) or (path.stem == "config" and SECTIONS - there.keys()):
+        if (
+            not isinstance(there, dict)
+            or not there
+            or (path.stem == "config" and SECTIONS - there.keys())
+        ):
             raise ValueError("it holds no settings")
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); choose another workdir") from None

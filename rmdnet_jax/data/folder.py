@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmdnet_jax.data.images import counted, decode, some, unreadable
+from rmdnet_jax.data.images import counted, decode, refuse, some, unreadable
 from rmdnet_jax.data.store import Allocate, Source, cached, checked
 from rmdnet_jax.errors import UserError, one_of, wrong
 from rmdnet_jax.files import place
@@ -25,7 +25,10 @@ SUFFIXES = (
 )  # fmt: skip
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
-JUNK = ("__macosx", "thumbs.db", "desktop.ini")  # what systems leave
+JUNK = (  # what systems leave
+    "__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin",
+    "system volume information",
+)  # fmt: skip
 UNLABELLED = "unlabelled"
 BROKEN = ("refuse", "skip")
 MUST = "be a folder that holds train/<class>/ or <class>/ for name=folder"
@@ -88,24 +91,30 @@ def _read(
         field: [(path, i) for i, label in enumerate(names) for path in listing.get(label, [])]
         for field, listing in listings.items()
     }
-    shape = (image_size, image_size, 3)
+    shape, decoded = (image_size, image_size, 3), []
 
     def build(allocate: Allocate) -> Source:
-        found = {"names": np.array(names)}
+        found, unread = {"names": np.array(names)}, {}
         for field, split in splits.items():
             title = f"{name} {field}"
             kept = _sound(split, shape, title) if broken == "skip" else split
             found[field] = allocate(field, (len(kept), *shape))
             found[f"{field[:-6]}labels"] = np.array([label for _, label in kept], np.int32)
-            decode(found[field], enumerate(path for path, _ in kept), title)
+            unread |= decode(found[field], enumerate(path for path, _ in kept), title)
             if field == "images":
                 below = [path.relative_to(root).as_posix() for path, _ in kept]
                 found["files"] = np.array(below, str)
+        refuse(unread)
+        decoded.append(True)
         return checked(name, found, "dir: ")
 
     files = [_state(path) for split in splits.values() for path, _ in split]
     key = [image_size, broken == "skip", names, files]
-    return cached(name, str(root.resolve()), key, build)
+    source = cached(name, str(root.resolve()), key, build)
+    lost = sum(map(len, splits.values())) - len(source.labels) - len(source.test_labels)
+    if lost and not decoded:  # else it has been said which
+        warnings.warn(f"{counted(lost, 'broken image')} skipped, as before", stacklevel=3)
+    return source
 
 
 def _sound(split: list[tuple[Path, int]], shape: tuple, title: str) -> list[tuple[Path, int]]:

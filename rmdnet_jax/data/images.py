@@ -31,11 +31,11 @@ NAMED = 20  # broken images in an error
 Items = Iterator[tuple[int, Path | bytes]]  # (row, encoded image)
 
 
-def decode(images: np.ndarray, items: Items, title: str) -> None:
+def decode(images: np.ndarray, items: Items, title: str) -> dict[str, str]:
     """Fills `images` with decoded ones; a bar shows progress on a terminal.
 
-    Raises:
-      UserError: images cannot be read; it names them all, up to `NAMED`.
+    Returns:
+      Which cannot be read, by path, and why.
     """
     broken, moving = _decoded(items, images.shape[1:], title, images)
     if moving:
@@ -43,6 +43,11 @@ def decode(images: np.ndarray, items: Items, title: str) -> None:
             f"of {counted(len(moving), 'animation')} only the first frame is used: {some(moving)}",
             stacklevel=2,
         )
+    return broken
+
+
+def refuse(broken: dict[str, str]) -> None:
+    """Raises `UserError` for images that cannot be read; it names them all, up to `NAMED`."""
     if not broken:
         return
     told = [f"{what} ({why})" for what, why in broken.items()]

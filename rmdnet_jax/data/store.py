@@ -126,6 +126,8 @@ def checked(name: str, arrays: dict[str, np.ndarray], where: str = "") -> Source
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) < classes:
         got = f"{names.dtype} {[*names.shape]}"
         raise wrong(f"{where}names", f"be a string for each of {classes} classes, got {got}")
+    if twice := [name for name, count in Counter(names.tolist()).items() if count > 1]:
+        raise wrong(f"{where}names", f"differ from each other, got {twice[0]!r} twice")
     if files.dtype.kind != "U" or files.shape not in ((0,), labels.shape):
         got = f"{files.dtype} {[*files.shape]}"
         raise wrong(f"{where}files", f"be a string for each of {len(images)} images, got {got}")

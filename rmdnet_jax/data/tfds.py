@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from rmdnet_jax.data.images import CHUNK, decode
+from rmdnet_jax.data.images import CHUNK, decode, refuse
 from rmdnet_jax.data.store import Allocate, Source, cached, checked
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
+from rmdnet_jax.files import SCHEME, place
 
 # data set, config, version; no namespace: those ask the network
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d[\w.*]*)?")
@@ -62,7 +63,7 @@ def _split(
             continue
         images = allocate(field, (len(rows), *shape))
         encoded = (record["image"] for record in _records(builder, split))
-        decode(images, zip(rows, encoded), f"{name} {split}")
+        refuse(decode(images, zip(rows, encoded), f"{name} {split}"))
         return {field: images, f"{field[:-6]}labels": labels}
     return {}
 
@@ -98,10 +99,12 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
     """TFDS's builder of that name, and its images' shape: squares where it is not fixed."""
     import tensorflow_datasets as tfds
 
+    if dir and not SCHEME.match(dir):  # TFDS reads buckets by itself
+        dir = str(place(dir, "dir"))
     try:
         if not NAME.fullmatch(name):
             raise tfds.core.DatasetNotFoundError
-        builder: Any = _builder(name, os.path.expanduser(dir))
+        builder: Any = _builder(name, dir)
     except tfds.core.DatasetNotFoundError:
         names = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name, names, cutoff=0.5)

@@ -200,14 +200,20 @@ def _text(lines: list[list[str]], heads: tuple[str, ...], argument: str, rows: i
 def column(table: DataFrame, field: str, argument: str, usual: str = "") -> str | None:
     """The column that is meant, or the only one; None: all. Refuses a name that is not there."""
     names, name = [*table.columns], field or usual
-    if name and names.count(name) > 1:
-        raise wrong(argument, f"have one column {name!r}, got {names.count(name)}")
+    refuse_twice(table, argument, name)
     if name and name in names:
         return name
     if field and names and (len(names) > 1 or field != LABELS):
         headed = isinstance(names[0], str) or not len(table)
         raise unknown(f"{argument}'s column", field, map(str, names if headed else table.iloc[0]))
     return names[0] if len(names) == 1 else None
+
+
+def refuse_twice(table: DataFrame, argument: str, *names: str | None) -> None:
+    """Raises `UserError` where one of these columns is there twice."""
+    for name in filter(None, names):
+        if (count := [*table.columns].count(name)) > 1:
+            raise wrong(argument, f"have one column {name!r}, got {count}")
 
 
 def naming(table: DataFrame) -> str | None:

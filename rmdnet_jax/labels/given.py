@@ -52,13 +52,16 @@ def read(
         label = next((columns[name] for name in (field, *LABEL) if name in columns), None)
         file = files.naming(table) if images else None
         file = None if str(file).lower() == "id" else file
+        files.refuse_twice(table, f"path {path!r}", label, file, columns.get("index"))
         if label is not None and (file is not None or "index" in columns):
             if file is not None:
-                found, called = _by_file(path, table[file].tolist(), images), images
+                cells = table[file].tolist()
+                found, called = _by_file(path, cells, images), images
             else:
                 cells = table[columns["index"]].tolist()
                 found, called = _by_index(cells, rows), [*map(str, rows)]
-            return numbers(path, files.values(table[label])[_each(path, found, called)], names)
+            chosen = _each(path, found, called, cells)
+            return numbers(path, files.values(table[label])[chosen], names)
         field = str(label or field)
     cells = files.read_array(path, field, usual="labels", rows=total)
     if cells.ndim != 1:
@@ -99,7 +102,7 @@ def _by_index(cells: list, rows: np.ndarray) -> list[int]:
     return [known.get(str(cell).removesuffix(".0"), -1) for cell in cells]
 
 
-def _each(path: str, found: list[int], called: Sequence[str]) -> np.ndarray:
+def _each(path: str, found: list[int], called: Sequence[str], cells: list) -> np.ndarray:
     """The row of each example, from the example of each row; refuses none and two."""
     at = np.full(len(called), -1)
     for row, place in enumerate(found):
@@ -108,6 +111,8 @@ def _each(path: str, found: list[int], called: Sequence[str]) -> np.ndarray:
         at[place] = row if place >= 0 else at[place]
     if (lost := np.flatnonzero(at < 0)).size:
         got = f"none for {lost.size} of {len(at)}, such as {called[lost[0]]}"
+        if -1 in found:
+            got += f"; no example is called {str(cells[found.index(-1)])!r}"
         raise wrong(f"path {path!r}", f"hold a label for each training example, got {got}")
     return at
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import pathlib
 
 import numpy as np
@@ -12,14 +11,14 @@ import numpy as np
 from rmdnet_jax import evaluation, files
 from rmdnet_jax.app import schema, setup, student
 from rmdnet_jax.app import teacher as teachers
+from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.audit.inputs import Inputs, printable
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.setup import Run
 from rmdnet_jax.app.teacher import Teacher
-from rmdnet_jax.app.workdir import GIVEN
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import UserError, wrong
+from rmdnet_jax.errors import UserError, first_line, wrong
 from rmdnet_jax.labels.files import named, read_array
 from rmdnet_jax.networks import weights
 
@@ -62,7 +61,7 @@ def of(made: Run, features: np.ndarray, workdir: pathlib.Path) -> Inputs:
         features=features,
         names=printable(made.source.files).tolist() or None,
         images=lambda index: np.broadcast_to(images[index][..., :3], (*images.shape[1:3], 3)),
-        root=made.config.data.dir if made.source.files else None,
+        root=setup.local(made.config.data.dir, "data.dir") if made.source.files else None,
         signals=signals,
         clean=classes[made.source.labels] if made.known else None,
         reviewed=dict(zip(certain.tolist(), classes[made.given[certain]].tolist())),
@@ -96,8 +95,11 @@ def _seen(args: argparse.Namespace) -> Config:
         there = _config(place)
         config.encoder, config.data.image_size = there.encoder, there.data.image_size
     elif "encoder" in about:  # a student's file
-        config.encoder = schema.made(about["encoder"])
-        config.data.image_size = about["image_shape"][0]
+        try:
+            config.encoder = schema.made(about["encoder"])
+            config.data.image_size = int(about["image_shape"][0])
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise wrong("--teacher", f"hold a saved student, got {args.teacher!r}") from None
     if args.encoder:
         config.encoder = schema.choice(args.encoder)
     if args.size:
@@ -107,12 +109,12 @@ def _seen(args: argparse.Namespace) -> Config:
 
 def _config(path: pathlib.Path) -> Config:
     """The config of a run."""
+    file = path / "config.json"
+    tree = directory.read(file)
     try:
-        tree = json.loads((path / "config.json").read_text())
-        tree.pop(GIVEN, None)
-        return schema.made(tree)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path / 'config.json'} cannot be read: {error}") from None
+        return resolve(schema.made(tree))
+    except (AttributeError, KeyError, TypeError) as error:  # a section of another kind
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
 
 
 def _taught(config: Config, name: str) -> tuple[Run, Teacher]:
