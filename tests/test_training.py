@@ -27,7 +27,7 @@ from rmdnet_jax.methods import METHODS
 from rmdnet_jax.networks.encoders import ENCODERS
 from rmdnet_jax.relations.losses import cosine, softmax_kl
 from rmdnet_jax.training import fit as training
-from rmdnet_jax.training import steps
+from rmdnet_jax.training import predict, steps
 from rmdnet_jax.training.objectives import Objective, classifier, relation_guided
 from rmdnet_jax.training.predict import predictor
 from rmdnet_jax.types import Batch, Outputs, Variables
@@ -402,7 +402,9 @@ def test_an_epoch_visits_each_row_once_in_another_order():
         index % 5,
         np.eye(40)[index],
     )
-    columns = sharding.replicate(mesh, Examples(image, index % 3, index, clean, targets))
+    columns = sharding.replicate(
+        mesh, Examples(resident.flat(image), index % 3, index, clean, targets)
+    )
     made = resident.resident(columns, rows, 8, jax.random.key(0), mesh)
     assert made.steps_per_epoch == 2
     epochs = [
@@ -429,7 +431,7 @@ def test_an_epoch_visits_each_row_once_in_another_order():
 )
 def test_a_batch_size_that_cannot_be_is_refused(size, said):
     index = np.arange(19, dtype=np.int32)
-    columns = Examples(np.zeros((19, 1, 1, 1), np.uint8), index, index)
+    columns = Examples(resident.flat(np.zeros((19, 1, 1, 1), np.uint8)), index, index)
     with pytest.raises(UserError, match="batch_size must be .*" + re.escape(said)):
         resident.resident(columns, index, size, jax.random.key(0), sharding.mesh())
 
@@ -506,3 +508,21 @@ def test_data_without_a_test_set_are_trained_on_and_say_so(tmp_path):
     )
     assert "validation_accuracy" in records(tmp_path / "run", "relation_guided")[-1]
     assert summary["controls"]["teacher_knn"]["test_accuracy"] == {"last": None}
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_images_on_the_devices_are_predicted_as_those_of_the_host(room, monkeypatch):
+    """As on an accelerator: several batches a call, of which the last does not fill its room."""
+    monkeypatch.setattr(predict, "ROOM", room)
+    backend = jax.default_backend
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu" if room > 1 else backend())
+    mesh = sharding.mesh()
+    images = np.random.default_rng(0).integers(0, 256, (61, 4, 5, 3)).astype(np.uint8)
+    rows = np.array([3, 60, 2, 2, 17, 41, 9, 8, 7], np.int32)
+    say = predict.predictor(lambda v, x: x.sum((1, 2)) * v, mesh, 8, np.zeros(3), np.ones(3))
+    there = sharding.replicate(mesh, resident.flat(images))
+    slow = 2.0 * (images / 255).sum((1, 2))
+    for found in (say(2.0, images), say(2.0, there)):
+        np.testing.assert_allclose(found, slow, rtol=1e-5)
+    for found in (say(2.0, images, rows), say(2.0, there, rows)):
+        np.testing.assert_allclose(found, slow[rows], rtol=1e-5)

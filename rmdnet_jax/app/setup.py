@@ -109,7 +109,7 @@ def setup(
     mesh, plan = sharding.mesh(), arms(config)
     clean = source.labels if kind.known else None
     notes = checked.notes(config, source, train, plan, drawn if kind.size else None)
-    columns = (np.asarray(source.images), given, index, clean)
+    columns = (resident.flat(np.asarray(source.images)), given, index, clean)
     examples = Examples(*sharding.replicate(mesh, columns))
     statistics = resident.channel_statistics(source.images)
 
@@ -144,7 +144,7 @@ def _near(mesh: Mesh, source: sources.Source, examples: Examples) -> tuple[Any, 
     """Images for training and test: on an accelerator, or where a CPU reads them without a copy."""
     if jax.default_backend() == "cpu":
         return source.images, source.test_images
-    return examples.image, sharding.replicate(mesh, source.test_images)
+    return examples.image, sharding.replicate(mesh, resident.flat(np.asarray(source.test_images)))
 
 
 def read(config: Config) -> sources.Source:
@@ -249,8 +249,8 @@ def make_stage(
         refresh=refresh,
         steps_per_call=made.config.steps_per_call,
     )
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype), examples
+    like = jax.eval_shape(
+        resident.gather, examples, jax.ShapeDtypeStruct((config.batch_size,), np.int32)
     )
     with jax.set_mesh(made.mesh):
         variables, _ = jax.eval_shape(objective.init, key, like.image)

@@ -6,9 +6,11 @@ has.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,34 @@ from rmdnet_jax.errors import wrong
 from rmdnet_jax.types import Array, Batch
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Flat:
+    """Images that lie on the devices, each a row of pixels.
+
+    Of [n, height, width, channel] a TPU would copy all of them anew for each batch.
+    """
+
+    pixels: Any  # uint8 [n, height * width * channel]
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})  # of one image
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def taken(self, index: Array) -> Array:
+        """Some of the images: [..., height, width, channel] for an index [...]."""
+        return self.pixels[index].reshape(*index.shape, *self.shape)
+
+
+def flat(images: np.ndarray) -> Flat:
+    """Images uint8 [n, height, width, channel] as rows of pixels."""
+    return Flat(images.reshape(len(images), math.prod(images.shape[1:])), images.shape[1:])
+
+
 class Examples(NamedTuple):
     """The columns of a data set, or some rows of them."""
 
-    image: Array  # uint8 [n, height, width, channel]
+    image: Any  # uint8 [n, height, width, channel]; of a whole data set `Flat`
     given: Array  # int32 [n], the labels to learn from, possibly wrong
     index: Array  # int32 [n], the position in the training set
     clean: Array | None = None  # int32 [n], for metrics only; None where nobody knows them
@@ -49,8 +75,10 @@ class Prepare(Protocol):
 
 
 @jax.jit
-def _gather(examples: Examples, index: Array) -> Examples:
-    return jax.tree.map(lambda column: column[index], examples)
+def gather(examples: Examples, index: Array) -> Examples:
+    """Some rows of columns whose images are `Flat`."""
+    others = jax.tree.map(lambda column: column[index], examples._replace(image=None))
+    return others._replace(image=examples.image.taken(index))
 
 
 def resident(
@@ -80,7 +108,7 @@ def resident(
     def batch(step: int) -> Examples:
         epoch, i = divmod(step, steps)
         index = order(epoch)[i * batch_size : (i + 1) * batch_size]
-        return _gather(examples, sharding.split(mesh, index))
+        return gather(examples, sharding.split(mesh, index))
 
     return Pipeline(steps, batch_size, batch)
 

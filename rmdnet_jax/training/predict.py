@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
 from rmdnet_jax.data.augment import normalise
-from rmdnet_jax.data.resident import to_float
+from rmdnet_jax.data.resident import Flat, to_float
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.types import Array, PyTree, Variables
 
@@ -28,11 +28,11 @@ class Evaluate(Protocol):
 class Predict(Protocol):
     """(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...], or of some rows only.
 
-    Images that lie on the devices are not copied.
+    `Flat` images lie on the devices, and are not copied.
     """
 
     def __call__(
-        self, variables: Variables, images: np.ndarray | Array, /, rows: np.ndarray | None = None
+        self, variables: Variables, images: np.ndarray | Flat, /, rows: np.ndarray | None = None
     ) -> Any: ...
 
 
@@ -85,14 +85,14 @@ def predictor(
 def _taken(mesh: Mesh, images: Any, rows: np.ndarray, room: int, size: int) -> Array:
     """Rows of images as batches [room, size, h, w, c] on the devices; the first row fills up."""
     rows = np.pad(rows, (0, room * size - len(rows)), constant_values=rows[0])
-    if isinstance(images, jax.Array):
+    if isinstance(images, Flat):
         return _gather(images, sharding.split(mesh, rows.reshape(room, size), axis=1))
     return sharding.split(mesh, images[rows].reshape(room, size, *images.shape[1:]), axis=1)
 
 
 @jax.jit
-def _gather(images: Array, rows: Array) -> Array:
-    return images[rows]
+def _gather(images: Flat, rows: Array) -> Array:
+    return images.taken(rows)
 
 
 def _refuse(found: PyTree) -> None:
