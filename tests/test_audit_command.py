@@ -16,6 +16,7 @@ from conftest import ROOT
 from safetensors.numpy import save_file
 
 from rmdnet_jax import cli
+from rmdnet_jax.app import lock
 from rmdnet_jax.app.audit import outputs
 from rmdnet_jax.app.schema import digits
 from rmdnet_jax.errors import UserError
@@ -553,6 +554,23 @@ def test_a_second_signal_does_not_stop_the_tidying(place, finder, monkeypatch):
     monkeypatch.setattr(outputs.shutil, "rmtree", interrupted)
     assert audit("--features e.npy --labels y.npy --out out") == 128 + signal.SIGTERM
     assert tree(place) == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_killed_audit_has_left_is_deleted_and_what_lives_is_not(tmp_path, there):
+    out = tmp_path / "audit"
+    base = out if there else tmp_path
+    for name in (".audit.part1", ".audit.part2", ".other.part3"):
+        (base / name).mkdir(parents=True)
+        (base / name / "suspects.csv").write_text("half")
+    held = lock.hold(base / ".audit.part2")
+    with outputs.folder(out) as part:
+        (part / "suspects.csv").write_text("whole")
+        assert lock.hold(part) < 0, "others leave it alone"
+    os.close(held)
+    assert (out / "suspects.csv").read_text() == "whole"
+    left = {path.name for path in base.iterdir() if path.name.startswith(".")}
+    assert left == {".audit.part2", ".other.part3"}
 
 
 @pytest.mark.parametrize("failing", range(1, 6))

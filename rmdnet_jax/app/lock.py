@@ -37,6 +37,27 @@ def _locked(opened: int) -> bool:
     return True
 
 
+def hold(folder: pathlib.Path) -> int:
+    """An open folder with its lock; -1 where another process has it, or where there are no locks.
+
+    Closing it gives the lock back, as the end of a process does.
+    """
+    opened = -1
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        if fcntl is not None:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return opened
+    drop(opened)
+    return -1
+
+
+def drop(held: int) -> None:
+    """Gives back what `hold` has returned."""
+    if held >= 0:
+        os.close(held)
+
+
 def _used(workdir: pathlib.Path, opened: int) -> UserError:
     """The error that names who has the lock, as far as it says so."""
     with contextlib.suppress(OSError):

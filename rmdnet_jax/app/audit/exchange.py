@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
+
+from rmdnet_jax.app import lock
 
 
 def exchange(part: pathlib.Path, place: pathlib.Path) -> None:
@@ -23,3 +26,21 @@ def exchange(part: pathlib.Path, place: pathlib.Path) -> None:
             if source.exists():
                 source.replace(target)
         raise
+
+
+def begun(part: pathlib.Path) -> int:
+    """Makes a folder that `tidy` leaves alone, see `lock.hold`, for as long as this process works.
+
+    What is returned is for `lock.drop`.
+    """
+    part.mkdir(parents=True)
+    return lock.hold(part)
+
+
+def tidy(place: pathlib.Path) -> None:
+    """Deletes parts of `place`, within it or beside it, that a killed process has left."""
+    for folder in (path for path in (place, place.parent) if path.is_dir()):
+        for path in folder.iterdir():
+            if path.name.startswith(f".{place.name}.part") and (held := lock.hold(path)) >= 0:
+                shutil.rmtree(path, ignore_errors=True)
+                lock.drop(held)

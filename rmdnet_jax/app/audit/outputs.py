@@ -17,7 +17,8 @@ import numpy as np
 
 import rmdnet_jax
 from rmdnet_jax import files
-from rmdnet_jax.app.audit.exchange import exchange
+from rmdnet_jax.app import lock
+from rmdnet_jax.app.audit.exchange import begun, exchange, tidy
 from rmdnet_jax.app.audit.inputs import Inputs
 from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.labels.audit import LabelErrors
@@ -66,10 +67,11 @@ def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     place, there = out.resolve(), out.is_dir()
     part = (place if there else place.parent) / f".{place.name}.part{os.getpid()}"
-    fresh = [path for path in part.parents if not path.exists()]
+    fresh, held = [path for path in part.parents if not path.exists()], -1
+    tidy(place)
     try:
         with files.writing(out):
-            part.mkdir(parents=True)
+            held = begun(part)
         yield part
         with files.writing(out):
             exchange(part, place) if there else part.rename(place)
@@ -78,6 +80,7 @@ def folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with stop.handling(lambda number, frame: None):  # `timeout` sends a second signal
             shutil.rmtree(part, ignore_errors=True)
+            lock.drop(held)
             with contextlib.suppress(OSError):  # what is not empty has become the answer
                 for path in fresh:
                     path.rmdir()
