@@ -216,7 +216,8 @@ def test_a_graph_that_knows_the_classes_mends_the_labels(rate, sizes, devices):
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_very_many_labels_are_mended_by_fewer_corrections(monkeypatch):
     """Above `MANY` examples only a fifth is asked about: once it was asked of nobody else."""
-    monkeypatch.setattr(witnesses, "MANY", 100)
+    for module in (witnesses, propagation):
+        monkeypatch.setattr(module, "MANY", 100)
     features, clean = blobs((1500,) * CLASSES)
     wrong = np.random.default_rng(3).random(len(clean)) < 0.4
     given = np.where(wrong, np.random.default_rng(4).integers(0, CLASSES, len(clean)), clean)

@@ -27,7 +27,7 @@ from rmdnet_jax.relations.graph import connect
 from rmdnet_jax.relations.neighbours import Neighbours, Watch, find, unwatched
 from rmdnet_jax.relations.transition import noise_rate, standard_errors
 from rmdnet_jax.relations.votes import FOLDS, LEAST, held_out, information, joined
-from rmdnet_jax.relations.witnesses import Witnesses, witnesses
+from rmdnet_jax.relations.witnesses import MANY, Witnesses, witnesses
 
 SCORED = 10_000  # examples whose held-out votes settings are chosen by, or a fold if that is more
 WIDEST = 20_000_000  # votes, of all classes, that are held out for each setting, or a fold's
@@ -251,10 +251,21 @@ def _chosen(
 
     Where most labels are wrong, votes that know nothing may be informative by chance, and of so
     many some are above chance, too. So settings are of an alpha at which the median is above
-    chance, if there is one.
+    chance, if there is one. Of very many examples alpha is chosen first, then the others.
     """
     if len(grid) == 1:
         return grid[0]
+    if len(given) > MANY:  # where a setting takes most of a minute
+        *middle, _ = grid[len(grid) // 2]
+        line = [one for one in grid if [*one[:2]] == middle]
+        best = _best(found, given, num_classes, line, fold, watch)
+        grid = [one for one in grid if one[2] == best[2]]
+    return _best(found, given, num_classes, grid, fold, watch)
+
+
+def _best(
+    found: Neighbours, given, num_classes: int, grid: list[tuple], fold: np.ndarray, watch: Watch
+) -> tuple:
     folds = min(FOLDS, -(-SCORED * FOLDS // len(given)), WIDEST // (len(given) * num_classes))
     folds = max(folds, 1)
     heard = fold < folds
