@@ -4,6 +4,9 @@ The features are clouds of 16 dimensions, bent by a layer of ReLU.
 
     python -m benchmarks.propagation --examples 50000 --dim 512 --classes 10
 
+    python -m benchmarks.propagation --examples 1000000 --dim 256 --save DIR
+    rmdnet audit --features DIR/features.npy --labels DIR/labels.csv --out DIR/audit
+
 Prints the seconds of each part, compilation included, and the highest memory of the process after
 it. Without `--auto` the settings are given; with it they are chosen among `propagation.AUTO`.
 """
@@ -11,6 +14,7 @@ it. Without `--auto` the settings are given; with it they are chosen among `prop
 from __future__ import annotations
 
 import argparse
+import pathlib
 import resource
 import time
 
@@ -45,6 +49,7 @@ def main() -> None:
     for name, default in (("examples", 50_000), ("dim", 512), ("classes", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--auto", action="store_true", help="choose the settings, too")
+    parser.add_argument("--save", type=pathlib.Path, help="write the data here, and end")
     args = parser.parse_args()
     features, clean = made_up(args.examples, args.dim, args.classes)
     given = np.asarray(
@@ -52,6 +57,11 @@ def main() -> None:
             np.arange(args.examples), clean
         )
     )
+    if args.save:
+        args.save.mkdir(parents=True, exist_ok=True)
+        np.save(args.save / "features.npy", features)
+        np.savetxt(args.save / "labels.csv", given, "%d", header="label", comments="")
+        return
     began = time.perf_counter()
 
     def tell(part: str) -> None:
