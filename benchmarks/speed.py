@@ -256,9 +256,11 @@ def figure(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         range(len(rows) - 1),
         [f"{row['network']} {row['batch']}: {row['case']}" for row in rows[:0:-1]],
     )
+    axes.margins(y=0.01)
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel(
-        "speed, ours / PyTorch reference (right of 1: ours is faster; dots: memory kept)"
+        "speed, ours / PyTorch reference (right of 1: ours is faster)\n"
+        "line: lowest to highest; dot: against PyTorch with memory kept"
     )
     drawing.savefig(path, dpi=120)
 
