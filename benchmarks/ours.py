@@ -31,7 +31,7 @@ def start() -> None:
     keep_programs()
 
 
-def configured(data: str, network: str, case: str, batch: int, epochs: int):
+def configured(data: str, network: str, case: str, batch: int, epochs: int, **more):
     """The CIFAR-10 experiment with this network, on the images of an .npz file, resolved."""
     values = {
         "data.name": "npz",
@@ -43,10 +43,11 @@ def configured(data: str, network: str, case: str, batch: int, epochs: int):
         "weight": 0.0 if case == "ce" else 1.0,
         "relation_guided.teacher_features": "stored" if case == "stored" else "online",
         "checkpoint_steps": 10**9,
+        "ssl": "simclr" if case == "simclr" else "simsiam",
     }
     for stage in ("relation_modeling", "relation_guided"):
         values |= {f"{stage}.batch_size": batch, f"{stage}.epochs": epochs}
-    return resolve(override(cifar("cifar10"), values))
+    return resolve(override(cifar("cifar10"), values | more))
 
 
 def dtype() -> str:
@@ -56,7 +57,7 @@ def dtype() -> str:
 
 def stage_of(made: Run, case: str) -> steps.Stage:
     """The stage that a case trains."""
-    if case == "simsiam":
+    if case in ("simsiam", "simclr"):
         ssl = build("relation_modeling.ssl", made.config, made.encoder, dtype())
         return make_stage(made, "relation_modeling", 0, relation_modeling(ssl, 1), lambda *_: {})
     variables = made.encoder.init(jax.random.key(1), jnp.zeros((2, *made.source.images.shape[1:])))

@@ -28,8 +28,8 @@ for source, target in (("runs/whole.npz", "runs/data.npz"), (".gpu/cifar10n.npz"
 END
 small="--network cnn --batch 64"
 part gate runs/out/gate.json
-part steps runs/data.npz runs/out/steps.json --network cnn --times 2 --many 2 \
-    --cases ce:64 ce+many:64 simsiam:64 online:64 stored:64
+part steps runs/data.npz runs/out/steps.json --network cnn --times 2 --many 2 --evaluated ce:64 \
+    --cases ce:64 ce+many:64 simsiam:64 simclr+raw:64 online:64 stored:64
 part flags runs/data.npz runs/out/flags.json $small --epochs 2 --together 1 \
     --variants "as shipped" "deterministic=true"
 part rivals runs/data.npz runs/out/rivals.json $small --turns 2 --cases ce

@@ -17,6 +17,7 @@ from benchmarks import speed
 from benchmarks.gpu.record import Record
 
 EPOCHS = 10_000  # more than are run
+RIVALS = ("ours", "theirs")
 
 
 def compared(args: argparse.Namespace, case: str) -> dict:
@@ -26,14 +27,14 @@ def compared(args: argparse.Namespace, case: str) -> dict:
     with tempfile.TemporaryDirectory() as cache:
         for rival in ("compiled", "eager"):
             try:
-                found = speed.compare(cache, args.turns, case, given)
+                found = speed.compare(RIVALS, cache, args.turns, case, given)
             except SystemExit as error:  # one of the two has ended early
                 why = str(error)
                 os.environ["TORCHDYNAMO_DISABLE"] = "1"  # `torch.compile` does nothing then
                 continue
             rates = {
                 f"{name}_images_per_s": args.batch / found[name]["seconds"]["median"]
-                for name in speed.RIVALS
+                for name in RIVALS
             }
             return {"torch": metadata.version("torch"), "rival": rival, **rates, **found}
         return {"error": why}

@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu.steps DATA.npz OUT.json [--seconds 200] [--cases CASE:BATCH ...]
 
-A case is one of `benchmarks.ours`; `+many` at its end runs `--many` steps a call.
+A case is one of `benchmarks.ours`. At its end `+many` runs `--many` steps a call, and `+raw` leaves
+the augmentation of relation modeling out. Beside one case prediction, features and kNN are timed.
 """
 
 from __future__ import annotations
@@ -17,21 +18,26 @@ import jax
 
 from benchmarks import ours
 from benchmarks.gpu.record import Record, median
-from rmdnet_jax.app.setup import setup
+from rmdnet_jax.app.setup import Run, setup
+from rmdnet_jax.app.teacher import nearest
 from rmdnet_jax.training import steps
+from rmdnet_jax.types import Variables
 
 CASES = ("ce:512", "simsiam:512", "online:512", "stored:512", "ce+many:512", "ce:128",
-         "ce+many:128", "ce:1024", "simsiam:1024", "simsiam+many:512")  # fmt: skip
+         "ce+many:128", "ce:1024", "simsiam:1024", "simsiam+many:512", "simsiam+raw:512",
+         "simclr:512", "simclr+raw:512")  # fmt: skip
 
 
 def timed(args: argparse.Namespace, case: str, batch: int) -> dict:
     """A case's row."""
-    kind, _, many = case.partition("+")
+    kind, _, how = case.partition("+")
+    raw = {"relation_modeling.augmentation": "none"} if how == "raw" else {}
     with tempfile.TemporaryDirectory() as folder:
         made = setup(
-            ours.configured(args.data, args.network, kind, batch, 10), pathlib.Path(folder) / "w"
+            ours.configured(args.data, args.network, kind, batch, 10, **raw),
+            pathlib.Path(folder) / "w",
         )
-        stage = ours.stage_of(made, kind)._replace(steps_per_call=args.many if many else 1)
+        stage = ours.stage_of(made, kind)._replace(steps_per_call=args.many if how == "many" else 1)
         frozen, rows = stage.objective.frozen, stage.pipeline.batch(0)
         state = jax.jit(functools.partial(steps.initial, stage))(frozen, rows, stage.key)
         each, call = steps.caller(stage)
@@ -47,12 +53,25 @@ def timed(args: argparse.Namespace, case: str, batch: int) -> dict:
         found = median(go, 2, args.times)
         row |= {name: x / (1 if name == "n" else each) for name, x in found.items()}
         row["images_per_s"] = 1e3 * batch / row["ms"]
-        if case == "ce" and batch == 512:
-            test = made.images[1]
-            row["evaluation"] = median(lambda: made.predict(held[0].variables, test), 1, 3)
-            row["evaluation"]["images"] = len(test)
+        if f"{case}:{batch}" == args.evaluated:
+            row |= evaluated(made, held[0].variables)
         row["peak_bytes"] = ours.peak_memory()
     return row
+
+
+def evaluated(made: Run, variables: Variables) -> dict:
+    """Milliseconds of an evaluation's parts, and how many images they see."""
+    params, stats = (tree[0]["encoder"] for tree in variables)
+    encoder, (train, test) = Variables(params, stats), made.images
+    bank, query = (made.features(encoder, images) for images in (train, test))
+    labels, found = made.source.labels, {}
+    for name, part, images in (
+        ("evaluation", lambda: made.predict(variables, test), test),
+        ("features", lambda: made.features(encoder, train), train),
+        ("knn", lambda: nearest(made)(bank, labels, query), test),
+    ):
+        found[name] = {**median(part, 1, 3), "images": len(images)}
+    return found
 
 
 def main() -> None:
@@ -62,6 +81,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--evaluated", default="ce:512", help="the case that more is timed of")
     parser.add_argument("--many", type=int, default=16, help="steps of a call")
     parser.add_argument("--seconds", type=float, default=200, help="start no case after these")
     args = parser.parse_args()
