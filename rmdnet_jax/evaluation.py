@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax.errors import within, wrong
+from rmdnet_jax.relations.neighbours import largest
 from rmdnet_jax.relations.rows import unit
 from rmdnet_jax.types import Array
 
@@ -79,9 +80,7 @@ def expected_calibration_error(logits: np.ndarray, label: np.ndarray, bins: int 
 def _vote(
     bank: Array, label: Array, query: Array, num_classes: int, k: int, temperature: float
 ) -> Array:
-    similarity, near = jax.lax.top_k(
-        jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST), k
-    )
+    similarity, near = largest(jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST), k)
     weight = jnp.exp((similarity - 1.0) / temperature)
     votes = jax.nn.one_hot(label[near], num_classes) * weight[..., None]
     return jnp.argmax(jnp.sum(votes, axis=1), axis=-1)

@@ -29,7 +29,7 @@ from rmdnet_jax.errors import within
 from rmdnet_jax.networks.heads import mlp
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.losses import cosine, log_matrix
-from rmdnet_jax.relations.rows import Rows, unit
+from rmdnet_jax.relations.rows import Rows, product, unit
 from rmdnet_jax.types import Array, PyTree, Variables
 
 
@@ -245,7 +245,7 @@ def barlow_twins(
 
     def loss(one, two):
         a, b = standardised(one[1]), standardised(two[1])
-        correlation = a.T @ b / len(a)
+        correlation = product(a.T, b.T) / len(a)
         alike = jnp.sum((1 - jnp.diagonal(correlation)) ** 2)
         return alike + redundancy * _off_diagonal(correlation)
 
@@ -277,7 +277,7 @@ def vicreg(
         centred = z - jnp.mean(z, axis=0)
         batch, dim = z.shape
         deviation = jnp.sqrt(jnp.sum(centred**2, axis=0) / (batch - 1) + 1e-4)
-        spill = _off_diagonal(centred.T @ centred / (batch - 1)) / dim
+        spill = _off_diagonal(product(centred.T, centred.T) / (batch - 1)) / dim
         return jnp.mean(jnp.maximum(0.0, 1.0 - deviation)), spill
 
     def loss(one, two):

@@ -105,6 +105,6 @@ def test_propagation_by_the_index_mends_labels_as_by_exact_neighbours():
 def test_the_largest_of_a_row_are_those_of_a_full_sort(columns, k, values):
     x = np.random.default_rng(0).integers(0, values, (9, columns)).astype(np.float32)
     order = np.argsort(-x, axis=1, kind="stable")[:, :k]  # of equal values the first
-    found, place = neighbours.largest(jnp.asarray(x), k)
+    found, place = neighbours.by_groups(jnp.asarray(x), k)
     np.testing.assert_array_equal(place, order)
     np.testing.assert_array_equal(found, np.take_along_axis(x, order, axis=1))

@@ -88,14 +88,13 @@ def exact(features: Array, k: int) -> tuple[Array, Array]:
 def _exact(features: Array, k: int, block: int) -> tuple[Array, Array]:
     size = len(features)
     rows, block = padded(block, unit(features))
-    pick = largest if jax.default_backend() == "gpu" else jax.lax.top_k  # others need not sort
 
     def own(part, sharded):
         """This device's rows."""
         every, _, shift = gathered(part, part, sharded)
 
         def one(first, x):
-            cosine, found = pick(logits(x, every, first, size, 1.0), k)
+            cosine, found = largest(logits(x, every, first, size, 1.0), k)
             return found.astype(jnp.int32), cosine
 
         return blocks(one, shift, block, part)
@@ -105,6 +104,11 @@ def _exact(features: Array, k: int, block: int) -> tuple[Array, Array]:
 
 
 def largest(x: Array, k: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of rows [n, m]; on a GPU, where that sorts all of a row, by groups."""
+    return by_groups(x, k) if jax.default_backend() == "gpu" else jax.lax.top_k(x, k)
+
+
+def by_groups(x: Array, k: int) -> tuple[Array, Array]:
     """`jax.lax.top_k` of rows [n, m], of equal values the first, for much less than sorting a row.
 
     The k largest lie in the k groups of columns whose maxima are largest: only those are sorted.
