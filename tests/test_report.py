@@ -165,7 +165,7 @@ def test_a_gain_over_other_settings_says_so(runs, tmp_path):
 def test_a_run_of_another_version_is_named(tmp_path):
     for name in ("config", "summary"):
         (tmp_path / f"{name}.json").write_text("{}")
-    with pytest.raises(UserError, match=f"{tmp_path} has no 'relation_guided'"):
+    with pytest.raises(UserError, match=f"{tmp_path} has no 'noise.name'"):
         table([str(tmp_path)])
 
 

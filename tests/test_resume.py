@@ -19,7 +19,7 @@ from rmdnet_jax.app import experiment, setup
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.ssl import SSL
-from rmdnet_jax.training import checkpoint, fit
+from rmdnet_jax.training import checkpoint, steps
 from rmdnet_jax.training.metrics import Records, Writer
 
 
@@ -157,7 +157,7 @@ def test_what_a_method_or_an_objective_remembers_is_continued(short, name, tmp_p
 
 def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "run")
-    monkeypatch.setattr(fit, "step", lambda *_: pytest.fail("a finished stage was trained"))
+    monkeypatch.setattr(steps, "step", lambda *_: pytest.fail("a finished stage was trained"))
     again = experiment.run(tiny(controls=("base",)), tmp_path / "run").summary
     assert again["relation_guided"]["test_accuracy"] == whole[1]["relation_guided"]["test_accuracy"]
     assert again["noise"] == whole[1]["noise"]
