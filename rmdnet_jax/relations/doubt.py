@@ -206,7 +206,7 @@ def _even(seen: dict) -> bool:
     More is asked where some class seems to bear another's name more often than its own.
     """
     value, error = seen["even"], seen["even_error"]
-    if seen["taught"] <= -ERRORS * seen["taught_error"] < 0:
+    if _refuted(seen):
         return False
     if seen["margin"] < 0:
         return seen["informed"] > 0 and _proved(value, error, LEAST_EVEN, UNSURE)
@@ -221,9 +221,16 @@ def _lasts(seen: dict, value: float) -> bool:
     sure = seen["margin"] >= SURE_MARGIN and value >= SURE
     if sure and _keeps(seen) and seen["gain"] >= SURE_GAIN * seen["told"]:
         return True
+    if _refuted(seen):
+        return False
     explained = _keeps(seen) and seen["gain"] >= max(GAIN, GAIN_EACH * seen["told"])
     taught = _proved(seen["taught"], seen["taught_error"], EACH)
     return value >= LASTING and seen["margin"] > MARGIN and (explained or taught)
+
+
+def _refuted(seen: dict) -> bool:
+    """Whether a probe that learned corrected labels is proved worse."""
+    return seen["taught"] <= -ERRORS * seen["taught_error"] < 0
 
 
 def _keeps(seen: dict) -> bool:
