@@ -15,9 +15,9 @@ each difference bears its standard error.
 
 One test is enough. `taught` and `lasts` prove noise of any kind, `even` and `both` even noise.
 `taught` and `both` prove nothing where labels two steps along the graph agree far less than one
-step along, and `even` nothing where the probe is worse: there classes overlap. Where some class
-seems to bear another's name more often than its own, `even` needs more, and a probe that knows
-something.
+step along, `even` and `lasts` nothing where the probe is worse: there classes overlap. Where some
+class seems to bear another's name more often than its own, `even` needs more, and a probe that
+knows something.
 """
 
 from __future__ import annotations
@@ -218,11 +218,11 @@ def _lasts(seen: dict, value: float) -> bool:
 
     Nearly as far, if noise by class explains the labels better than none, or the probe does.
     """
+    if _refuted(seen):
+        return False
     sure = seen["margin"] >= SURE_MARGIN and value >= SURE
     if sure and _keeps(seen) and seen["gain"] >= SURE_GAIN * seen["told"]:
         return True
-    if _refuted(seen):
-        return False
     explained = _keeps(seen) and seen["gain"] >= max(GAIN, GAIN_EACH * seen["told"])
     taught = _proved(seen["taught"], seen["taught_error"], EACH)
     return value >= LASTING and seen["margin"] > MARGIN and (explained or taught)
