@@ -31,7 +31,7 @@ CASES = ("ce:512", "simsiam:512", "online:512", "stored:512", "ce+many:512", "ce
 def timed(args: argparse.Namespace, case: str, batch: int) -> dict:
     """A case's row."""
     kind, _, how = case.partition("+")
-    raw = {"relation_modeling.augmentation": "none"} if how == "raw" else {}
+    raw = {"relation_modeling.augmentation.name": "none"} if how == "raw" else {}
     with tempfile.TemporaryDirectory() as folder:
         made = setup(
             ours.configured(args.data, args.network, kind, batch, 10, **raw),
