@@ -34,8 +34,8 @@ from jax.sharding import AxisType, Mesh
 
 from benchmarks import cost_figures, ours
 from benchmarks.cost_runs import whole
-from benchmarks.cost_steps import VARIANTS, rows_of, write_data
-from benchmarks.speed import BATCH
+from benchmarks.cost_steps import VARIANTS, rows_of
+from benchmarks.speed import BATCH, write_data
 from rmdnet_jax import sharding
 from rmdnet_jax.app import report
 from rmdnet_jax.methods import METHODS
@@ -68,7 +68,7 @@ def steps(args: argparse.Namespace, network: str) -> Iterator[dict[str, Any]]:
         kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
         batch = args.batch or BATCHES[kind][network]
         data, pixels = f"{folder}/data.npz", COMPILED.get(network, 32)
-        write_data(data, max(2 * batch, 20), pixels)
+        write_data(data, max(2 * batch, 20), pixels, 2)
         limits = None if args.compile or args.h100 else (args.turns, args.seconds)
         about = {"network": network, "batch": batch, "pixels": pixels, "dtype": ours.dtype()}
         rows: list[dict] = []

@@ -43,13 +43,6 @@ FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
 WARM, LEAST = 1, 0.2  # turns before those that count; seconds of a turn: short steps are repeated
 
 
-def write_data(path: str, count: int, pixels: int) -> None:
-    """Random images, every class among them."""
-    images = np.random.default_rng(0).integers(0, 256, (count, pixels, pixels, 3), dtype=np.uint8)
-    labels = np.arange(count, dtype=np.uint8) % 10
-    np.savez(path, images=images, labels=labels, test_images=images[:2], test_labels=labels[:2])
-
-
 def stage_of(data: str, network: str, method: str, variant: str, batch: int, real: bool):
     """The stage of one program; a teacher's arrays are random, or shapes alone."""
     known = ours.configured(data, network, "online", batch, EPOCHS)

@@ -171,7 +171,7 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
         for network in networks:
             size = batch or BATCH[kind][network]
             data = f"{folder}/{network}.npz"
-            write_data(data, size, SIDE.get(network, 32))
+            write_data(data, STEPS * size, SIDE.get(network, 32))
             for case in (case for case in cases if case != "relation"):
                 programs = f"{folder}/{network}-{case}"  # each case starts without any
                 encoder = ENCODER.get(network, network)
@@ -197,18 +197,13 @@ def measure(networks: tuple, cases: tuple, turns: int, batch: int) -> Iterator[d
             }
 
 
-def write_data(path: str, batch: int, side: int) -> None:
-    """Random images of three channels, of ten classes."""
-    draw = np.random.default_rng(0).integers
-    arrays = {
-        "images": draw(0, 256, (STEPS * batch, side, side, 3)),
-        "labels": np.arange(STEPS * batch) % 10,
-    }
-    arrays |= {
-        "test_images": draw(0, 256, (TEST, side, side, 3)),
-        "test_labels": np.arange(TEST) % 10,
-    }
-    np.savez(path, **{name: array.astype(np.uint8) for name, array in arrays.items()})
+def write_data(path: str, count: int, side: int, tests: int = TEST) -> None:
+    """Random images of three channels, of ten classes: so many to train on, and to test."""
+    random, arrays = np.random.default_rng(0), {}
+    for part, size in (("", count), ("test_", tests)):
+        arrays[f"{part}images"] = random.integers(0, 256, (size, side, side, 3), np.uint8)
+        arrays[f"{part}labels"] = np.arange(size, dtype=np.uint8) % 10
+    np.savez(path, **arrays)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

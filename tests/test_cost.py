@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import cost, cost_figures, cost_runs, cost_steps
+from benchmarks import cost, cost_figures, cost_runs, cost_steps, speed
 
 PROGRAM = """HloModule step
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_measured_is_refused(words, said, capsys):
 def block(tmp_path_factory):
     """Steps of a small network, run and compiled."""
     data = str(tmp_path_factory.mktemp("cost") / "data.npz")
-    cost_steps.write_data(data, 32, 32)
+    speed.write_data(data, 32, 32, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost_steps, "LEAST", 1e-9)
         rows = cost_steps.rows_of(data, "cnn", "ce", 16, None, (4, 0.0))
