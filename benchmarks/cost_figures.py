@@ -18,13 +18,13 @@ STEPS = {"steps": "here", "compile": "here, compiled", "h100": "H100, compiled"}
 Rows = list[dict[str, Any]]
 
 
-def placed(page: str, text: str) -> str:
+def placed(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
     """The page with the text between its two marks."""
-    before, _, rest = page.partition(MARKS[0])
-    _, found, after = rest.partition(MARKS[1])
+    before, _, rest = page.partition(marks[0])
+    _, found, after = rest.partition(marks[1])
     if not found:
-        raise SystemExit(f"benchmarks.cost: the page has no lines {MARKS[0]!r} and {MARKS[1]!r}")
-    return f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}"
+        raise SystemExit(f"the page has no lines {marks[0]!r} and {marks[1]!r}")
+    return f"{before}{marks[0]}\n\n{text}\n{marks[1]}{after}"
 
 
 def tables(blocks: Rows, accuracy: float) -> str:

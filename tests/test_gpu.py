@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, tiny
 
 from benchmarks.gpu import flags, students, teacher
-from benchmarks.gpu.merge import merged
+from benchmarks.gpu.merge import merged, table
 from rmdnet_jax.app import exact
 from rmdnet_jax.app.load import get_config
 from rmdnet_jax.app.resolve import resolve
@@ -36,6 +36,20 @@ def test_parts_are_merged_row_by_row():
     assert merged([part(old, kept)], [part(new)]) == [part(kept, new)]
     for other in ({"device": "H200"}, {"git": "b"}):
         assert merged([part(old)], [part(new, **other)]) == [part(old), part(new, **other)]
+
+
+def test_the_table_has_a_row_of_each_time():
+    seconds = {"median": 0.004, "low": 0.003, "high": 0.005, "n": 7}
+    beside = {"ms": 50.0, "low": 40.0, "high": 60.0, "n": 3, "images": 10_000}
+    step = {"case": "ce", "batch": 512, "ms": 8.0, "low": 7.0, "high": 9.0, "n": 20.0}
+    bits = {"case": "ce: bits", "batch": 512, "again": True}
+    rows = step | {"knn": beside}, bits, {"case": "ce", "batch": 512, "ours": {"seconds": seconds}}
+    lines = table([part(*rows)]).splitlines()[2:]
+    assert [line.split(" | ", 2)[2] for line in lines] == [
+        "ce | 512 | 8.00 (7.00 to 9.00; 20) | 64,000 |",
+        "knn | 10,000 | 50.00 (40.00 to 60.00; 3) | 200,000 |",
+        "ce, ours | 512 | 4.00 (3.00 to 5.00; 7) | 128,000 |",
+    ]
 
 
 def test_merging_what_is_there_changes_nothing():
