@@ -36,7 +36,7 @@ from benchmarks import cost_figures, ours
 from benchmarks.cost_runs import whole
 from benchmarks.cost_steps import VARIANTS, rows_of
 from benchmarks.speed import BATCH, write_data
-from rmdnet_jax import sharding
+from rmdnet_jax import cpu, sharding
 from rmdnet_jax.app import report
 from rmdnet_jax.methods import METHODS
 from rmdnet_jax.types import AXIS
@@ -142,6 +142,7 @@ def flags(words: list[str]) -> argparse.Namespace:
 
 def main() -> None:
     args = flags(sys.argv[1:])
+    cpu.keep_memory()
     known = json.loads(args.out.read_text()) if args.out.exists() else []
     for block in () if args.show else blocks(args):
         known = merged(known, block)

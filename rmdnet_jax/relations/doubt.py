@@ -38,6 +38,8 @@ UNSURE = 2.6  # standard errors that `even` has to reach where `margin` is below
 LEFT = 0.15  # of a class's labels have to be left by a correction
 GAIN_EACH = 0.03  # nats an example
 LOST = 0.02  # of the nats that a probe knows: noise that depends on examples is forgotten, too
+MANY = 5000  # examples, of which a probe learns well from wrong labels, too
+EXPLAINED = 0.065  # of the nats that a probe knows, which noise explains besides
 STRAIGHT = 0.65  # of transitivity, below which any smoothing of classes teaches better
 CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
 CLEAN = 0.03  # estimated share of wrong labels below which nothing is wrong
@@ -229,8 +231,12 @@ def _lasts(seen: dict, value: float) -> bool:
 
 
 def _refuted(seen: dict) -> bool:
-    """Whether a probe that learned corrected labels is proved worse."""
-    return seen["taught"] <= -ERRORS * seen["taught_error"] < 0
+    """Whether a probe that learned corrected labels is proved worse.
+
+    Of many examples it learns as well from wrong ones: it says nothing where noise explains much.
+    """
+    explained = seen["told"] >= MANY and seen["gain"] >= EXPLAINED * seen["informed"]
+    return seen["taught"] <= -ERRORS * seen["taught_error"] < 0 and not explained
 
 
 def _keeps(seen: dict) -> bool:
