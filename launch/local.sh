@@ -51,6 +51,7 @@ for ((i = 0; i < processes; i++)); do
 done
 set +m
 
+exec {never}<> <(:)
 status=0 limit=0
 while [ ${#pids[@]} -gt 0 ]; do
   for i in "${!pids[@]}"; do
@@ -65,6 +66,6 @@ while [ ${#pids[@]} -gt 0 ]; do
     fi
   done
   if [ "$limit" != 0 ] && [ "$SECONDS" -ge "$limit" ]; then tell KILL; fi
-  sleep 0.1
+  read -rt 0.1 -u "$never" || true # a pause that no signal to the group kills
 done
 exit "$status"
