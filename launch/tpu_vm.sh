@@ -36,13 +36,7 @@ wrong() {
 STEPS=" all create wait install run logs stop delete "
 name='' zone='' type='' project='' bucket='' runtime='' package='' spot='' dry=''
 step=${1-}
-case $step in
--h | --help | '')
-  usage
-  [ -n "$step" ] && exit 0
-  exit 2
-  ;;
-esac
+if [[ $step =~ ^(-h|--help)$ ]]; then usage && exit; fi
 [[ $STEPS == *" $step "* ]] || wrong "there is no step '$step'; steps:${STEPS% }"
 shift
 while [ $# -gt 0 ]; do
@@ -50,7 +44,7 @@ while [ $# -gt 0 ]; do
   shift
   case $option in
   --) break ;;
-  -h | --help) usage && exit 0 ;;
+  -h | --help) usage && exit ;;
   --spot) spot=--spot ;;
   --dry-run) dry=1 ;;
   --name | --zone | --type | --project | --bucket | --runtime | --package)

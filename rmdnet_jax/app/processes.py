@@ -1,8 +1,8 @@
 """Several processes that train together: they meet, watch each other, and end together.
 
 Each gives a sign of life every second through the service that JAX's processes share. One that ends
-early tells the others why. They end within 10 seconds, or 40 where one fell silent. Before the first
-step they compare their configs and what lies at the paths that these name.
+early tells the others why. They end within 10 seconds, or 40 where one fell silent. Before they
+read data they compare their configs, and what lies at the paths that these name.
 """
 
 from __future__ import annotations
