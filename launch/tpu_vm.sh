@@ -8,7 +8,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-launch/tpu_vm.sh STEP --name NAME --zone ZONE --type TYPE [options] [-- what rmdnet train is given]
+launch/tpu_vm.sh STEP --name NAME --zone ZONE [--type TYPE] [options] [-- what rmdnet train is given]
 
   launch/tpu_vm.sh all --name exp --zone us-west4-a --type v5litepod-16 --bucket my-runs --spot \
     -- --config cifar10_sym --workdir runs/sym
@@ -18,7 +18,8 @@ steps      all      create, wait, install, run, logs, delete; it keeps the TPU w
            install  Python and rmdnet_jax      run      start on all workers, and return
            logs     of worker 0, to the end    stop     save at the end of the epoch, and end
            delete   the TPU; what it costs ends here
-options    --project ID       else gcloud's own
+options    --type TYPE        as in v5litepod-16; for all and create
+           --project ID       else gcloud's own
            --bucket BUCKET    mounted as ~/runs on all workers: workdirs go below runs/
            --spot             cheaper, and may be taken away at any time
            --runtime VERSION  else by TYPE
@@ -55,19 +56,21 @@ while [ $# -gt 0 ]; do
   *) wrong "unknown option '$option'" ;;
   esac
 done
-for need in name zone type; do [ -n "${!need}" ] || wrong "--$need is needed"; done
+for need in name zone; do [ -n "${!need}" ] || wrong "--$need is needed"; done
 [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || wrong "--name must be like my-run-1, got '$name'"
 if [ "$step" = all ] || [ "$step" = run ]; then
   [ $# -gt 0 ] || wrong "after -- must stand what rmdnet train is given"
 fi
-if [ -z "$runtime" ]; then # docs.cloud.google.com/tpu/docs/runtimes
-  case $type in
-  v6e-*) runtime=v2-alpha-tpuv6e ;;
-  v5p-*) runtime=v2-alpha-tpuv5 ;;
-  v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
-  v[234]-*) runtime=tpu-ubuntu2204-base ;;
-  *) wrong "--type must be like v5litepod-16, v5p-8, v6e-8 or v4-8, got '$type'" ;;
+if [[ $step =~ ^(all|create)$ ]]; then
+  case $type in # docs.cloud.google.com/tpu/docs/runtimes
+  v6e-*) own=v2-alpha-tpuv6e ;;
+  v5p-*) own=v2-alpha-tpuv5 ;;
+  v5litepod-*) own=v2-alpha-tpuv5-lite ;;
+  v[234]-*) own=tpu-ubuntu2204-base ;;
+  *) own='' ;;
   esac
+  [ -n "${runtime:=$own}" ] || wrong "--type must be like v5litepod-16, v5p-8 or v4-8, got '$type'"
+  [ -n "$type" ] || wrong "--type is needed"
 fi
 [ -n "$dry" ] || command -v gcloud >/dev/null || wrong "there is no command gcloud: install it"
 

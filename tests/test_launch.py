@@ -90,9 +90,14 @@ def test_it_says_what_was_run_and_what_was_only_checked(path):
         ("tpu_vm.sh", ("create", *TPU, "--bucket"), "--bucket needs a value"),
         ("tpu_vm.sh", ("create", *TPU, "--bucket", "--spot"), "--bucket needs a value"),
         ("tpu_vm.sh", ("create", *TPU[2:]), "--name is needed"),
-        ("tpu_vm.sh", ("create", *TPU[:4]), "--type is needed"),
+        ("tpu_vm.sh", ("create", *TPU[:4]), "--type must be like v5litepod-16, v5p-8"),
+        ("tpu_vm.sh", ("create", *TPU[:4], "--runtime", "mine"), "--type is needed"),
         ("tpu_vm.sh", ("create", *TPU, "--name", "My_Run"), "--name must be like my-run-1, got"),
-        ("tpu_vm.sh", ("create", *TPU, "--type", "h100"), "--type must be like v5litepod-16, "),
+        (
+            "tpu_vm.sh",
+            ("create", *TPU, "--type", "h100"),
+            "--type must be like v5litepod-16, v5p-8 or v4-8, got 'h100'",
+        ),
         ("tpu_vm.sh", ("run", *TPU), "after -- must stand what rmdnet train is given"),
         ("tpu_worker.sh", ("fly",), "there is no step 'fly'"),
     ],
@@ -364,8 +369,8 @@ def test_options_that_are_left_out_leave_no_trace():
 def test_the_runtime_is_that_of_the_type(kind, runtime):
     (words,) = dry("create", *TPU, "--type", kind)
     assert f"--runtime-version={runtime}" in words
-    (words,) = dry("create", *TPU, "--type", kind, "--runtime", "mine")
-    assert "--runtime-version=mine" in words
+    (words,) = dry("create", *TPU, "--type", kind, "--runtime", "v2-mine")
+    assert "--runtime-version=v2-mine" in words
 
 
 @pytest.mark.parametrize("package", ["git+https://example.org/rmdnet_jax", "some/where/a.whl"])
