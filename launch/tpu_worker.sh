@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One worker's part of tpu_vm.sh, which copies it to each TPU VM and calls it there.
-# Run here: run, logs and stop. install and mount: only read beside docs.astral.sh/uv and
-# docs.cloud.google.com/storage/docs/cloud-storage-fuse/install (November 2026).
+# Run here: run, logs and stop; install, where a Python 3.12 was there. mount is only checked against
+# docs.cloud.google.com/storage/docs/cloud-storage-fuse/install and gcsfuse-cli (November 2026).
 set -euo pipefail
 cd # relative workdirs lie in the home folder
 step=$1
