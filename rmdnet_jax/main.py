@@ -57,6 +57,7 @@ def run(prog: str, *words: str) -> int:
         if args.multihost:
             processes.join(jax.distributed.initialize)
             stack.enter_context(processes.together(prog))
+            processes.check(config, args.workdir)
         experiment.run(config, args.workdir, given=given)
     return 0
 

@@ -3,14 +3,18 @@
 import contextlib
 import json
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from rmdnet_jax.app.lock import Owner
 
@@ -42,6 +46,14 @@ def environment(devices):
     return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 
+def session(number):
+    """The processes of a session that still run, in whatever process group."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended since
+            if path.read_text().rpartition(")")[2].split()[3] == str(number):
+                yield int(path.parent.name)
+
+
 @pytest.fixture
 def started():
     """Starts a command, which ends with the test whatever happens, its own children too."""
@@ -54,23 +66,27 @@ def started():
 
     yield start
     for process in running:
-        with contextlib.suppress(ProcessLookupError):  # all of it has ended
-            os.killpg(process.pid, signal.SIGKILL)
+        for child in session(process.pid):
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                os.kill(child, signal.SIGKILL)
         process.communicate()
 
 
 @pytest.fixture
 def two(started):
-    """Starts two processes of one device each."""
+    """Starts two processes of one device each; the second may get words of its own."""
 
-    def start(*arguments):
+    def start(*arguments, second=()):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             address = f"localhost:{probe.getsockname()[1]}"
         told = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
         told["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-        environments = ({**environment(1), **told, "JAX_PROCESS_ID": str(i)} for i in range(2))
-        return [started(*MAIN, *arguments, "--multihost", env=env) for env in environments]
+        words = ((*MAIN, *arguments, "--multihost"), (*MAIN, *arguments, "--multihost", *second))
+        return [
+            started(*words[i], env={**environment(1), **told, "JAX_PROCESS_ID": str(i)})
+            for i in range(2)
+        ]
 
     return start
 
@@ -96,12 +112,14 @@ def accuracies(workdir):
     ]
 
 
-def test_two_processes_end_as_one_with_all_devices(started, tmp_path):
-    local = ["bash", "launch/local.sh", "2", "1", *MAIN, *command(tmp_path / "two", "controls=()")]
+@pytest.mark.parametrize("each", [1, 2], ids=["one device each", "two devices each"])
+def test_two_processes_end_as_one_with_all_devices(each, started, tmp_path):
+    words = command(tmp_path / "two", "controls=()")
     clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    local = ["bash", "launch/local.sh", "2", str(each), *MAIN, *words]
     statuses, said = finish([started(*local, env=clean)])
     assert statuses == [0], said
-    one = started(*MAIN, *command(tmp_path / "one", "controls=()"), env=environment(2))
+    one = started(*MAIN, *command(tmp_path / "one", "controls=()"), env=environment(2 * each))
     statuses, said = finish([one])
     assert statuses == [0], said
     names = {path.name for path in (tmp_path / "one").iterdir()}
@@ -148,3 +166,59 @@ def test_an_error_of_one_process_is_told_to_the_other(two, tmp_path):
     assert "is in use by process" in said[0].splitlines()[-1]
     assert "process 0 has ended: workdir" in said[1].splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def refused(processes, text):
+    """Both end with status 2 and one line that says why."""
+    statuses, said = finish(processes)
+    assert statuses == [2, 2], said
+    for lines in map(str.splitlines, said):
+        assert text in lines[-1], said
+        assert "Traceback" not in "".join(lines)
+
+
+def test_a_host_with_another_config_is_named_before_anything_is_written(two, tmp_path):
+    processes = two(*command(tmp_path / "run"), second=("--config.relation_guided.epochs=7",))
+    host = socket.gethostname()
+    text = f"process 1 on host {host} has another config than process 0 on {host}: "
+    text += "relation_guided.epochs is 7, not 3"
+    refused(processes, text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_host_with_other_files_is_named(two, tmp_path):
+    """Paths may differ; what lies there may not."""
+    for name, first in (("a", 1), ("b", 1), ("c", 2)):  # of all 1,442 examples
+        np.save(tmp_path / f"{name}.npy", np.arange(first, first + 1442) % 10)
+
+    def labels(name):
+        return f"--config.noise.path={tmp_path / name}.npy"
+
+    words = (*command(tmp_path / "run"), "--config.noise=file", labels("a"))
+    refused(two(*words, second=(labels("c"),)), "has another files than process 0")
+    processes = two(*words, second=(labels("b"),))
+    until_it_trains(tmp_path / "run", processes)
+
+
+def test_a_host_with_another_workdir_is_named(two, tmp_path):
+    """Hosts without a disk in common: the second sees nothing of a run that is there."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    processes = two(*command(tmp_path / "run"), second=("--workdir", str(tmp_path / "other")))
+    refused(processes, "the workdir's config.json is absent, not ")
+
+
+def test_images_that_differ_in_a_pixel_are_one_line(two, tmp_path):
+    """Folders whose files have the same names and sizes."""
+    rng = np.random.default_rng(0)
+    for name in ("b/0/0", *(f"a/{i % 2}/{i}" for i in range(64))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / f"{name}.bmp")
+    one = (tmp_path / "b/0/0.bmp").read_bytes()
+    shutil.copytree(tmp_path / "a", tmp_path / "b", dirs_exist_ok=True)
+    (tmp_path / "b/0/0.bmp").write_bytes(one)
+    fields = ("data.name=folder", "data.limit=0", "batch_size=16", f"data.dir={tmp_path / 'a'}")
+    processes = two(
+        *command(tmp_path / "run", *fields), second=(f"--config.data.dir={tmp_path / 'b'}",)
+    )
+    refused(processes, "the processes read different images or labels")

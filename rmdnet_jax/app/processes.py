@@ -1,28 +1,38 @@
 """Several processes that train together: they meet, watch each other, and end together.
 
 Each gives a sign of life every second through the service that JAX's processes share. One that ends
-early tells the others why. They end within 10 seconds, or 40 where one fell silent.
+early tells the others why. They end within 10 seconds, or 40 where one fell silent. Before they
+read data they compare their configs, and what lies at the paths that these name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
+import json
 import os
+import pathlib
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import rmdnet_jax
+from rmdnet_jax.app import schema
+from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.command import say
 from rmdnet_jax.errors import UserError, first_line
+from rmdnet_jax.files import place
 from rmdnet_jax.training.stop import at_once
 
 EVERY, SILENT, GRACE = 1.0, 30.0, 5.0  # seconds
+DAY_MS = 24 * 3600 * 1000  # another host may read for long; the watch sees one that has ended
 _WATCHES: list[Watch] = []
-ALIVE, ENDED = "rmdnet_jax/alive/", "rmdnet_jax/ended/"
+ALIVE, ENDED, SAID = (f"rmdnet_jax/{name}/" for name in ("alive", "ended", "said"))
+ABSENT = "absent"
 
 
 def join(initialize: Callable) -> None:
@@ -43,6 +53,73 @@ def join(initialize: Callable) -> None:
             "--multihost needs a cluster that jax.distributed.initialize() finds by itself, "
             f"got: {text}"
         ) from None
+
+
+def check(config: schema.Config, workdir: str) -> None:
+    """Raises `UserError` unless all processes have the same config, files and workdir.
+
+    Paths may differ from host to host, where the same lies there.
+
+    Args:
+      config: resolved.
+      workdir: of the run, on a file system that all share.
+    """
+    import jax
+
+    flat = schema.flatten(config.to_dict())
+    places = {name: flat.pop(name, "") for name in directory.PLACES}
+    versions = {"rmdnet_jax": rmdnet_jax.__version__, "jax": jax.__version__}
+    agree("config", {**flat, **versions})
+    found = {name: content(place(path, name)) for name, path in places.items() if path}
+    for name in ("config.json", "data.json"):
+        found[f"the workdir's {name}"] = content(place(workdir, "workdir") / name)
+    agree("files", found)
+
+
+def agree(what: str, fields: Mapping[str, Any]) -> None:
+    """Raises `UserError`, which names host and field, unless all processes have the same fields.
+
+    Values are compared by their text. A process that runs alone agrees.
+
+    Args:
+      what: they are, a name that is used once in a run.
+      fields: of this process.
+    """
+    if (state := _shared()) is None:
+        return
+    own = socket.gethostname(), {name: str(value) for name, value in fields.items()}
+    state.client.key_value_set(f"{SAID}{what}/{state.process_id}", json.dumps(own))
+    for other in range(1, state.num_processes) if state.process_id == 0 else (0,):
+        said = json.loads(state.client.blocking_key_value_get(f"{SAID}{what}/{other}", DAY_MS))
+        (main, right), (host, left) = (own, said) if other else (said, own)
+        rows = [
+            f"{name} is {left.get(name, ABSENT):.40}, not {right.get(name, ABSENT):.40}"
+            for name in sorted(left.keys() | right.keys())
+            if left.get(name) != right.get(name)
+        ]
+        if rows:
+            who = f"process {other or state.process_id} on host {host}"
+            than = f"process 0 on {main}: {'; '.join(rows)}"
+            raise UserError(f"{who} has another {what} than {than}")
+
+
+def content(path: pathlib.Path) -> str:
+    """A hash of a file's content, or of the names and sizes of all files in a folder."""
+    if not path.is_dir():
+        try:
+            with path.open("rb") as opened:
+                return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
+        except OSError:  # who reads it says why
+            return ABSENT
+    found = hashlib.sha256()
+    for folder, inner, names in os.walk(path):
+        inner.sort()
+        for name in sorted(names):
+            file, size = os.path.join(folder, name), -1
+            with contextlib.suppress(OSError):
+                size = os.stat(file).st_size
+            found.update(f"{os.path.relpath(file, path)} {size}\n".encode(errors="replace"))
+    return found.hexdigest()[:12]
 
 
 class Watch:
@@ -180,7 +257,9 @@ def together(prog: str) -> Iterator[None]:
         text = str(stop) or "stopped; the same command continues"
         status = getattr(stop, "status", 128 + signal.SIGINT)
     except Exception as error:
-        if (found := watch.cause()) is None:
+        if isinstance(error, AssertionError) and "not the same on each process" in str(error):
+            found = "the processes read different images or labels: give all the same data", 2
+        elif (found := watch.cause()) is None:
             watch.tell(f"{type(error).__name__}: {first_line(error)}", 1)
             raise
         text, status = found
