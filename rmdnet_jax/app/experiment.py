@@ -168,7 +168,8 @@ class Learner(NamedTuple):
 
 def learner(made: Run) -> Learner:
     """The method, the relation losses and the student that a config names."""
-    method = build("relation_guided.method", made.config, len(made.given), made.classes)
+    rows = sharding.padded(len(made.given))
+    method = build("relation_guided.method", made.config, rows, made.classes)
     with under("relation_guided"):
         method = mixup(method, made.config.relation_guided.mixup, made.classes)
     edge, node = matching(made.config, "edge"), matching(made.config, "node")

@@ -45,6 +45,7 @@ TABLES: dict[str, Mapping[str, Callable]] = {
 # Fields that a choice has beside its entry's own.
 BESIDE: dict[str, dict[str, Any]] = {
     "noise": {"seed": 0},
+    "encoder": {"norm_group": 0},  # images that a batch norm sees at a time; 0: the whole batch
     "relation_guided.edge": {"weight": 1.0},
     "relation_guided.node": {"weight": 1.0},
 }

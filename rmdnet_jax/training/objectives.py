@@ -32,6 +32,7 @@ class Objective(NamedTuple):
     frozen: PyTree  # arrays that `loss` reads and no step changes: an argument of the jitted step
     init: Callable[[Array, Array], tuple[Variables, PyTree]]  # (key, image) -> (.., memory)
     loss: Loss
+    by_example: bool = False  # whether each axis 0 of the memory is of examples
 
 
 def relation_modeling(ssl: SelfSupervised, epochs: int) -> Objective:
@@ -126,7 +127,7 @@ def relation_guided(
         return value, (new, memory, metrics, predicted)
 
     init = _init(student, method, start)
-    return Objective(method.views, teacher if weight else None, init, loss)
+    return Objective(method.views, teacher if weight else None, init, loss, by_example=True)
 
 
 def _init(student: Network, method: Method, start: Variables | None) -> Callable:
