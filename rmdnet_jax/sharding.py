@@ -53,6 +53,14 @@ def by_example(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS) if even else PartitionSpec())
 
 
+def spread(mesh: Mesh, table: np.ndarray) -> Array:
+    """A host table by example, the same in each process, split over the devices, see `padded`."""
+    rows = padded(len(table)) - len(table)
+    table = np.pad(table, ((0, rows), *((0, 0),) * (table.ndim - 1)))
+    place = by_example(mesh, table.shape)
+    return jax.make_array_from_callback(table.shape, place, lambda where: table[where])
+
+
 def kept(tree: PyTree) -> PyTree:
     """Within a jitted function: tables by example stay split, see `by_example`."""
     count = devices()

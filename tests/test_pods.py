@@ -1,6 +1,7 @@
 """Many devices: tables by example are split, nothing large travels, batch norm by groups."""
 
 import functools
+import json
 import math
 import re
 
@@ -18,8 +19,9 @@ from rmdnet_jax.app.setup import setup
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.networks.encoders import ENCODERS
 from rmdnet_jax.networks.layers import grouped
-from rmdnet_jax.training import checkpoint, fit, steps
-from rmdnet_jax.types import Variables
+from rmdnet_jax.training import checkpoint, fit, objectives, steps
+from rmdnet_jax.training.objectives import Anchors
+from rmdnet_jax.types import Batch, Variables
 
 BASE = Arm("base", stage="x")
 MOVED = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)")
@@ -158,3 +160,40 @@ def test_a_run_by_groups_of_images(tmp_path):
     with pytest.raises(UserError, match="norm_group must divide the batch of 64 images, got 7"):
         experiment.run(tiny(**{"encoder.norm_group": 7}), tmp_path / "seven")
     assert not (tmp_path / "seven").exists()
+
+
+@pytest.mark.parametrize("features", ["online", "stored"])
+def test_a_run_related_to_anchors(features, tmp_path):
+    """On anchors that are the batch itself the loss would be the batch's own; here it is learnt."""
+    values = {"relation_guided.anchors": 96, "relation_guided.teacher_features": features}
+    experiment.run(tiny(**values), tmp_path / "x")
+    lines = [json.loads(x) for x in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
+    edges = [line["edge"] for line in lines if line["stage"] == "relation_guided"]
+    assert 0 < edges[-1] < edges[0]
+
+
+def test_each_step_draws_its_own_anchors_without_the_example_itself():
+    seen = []
+
+    def loss(student, teacher, anchors, own):
+        seen.append((anchors[:, 0].astype(int), np.asarray(own)))
+        return jnp.zeros(())
+
+    bank = jnp.arange(32.0)[:, None] * jnp.ones(3)
+    anchors = Anchors(bank, 20, 500, loss)
+    batch = Batch(jnp.zeros((1, 4, 2, 2, 1)), jnp.zeros(4, int), jnp.array([3, 19, 7, 0]))
+    for key in (0, 0, 1):
+        edge = objectives._anchored(anchors, bank, batch, jax.random.key(key))
+        edge(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+    (first, own), (again, _), (other, _) = seen
+    assert_same(first, again)
+    assert np.any(first != other)
+    assert set(np.unique(first)) == set(range(20)), "padding is never drawn"
+    np.testing.assert_array_equal(own, first == np.array([3, 19, 7, 0])[:, None])
+
+
+def test_anchors_need_softmax_kl(tmp_path):
+    with pytest.raises(
+        UserError, match="anchors must be 0 but for edge=softmax_kl, got 8 with pkt"
+    ):
+        experiment.run(tiny(edge="pkt", **{"relation_guided.anchors": 8}), tmp_path / "x")

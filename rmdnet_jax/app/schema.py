@@ -124,6 +124,7 @@ def digits() -> Config:
             "weight": 30.0,  # K
             "edge": choice("softmax_kl"),
             "node": choice("cosine"),
+            "anchors": 0,  # stored teacher features a batch is related to; 0: to itself
             "targets": "given",  # out of TARGETS
             "propagation": hyper(propagate),  # see its docstring
             "mixup": 0.0,  # alpha of Beta(alpha, alpha); 0: none; for ce, gce and sce

@@ -218,10 +218,11 @@ def _suffices(made: Run, dim: int) -> None:
         raise wrong("relation_guided.teacher_features", "be stored where the teacher is features")
     image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
     feature, _ = jax.eval_shape(lambda v, x: made.encoder.apply(v, x, False), shapes(made), image)
-    if guided.node.weight and dim != feature.shape[-1]:
-        own = feature.shape[-1]
-        text = f"be 0 where the teacher's features have {dim} dimensions and the student's {own}"
-        raise wrong("relation_guided.node.weight", text)
+    own = feature.shape[-1]
+    for name, value in (("node.weight", guided.node.weight), ("anchors", guided.anchors)):
+        if value and dim != own:
+            sizes = f"the teacher's features have {dim} dimensions and the student's {own}"
+            raise wrong(f"relation_guided.{name}", f"be 0 where {sizes}")
 
 
 def _given(made: Run, path: pathlib.Path) -> Teacher:
