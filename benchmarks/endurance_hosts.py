@@ -72,7 +72,7 @@ def trials(kills: int, count: int, rng: random.Random, place: pathlib.Path) -> C
         if status == 0:
             found.add("compared with the whole run", same(whole, workdir), out)
             shutil.rmtree(workdir)
-        elif "Traceback" in out or killed == kills and status not in (2, 137):
+        elif "Traceback" in out or (killed == kills and status not in (2, 137)):
             found.add("an end", f"status {status}", out)
             break
     return found
