@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rmdnet_jax.methods import METHODS as METHODS
     from rmdnet_jax.networks.adapters import adapt as adapt
     from rmdnet_jax.networks.encoders import ENCODERS as ENCODERS
+    from rmdnet_jax.relations.anchors import anchored_kl as anchored_kl
     from rmdnet_jax.relations.losses import EDGES as EDGES
     from rmdnet_jax.relations.losses import NODES as NODES
     from rmdnet_jax.relations.losses import cosine as cosine
@@ -63,6 +64,7 @@ _SHOWN = {
     "methods": ("METHODS",),
     "networks.adapters": ("adapt",),
     "networks.encoders": ("ENCODERS",),
+    "relations.anchors": ("anchored_kl",),
     "relations.losses": (
         "EDGES", "NODES", "cosine", "infonce", "pearson", "pearson_identity", "pkt", "rkd_angle",
         "rkd_distance", "similarity_preserving", "softmax_kl",

@@ -1,4 +1,7 @@
-"""Devices as one mesh with the axis `data`: batches are split over it, all else is everywhere."""
+"""Devices as one mesh with the axis `data`.
+
+Batches and tables by example are split over it, all else is everywhere.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rmdnet_jax.types import AXIS, Array, PyTree
+
+ROWS = 3072  # 3 * 2^10
 
 
 def mesh() -> Mesh:
@@ -35,6 +40,51 @@ def split(mesh: Mesh, array: np.ndarray, axis: int = 0) -> Array:
     """A host array, the same in each process, split over the devices along an axis."""
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
+
+
+def padded(rows: int) -> int:
+    """The rows of a table by example that up to 1,024 devices share evenly."""
+    return -(-rows // ROWS) * ROWS
+
+
+def by_example(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """The sharding of a table by example: its rows split where the devices share them evenly."""
+    even = shape and not shape[0] % mesh.size
+    return NamedSharding(mesh, PartitionSpec(AXIS) if even else PartitionSpec())
+
+
+def spread(mesh: Mesh, table: np.ndarray) -> Array:
+    """A host table by example, the same in each process, split over the devices, see `padded`."""
+    rows = padded(len(table)) - len(table)
+    table = np.pad(table, ((0, rows), *((0, 0),) * (table.ndim - 1)))
+    place = by_example(mesh, table.shape)
+    return jax.make_array_from_callback(table.shape, place, lambda where: table[where])
+
+
+def kept(tree: PyTree) -> PyTree:
+    """Within a jitted function: tables by example stay split, see `by_example`."""
+    count = devices()
+    if count == 1:
+        return tree
+    constrain = jax.lax.with_sharding_constraint
+    return jax.tree.map(
+        lambda x: x if not x.ndim or len(x) % count else constrain(x, PartitionSpec(AXIS)), tree
+    )
+
+
+def host(tree: PyTree) -> PyTree:
+    """Device arrays as whole host arrays, also where other processes hold parts of them."""
+    whole = [x.is_fully_addressable or x.is_fully_replicated for x in jax.tree.leaves(tree)]
+    return jax.device_get(tree) if all(whole) else multihost_utils.process_allgather(tree, True)
+
+
+def placed(tree: PyTree, like: PyTree) -> PyTree:
+    """Host arrays, the same in each process, where the arrays of `like` lie."""
+    return jax.tree.map(
+        lambda x, old: jax.make_array_from_callback(old.shape, old.sharding, lambda at: x[at]),
+        jax.tree.map(np.asarray, tree),
+        like,
+    )
 
 
 def is_main() -> bool:

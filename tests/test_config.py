@@ -437,7 +437,7 @@ def test_a_choices_fields_are_its_entrys_keywords_and_build_gives_them_back():
     )
     edge = bound("relation_guided.edge", config)
     assert edge.keywords == {
-        "teacher_temperature": 0.04, "student_temperature": 0.3, "block": 0,
+        "teacher_temperature": 0.04, "student_temperature": 0.3, "block": "auto",
     }  # fmt: skip
     assert edge.func is schema.TABLES["relation_guided.edge"]["softmax_kl"]
     config = load("digits", "method=gce,relation_guided.method.q=3")

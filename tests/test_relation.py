@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 from rmdnet_jax import sharding
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.relations import losses as relation
+from rmdnet_jax.relations.anchors import anchored_kl
 from rmdnet_jax.ssl import negative_cosine
 from rmdnet_jax.types import hyper
 
@@ -452,3 +453,48 @@ def test_a_zero_row_has_no_gradient_and_huge_rows_are_as_good_as_any(name):
         slope = jax.grad(loss)(student, teacher)
         assert not np.any(slope[2])
         assert np.isfinite(slope).all()
+
+
+# --- anchors
+
+
+def slow_anchored(s, t, a, own, tau_s=0.1, tau_t=0.04):
+    """Row by row, over the anchors that are not the example itself."""
+    s, t, a = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (s, t, a))
+    total = 0.0
+    for i in range(len(s)):
+        p, q = (np.exp(x[i] @ a[~own[i]].T / tau) for x, tau in ((t, tau_t), (s, tau_s)))
+        p, q = p / p.sum(), q / q.sum()
+        total += np.sum(p * np.log(p / q))
+    return total / len(s)
+
+
+@pytest.mark.usefixtures("x64")
+def test_relations_to_anchors_are_the_slow_ones():
+    rng = np.random.default_rng(3)
+    s, t, a = rng.normal(size=(5, 6)), rng.normal(size=(5, 6)), rng.normal(size=(9, 6))
+    own = np.zeros((5, 9), bool)
+    own[2, 4] = own[0, 0] = True
+    a[4], a[0] = t[2], t[0]
+    value, slope = jax.value_and_grad(anchored_kl)(s, t, a, own)
+    assert value == pytest.approx(slow_anchored(s, t, a, own), rel=1e-9)
+    step = 1e-6 * rng.normal(size=s.shape)
+    ahead, behind = (slow_anchored(s + sign * step, t, a, own) for sign in (1, -1))
+    assert float(np.sum(slope * step)) == pytest.approx((ahead - behind) / 2, rel=1e-5)
+    none = np.zeros_like(own)
+    assert anchored_kl(s, t, a) == pytest.approx(slow_anchored(s, t, a, none), rel=1e-9)
+    for wrt in (1, 2):  # teacher and anchors are constants
+        assert not np.any(jax.grad(anchored_kl, argnums=wrt)(s, t, a))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((np.eye(3), np.eye(3), np.ones((4, 2))), "anchors must have the student's dimension 3"),
+        ((np.eye(3), np.eye(3), np.ones(3)), r"anchors must be a float array \[batch >= 2, dim"),
+        ((np.eye(3), np.eye(3, 2), np.eye(3)), "teacher must have the student's dimension 3"),
+    ],
+)
+def test_what_no_anchors_are(arguments, said):
+    with pytest.raises(UserError, match=said):
+        anchored_kl(*arguments)

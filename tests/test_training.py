@@ -170,7 +170,7 @@ def test_the_relation_terms_are_those_of_the_teachers_features(features, tmp_pat
     plain = -np.mean(np.asarray(jax.nn.log_softmax(outputs.logits))[np.arange(64), batch.label])
     np.testing.assert_allclose([metrics["edge"], metrics["node"]], [edge, node], rtol=1e-4)
     np.testing.assert_allclose(value, plain + 2.0 * (edge + node), rtol=1e-4)
-    assert (frozen is None) == (features == "stored")
+    assert (frozen[0] is None) == (features == "stored")
 
 
 def test_the_weight_warms_up_linearly():
@@ -218,7 +218,7 @@ def test_no_gradient_reaches_the_teacher():
     batch = Batch(image, jnp.zeros(6, jnp.int32), jnp.arange(6))
 
     def value(params):
-        key, frozen = jax.random.key(0), Variables(params, teacher.stats)
+        key, frozen = jax.random.key(0), (Variables(params, teacher.stats), None)
         return objective.loss(*variables, memory, frozen, batch, key, jnp.float32(0))[0]
 
     assert all(not np.any(g) for g in jax.tree.leaves(jax.grad(value)(teacher.params)))

@@ -90,7 +90,7 @@ def settings(config: Config, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any
         names = ("method", "mixup", "augmentation", "optimizer", "epochs", "batch_size", "average")
         part = {name: guided[name] for name in names} | {"init": arm.init, "targets": arm.targets}
         if arm.weight:
-            names = ("edge", "node", "warmup_epochs", "teacher_features")
+            names = ("edge", "node", "anchors", "warmup_epochs", "teacher_features")
             part |= {"weight": arm.weight} | {name: guided[name] for name in names}
         if arm.targets == "propagated":
             part["propagation"] = guided["propagation"]

@@ -33,9 +33,10 @@ from rmdnet_jax.labels import noise
 from rmdnet_jax.methods import Method, mixup
 from rmdnet_jax.methods.method import Refresh
 from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.relations.anchors import anchored_kl
 from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.training.metrics import Writer
-from rmdnet_jax.training.objectives import classifier, relation_guided
+from rmdnet_jax.training.objectives import Anchors, classifier, relation_guided
 from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Outputs, Variables
 
@@ -168,10 +169,14 @@ class Learner(NamedTuple):
 
 def learner(made: Run) -> Learner:
     """The method, the relation losses and the student that a config names."""
-    method = build("relation_guided.method", made.config, len(made.given), made.classes)
+    rows = sharding.padded(len(made.given))
+    method = build("relation_guided.method", made.config, rows, made.classes)
     with under("relation_guided"):
         method = mixup(method, made.config.relation_guided.mixup, made.classes)
     edge, node = matching(made.config, "edge"), matching(made.config, "node")
+    if (guided := made.config.relation_guided).anchors and guided.edge.name != "softmax_kl":
+        must = f"be 0 but for edge=softmax_kl, got {guided.anchors} with {guided.edge.name}"
+        raise wrong("relation_guided.anchors", must)
     return Learner(method, edge, node, classifier(made.encoder, made.classes))
 
 
@@ -183,6 +188,20 @@ def matching(config: Config, part: str) -> RelationLoss:
     with under(path):
         jax.eval_shape(loss, example, example)
     return lambda student, teacher: weight * loss(student, teacher) if weight else jnp.zeros(())
+
+
+def anchors(made: Run, teacher: Teacher) -> Anchors | None:
+    """What batches are related to where that is not themselves, split over the devices."""
+    config = made.config.relation_guided
+    if not config.anchors:
+        return None
+    edge, count = config.edge, len(teacher.features)
+    temperatures = {name: edge[name] for name in ("teacher_temperature", "student_temperature")}
+
+    def loss(*rows):
+        return edge.weight * anchored_kl(*rows, **temperatures)
+
+    return Anchors(sharding.spread(made.mesh, teacher.features), count, config.anchors, loss)
 
 
 def stage(
@@ -209,6 +228,7 @@ def stage(
         node=parts.node,
         warmup_epochs=config.warmup_epochs,
         start=variables if arm.init == "teacher" else None,
+        anchors=anchors(made, teacher) if teacher and arm.weight else None,
     )
     targets = corrected.targets if corrected and arm.targets != "given" else None
     refresh = None

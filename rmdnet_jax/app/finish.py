@@ -48,6 +48,7 @@ def end(
 def student_of(made: Run, variables: Variables, classes: tuple) -> Student:
     """The trained student with all that it takes to use it."""
     described = made.config.encoder.to_dict()
+    described.pop("norm_group", None)  # of training alone
     return Student(
         encoder=made.encoder,
         variables=variables,

@@ -141,6 +141,7 @@ ALLOWED = {
     "relation_guided.average": "[0, 0.99999]",
     "relation_guided.weight": "[0, inf)",
     "relation_guided.mixup": "[0, 1000]",
+    "relation_guided.anchors": "int [0, 1048576]",
     "relation_guided.edge.weight": "[0, inf)",
     "relation_guided.node.weight": "[0, inf)",
     "relation_guided.propagation.mix": "[0, 1]",

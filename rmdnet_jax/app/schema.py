@@ -45,6 +45,7 @@ TABLES: dict[str, Mapping[str, Callable]] = {
 # Fields that a choice has beside its entry's own.
 BESIDE: dict[str, dict[str, Any]] = {
     "noise": {"seed": 0},
+    "encoder": {"norm_group": 0},  # images that a batch norm sees at a time; 0: the whole batch
     "relation_guided.edge": {"weight": 1.0},
     "relation_guided.node": {"weight": 1.0},
 }
@@ -123,6 +124,7 @@ def digits() -> Config:
             "weight": 30.0,  # K
             "edge": choice("softmax_kl"),
             "node": choice("cosine"),
+            "anchors": 0,  # stored teacher features a batch is related to; 0: to itself
             "targets": "given",  # out of TARGETS
             "propagation": hyper(propagate),  # see its docstring
             "mixup": 0.0,  # alpha of Beta(alpha, alpha); 0: none; for ce, gce and sce

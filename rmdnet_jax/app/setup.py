@@ -26,7 +26,7 @@ from rmdnet_jax.files import place
 from rmdnet_jax.labels import given as given_labels
 from rmdnet_jax.labels import noise
 from rmdnet_jax.networks.adapters import adapt
-from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.networks.layers import Network, grouped
 from rmdnet_jax.training import fit, steps
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import Objective, classifier, ensemble
@@ -97,6 +97,8 @@ def setup(
     if config.tensorboard and not importlib.util.find_spec("tensorflow"):
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
     network = adapt(build("encoder", config) if encoder is None else encoder)
+    with under("encoder"):
+        network = grouped(network, config.encoder.get("norm_group", 0))
     source = read(config) if source is None else source
     kind, drawn = corrupt(config, source)
     with under("data"):

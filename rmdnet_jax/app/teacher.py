@@ -166,19 +166,24 @@ def _loaded(made: Run, path: pathlib.Path) -> tuple[Variables, dict]:
         return sharding.replicate(made.mesh, variables), {"teacher": path.name}
     try:
         there = json.loads((path / "config.json").read_text())
-        encoder = {**there["encoder"], "dtype": made.config.encoder.get("dtype")}
-    except (OSError, ValueError, KeyError, TypeError):
+        encoder = _network_of(there["encoder"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         kinds = ", ".join((*weights.SUFFIXES, *ARRAYS))
         raise UserError(
             f"teacher must be the workdir of an earlier run, or a file of weights or features "
             f"({kinds}): no config.json can be read in {str(path)!r}"
         ) from None
-    here = json.loads(made.config.encoder.to_json())  # dtype is only what a network computes in
-    if encoder != {"dtype": None, **here}:
+    here = _network_of(json.loads(made.config.encoder.to_json()))
+    if encoder != here:
         raise UserError(
             f"teacher {str(path)!r} has another architecture: encoder {encoder} there, {here} here"
         )
     return _restored(made, path), {"relation_modeling": there.get("relation_modeling", {})}
+
+
+def _network_of(encoder: dict) -> dict:
+    """What of an encoder's config says which network it is, not how it is computed or trained."""
+    return {name: value for name, value in encoder.items() if name not in ("dtype", "norm_group")}
 
 
 def _restored(made: Run, path: pathlib.Path) -> Variables:
@@ -213,10 +218,11 @@ def _suffices(made: Run, dim: int) -> None:
         raise wrong("relation_guided.teacher_features", "be stored where the teacher is features")
     image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
     feature, _ = jax.eval_shape(lambda v, x: made.encoder.apply(v, x, False), shapes(made), image)
-    if guided.node.weight and dim != feature.shape[-1]:
-        own = feature.shape[-1]
-        text = f"be 0 where the teacher's features have {dim} dimensions and the student's {own}"
-        raise wrong("relation_guided.node.weight", text)
+    own = feature.shape[-1]
+    for name, value in (("node.weight", guided.node.weight), ("anchors", guided.anchors)):
+        if value and dim != own:
+            sizes = f"the teacher's features have {dim} dimensions and the student's {own}"
+            raise wrong(f"relation_guided.{name}", f"be 0 where {sizes}")
 
 
 def _given(made: Run, path: pathlib.Path) -> Teacher:

@@ -124,7 +124,7 @@ def dividemix(
     A warm-up by cross entropy comes first.
 
     Args:
-      num_examples: columns of the memory [peer, example]: how likely each given label is right,
+      num_examples: rows of the memory [example, peer]: how likely each given label is right,
         for this peer to learn by.
       num_classes: not read.
       warmup_epochs: of cross entropy, at least 2, as losses tell nothing before; the authors take
@@ -152,7 +152,7 @@ def dividemix(
     def loss(outputs, batch, memory, forward, key, epoch):
         weight = unlabelled_weight * jnp.clip((epoch - warmup_epochs) / RAMP, 0.0, 1.0)
         value, metrics = _mixmatch(
-            outputs, batch, memory[:, batch.index], forward, key, alpha, weight, settings
+            outputs, batch, memory[batch.index].T, forward, key, alpha, weight, settings
         )
         first = sum(_warm(o.logits[0], batch.label, confidence_penalty) for o in outputs)
         return jnp.where(epoch < warmup_epochs, first, value), memory, metrics
@@ -161,7 +161,7 @@ def dividemix(
         if epoch < warmup_epochs:
             return memory
         memory = np.array(memory)
-        memory[:, index] = _parted(outputs().logits, given)
+        memory[index] = np.stack(_parted(outputs().logits, given), axis=1)
         return memory
 
-    return Method(2, 2, lambda: jnp.ones((2, num_examples), jnp.float32), loss, refresh)
+    return Method(2, 2, lambda: jnp.ones((num_examples, 2), jnp.float32), loss, refresh)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax import cpu
-from rmdnet_jax.errors import one_of, wrong
+from rmdnet_jax.errors import one_of, within, wrong
 from rmdnet_jax.types import Array, PyTree, Variables
 
 EPSILON = 1e-5  # of batch norm
@@ -171,6 +171,30 @@ def linen(module: nn.Module, mode: Callable[[bool], dict], dtype: str = "float32
         return y, state.get("batch_stats", {})
 
     return Network(init, apply)
+
+
+def grouped(network: Network, size: int) -> Network:
+    """A network whose batch norms see at most `size` images at a time in training; 0: all.
+
+    Devices then need not wait for each other in every layer. Running statistics become those of
+    the mean group.
+
+    Raises:
+      UserError: in training, for a batch that is no whole number of groups.
+    """
+    within("norm_group", size, "[0, inf)", whole=True)
+
+    def apply(variables: Variables, x: Array, train: bool) -> tuple[Any, PyTree]:
+        if not train or len(x) <= size:
+            return network.apply(variables, x, train)
+        if len(x) % size:
+            raise wrong("norm_group", f"divide the batch of {len(x)} images, got {size}")
+        groups = x.reshape(-1, size, *x.shape[1:])
+        y, stats = jax.vmap(lambda group: network.apply(variables, group, True))(groups)
+        whole = jax.tree.map(lambda part: part.reshape(len(x), *part.shape[2:]), y)
+        return whole, jax.tree.map(lambda part: jnp.mean(part, axis=0), stats)
+
+    return Network(network.init, apply) if size else network
 
 
 def network(module: nn.Module, dtype: str) -> Network:

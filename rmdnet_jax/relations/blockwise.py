@@ -24,6 +24,8 @@ from rmdnet_jax.sharding import devices, gathered, over_devices
 from rmdnet_jax.types import Array
 
 MASKED = -1e30  # finite, so that masked logits never make a NaN
+BLOCK = 1024  # rows at a time, where nobody asks for another number
+WHOLE = {"cpu": 4096, "gpu": 32768, "tpu": 32768}  # batches from which blocks beat the matrix
 
 
 def logits(rows: Array, all_rows: Array, first: Array, size: int, temperature: float) -> Array:
@@ -132,6 +134,12 @@ def _divided(rows: Array, temperature: float | Array) -> tuple[Array, float]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _kl(student: Array, teacher: Array, temperatures: tuple[float, float], block: int) -> Array:
     return _kl_forward(student, teacher, temperatures, block)[0]
+
+
+def rows_at_once(batch: int) -> int:
+    """The block that suits a batch of this size here; 0 where the matrix of all is faster."""
+    whole = WHOLE.get(jax.default_backend(), WHOLE["cpu"])
+    return 0 if devices() == 1 and batch < whole else BLOCK
 
 
 def padded(block: int, *rows: Array) -> tuple[list[Array], int]:

@@ -9,7 +9,7 @@ and inside `shard_map`, where the batch is what one device sees. Cosines are in 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def softmax_kl(
     *,
     teacher_temperature: float | Array = 0.04,
     student_temperature: float | Array = 0.1,
-    block: int = 0,
+    block: Literal["auto"] | int = "auto",
 ) -> Array:
     """Edge loss `mean_i KL(R(teacher)_i || R(student)_i)` of the two relation matrices.
 
@@ -79,8 +79,8 @@ def softmax_kl(
       teacher: float [batch, any dim]; a constant, with its temperature.
       teacher_temperature: > 0; lower than the student's, it sharpens the target.
       student_temperature: > 0.
-      block: > 0 computes the same that many rows at a time, without a [batch, batch] matrix: for
-        batches of thousands. With the mesh axis `data` set, devices share the rows.
+      block: > 0 computes the same that many rows at a time, without a [batch, batch] matrix; the
+        mesh axis `data` shares them. 0 computes all at once, `auto` what suits batch and devices.
 
     Returns:
       A scalar >= 0; 0 where both relation matrices agree.
@@ -88,8 +88,7 @@ def softmax_kl(
     Raises:
       UserError: for a wrong shape, dtype, temperature or block.
 
-    Source: temperatures and form of ReSSL (Zheng et al., NeurIPS 2021), here within one batch
-    instead of a memory bank.
+    Source: ReSSL's temperatures and form (Zheng et al., NeurIPS 2021), here within one batch.
 
     Example:
       >>> import jax
@@ -102,13 +101,14 @@ def softmax_kl(
       >>> print(loss > better > rmd.softmax_kl(teacher, teacher))
       True
     """
-    within("block", block, "[0, inf)", whole=True)
     s, t = pair(
         student,
         teacher,
         student_temperature=student_temperature,
         teacher_temperature=teacher_temperature,
     )
+    block = blockwise.rows_at_once(len(s)) if block == "auto" else block
+    within("block", block, "[0, inf)", whole=True)
     if block:
         return blockwise.softmax_kl(
             unit(s), unit(t), student_temperature, teacher_temperature, block

@@ -39,9 +39,8 @@ def start(stage: Stage, mesh: Mesh, manager: Any, writer: Writer) -> tuple[int, 
             "the stage starts anew"
         )
     writer.rewind(stage.name, 0)
-    build = jax.jit(
-        functools.partial(steps.initial, stage), out_shardings=sharding.everywhere(mesh)
-    )
+    places = jax.tree.map(lambda x: x.sharding, like)
+    build = jax.jit(functools.partial(steps.initial, stage), out_shardings=places)
     return 0, build(stage.objective.frozen, first, stage.key)
 
 
@@ -84,7 +83,7 @@ def fit(
             if done % per_epoch == 0:
                 _end_epoch(stage, state, done, (done - first, began), writer, progress, manager)
                 if done < total:
-                    state = _refreshed(stage, mesh, state, done // per_epoch)
+                    state = _refreshed(stage, state, done // per_epoch)
                 first, began = done, time.perf_counter()
             stopping = agreed(stop, done % per_epoch == 0)
             if done == total or stopping or manager.should_save(done):
@@ -103,12 +102,12 @@ def _stopped(stage: Stage, where: str, stop: Asked) -> Stopped:
     return Stopped(f"{stage.name}: {where}; the same command continues", stop.number)
 
 
-def _refreshed(stage: Stage, mesh: Mesh, state: TrainState, epoch: int) -> TrainState:
+def _refreshed(stage: Stage, state: TrainState, epoch: int) -> TrainState:
     """The state with its memory as it is after an epoch."""
     if stage.refresh is None:
         return state
-    memory = stage.refresh(state.variables, jax.device_get(state.memory), epoch)
-    return state._replace(memory=sharding.replicate(mesh, memory))
+    memory = stage.refresh(state.variables, sharding.host(state.memory), epoch)
+    return state._replace(memory=sharding.placed(memory, state.memory))
 
 
 def _end_epoch(

@@ -15,6 +15,8 @@ from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
+ANCHORS = 1 << 20  # the stream of a step's key that draws them
+
 
 class Loss(Protocol):
     """A stage's loss. `predicted` [batch] are class numbers, or None where there are none."""
@@ -32,6 +34,16 @@ class Objective(NamedTuple):
     frozen: PyTree  # arrays that `loss` reads and no step changes: an argument of the jitted step
     init: Callable[[Array, Array], tuple[Variables, PyTree]]  # (key, image) -> (.., memory)
     loss: Loss
+    by_example: bool = False  # whether each axis 0 of the memory is of examples
+
+
+class Anchors(NamedTuple):
+    """Examples that each step draws anew, which a batch is related to by `anchored_kl`."""
+
+    features: Array  # [rows >= examples, dim], the teacher's
+    examples: int
+    count: int  # of a step
+    loss: Callable[..., Array]  # weighted: (student, teacher, anchors, own) -> scalar
 
 
 def relation_modeling(ssl: SelfSupervised, epochs: int) -> Objective:
@@ -89,6 +101,7 @@ def relation_guided(
     node: RelationLoss,
     warmup_epochs: float = 0.0,
     start: Variables | None = None,
+    anchors: Anchors | None = None,
 ) -> Objective:
     """Stage 2: `L = L_method + K (edge + node)` between each peer's features and the teacher's.
 
@@ -103,6 +116,7 @@ def relation_guided(
       warmup_epochs: K grows linearly from 0 over this many epochs.
       start: an encoder's arrays that students start from, the control for what good first
         weights alone give; None: random ones.
+      anchors: what each batch is related to, in place of its own examples.
     """
 
     forward = _forward(student)
@@ -115,7 +129,10 @@ def relation_guided(
 
         value, memory, metrics = method.loss(outputs, batch, memory, again, key, epoch)
         if weight:
-            edges, nodes = _relate(outputs, _target(encoder, frozen, batch), edge, node)
+            guide, bank = frozen
+            target = _target(encoder, guide, batch)
+            related = edge if anchors is None else _anchored(anchors, bank, batch, key)
+            edges, nodes = _relate(outputs, target, related, node)
             value += (
                 weight
                 * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0)
@@ -126,7 +143,17 @@ def relation_guided(
         return value, (new, memory, metrics, predicted)
 
     init = _init(student, method, start)
-    return Objective(method.views, teacher if weight else None, init, loss)
+    bank = anchors and anchors.features
+    frozen = (teacher, bank) if weight else None
+    return Objective(method.views, frozen, init, loss, by_example=True)
+
+
+def _anchored(anchors: Anchors, bank: Array, batch: Batch, key: Array) -> RelationLoss:
+    """The edge loss to a step's own draw of anchors."""
+    draw = jax.random.fold_in(key, ANCHORS)
+    index = jax.random.randint(draw, (anchors.count,), 0, anchors.examples)
+    own = index == batch.index[:, None]
+    return lambda student, teacher: anchors.loss(student, teacher, bank[index], own)
 
 
 def _init(student: Network, method: Method, start: Variables | None) -> Callable:

@@ -96,6 +96,8 @@ def step(
     (value, (stats, memory, metrics, predicted)), gradient = jax.value_and_grad(loss, has_aux=True)(
         state.variables.params
     )
+    if stage.objective.by_example:
+        memory = sharding.kept(memory)
     updates, optimizer = stage.optimizer.transform.update(
         gradient, state.optimizer, state.variables.params
     )
@@ -182,9 +184,20 @@ def initial(stage: Stage, frozen: PyTree, rows: Examples, key: Array) -> TrainSt
 
 
 def shapes(stage: Stage, mesh: Mesh, rows: Examples) -> TrainState:
-    """The shapes of the state, from a batch or its shapes: what parts refuse, they refuse here."""
-    place = sharding.everywhere(mesh)
+    """The shapes of the state, from a batch or its shapes: what parts refuse, they refuse here.
+
+    And where it lies: on every device, but for a memory by example.
+    """
     found = jax.eval_shape(
         functools.partial(initial, stage), stage.objective.frozen, rows, stage.key
     )
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
+
+    def placed(tree: PyTree, rows: bool = False) -> PyTree:
+        def place(x):
+            return sharding.by_example(mesh, x.shape) if rows else sharding.everywhere(mesh)
+
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)), tree
+        )
+
+    return placed(found)._replace(memory=placed(found.memory, stage.objective.by_example))
