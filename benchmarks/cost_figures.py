@@ -189,6 +189,8 @@ def figure(blocks: Rows, path: pathlib.Path) -> None:
         xscale="log", ylabel="last test accuracy, %",
         xlabel=f"seconds of a student's training (stage 1, once for all: {stage})",
     )  # fmt: skip
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks("{x:g}")
     axes.grid(alpha=0.3)
     drawn.legend(handles=handles, loc="outside right upper", fontsize=8)
     drawn.savefig(path, dpi=110)

@@ -96,9 +96,7 @@ def setup(
     lock.refuse_used(workdir)
     if config.tensorboard and not importlib.util.find_spec("tensorflow"):
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
-    network = adapt(build("encoder", config) if encoder is None else encoder)
-    with under("encoder"):
-        network = grouped(network, config.encoder.get("norm_group", 0))
+    network = _network(config, encoder)
     source = read(config) if source is None else source
     kind, drawn = corrupt(config, source)
     with under("data"):
@@ -140,6 +138,13 @@ def setup(
         features=predicts(lambda variables, image: network.apply(variables, image, False)[0]),
         predict=predicts(ensemble(classifier(network, len(source.names)))),
     )
+
+
+def _network(config: Config, encoder: Any) -> Network:
+    """The encoder that a config names, or the user's own; in training its batch norms by groups."""
+    network = adapt(build("encoder", config) if encoder is None else encoder)
+    with under("encoder"):
+        return grouped(network, config.encoder.get("norm_group", 0))
 
 
 def _near(mesh: Mesh, source: sources.Source, examples: Examples) -> tuple[Any, Any]:

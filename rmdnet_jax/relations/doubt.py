@@ -41,6 +41,7 @@ LOST = 0.02  # of the nats that a probe knows: noise that depends on examples is
 MANY = 5000  # examples, of which a probe learns well from wrong labels, too
 EXPLAINED = 0.065  # of the nats that a probe knows, which noise explains besides
 STRAIGHT = 0.65  # of transitivity, below which any smoothing of classes teaches better
+VERY_CLEAR = 0.9  # transitivity, the same where a probe is proved worse
 CLEAR = 0.85  # transitivity at which the graph is right about what is hard, too
 CLEAN = 0.03  # estimated share of wrong labels below which nothing is wrong
 LEAN = 0.2  # of a class's labels, by which noise by class leans to even noise in a comparison
@@ -233,9 +234,11 @@ def _lasts(seen: dict, value: float) -> bool:
 def _refuted(seen: dict) -> bool:
     """Whether a probe that learned corrected labels is proved worse.
 
-    Of many examples it learns as well from wrong ones: it says nothing where noise explains much.
+    Of many examples it learns as well from wrong ones. So it says nothing where classes are clear
+    along the graph, and noise explains much.
     """
-    explained = seen["told"] >= MANY and seen["gain"] >= EXPLAINED * seen["informed"]
+    clear = seen["transitivity"] - seen["transitivity_error"] >= VERY_CLEAR
+    explained = clear and seen["told"] >= MANY and seen["gain"] >= EXPLAINED * seen["informed"]
     return seen["taught"] <= -ERRORS * seen["taught_error"] < 0 and not explained
 
 
