@@ -229,7 +229,7 @@ def test_what_a_file_of_the_users_adds_works_as_written(tmp_path, monkeypatch):
     assert 0 <= summary["relation_guided"]["test_accuracy"]["last"] <= 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["relation_guided"]["method"] == {"name": "mae", "scale": 2.0}
-    assert config["encoder"] == {"name": "tiny", "width": 16}
+    assert config["encoder"] == {"name": "tiny", "width": 16, "norm_group": 0}
     assert rmdnet_jax.load(tmp_path / "run").predict(np.zeros((2, 8, 8), np.uint8)).shape == (2, 10)
 
 
