@@ -468,8 +468,8 @@ CLEAR = {
         ({}, "by_class"),
         ({"told": 4999}, "none"),  # of few examples a probe says what is right
         ({"transitivity": 0.90}, "none"),  # classes may overlap: weaker teachers lost labels here
-        ({"gain": 260.0}, "none"),  # noise explains less than clean labels of weak features
-        ({"gain": 260.0, "taught": 0.0}, "by_class"),
+        ({"gain": 200.0}, "none"),  # noise explains less than clean labels of weak features
+        ({"gain": 200.0, "taught": 0.0}, "by_class"),
     ],
 )
 def test_a_worse_probe_refutes_nothing_where_classes_are_clear_and_noise_explains_much(
