@@ -26,9 +26,12 @@ from rmdnet_jax.files import write_json
 SHARE = 96  # images of a batch on each chip
 PHOTOS = ["--examples", "1281167", "--classes", "1000", "--image", "224x224x3"]
 NETWORKS = {  # a config, and what is not here of its data
-    "cnn": ["cifar10_sym:small,batch_size={batch}"],
-    "resnet18": ["cifar10_sym:encoder=resnet18,batch_size={batch}"],
-    "resnet50": ["image_folder:encoder=resnet50,batch_size={batch}", *PHOTOS],
+    "cnn": ["cifar10_sym:small,batch_size={batch},relation_guided.edge.block=1024"],
+    "resnet18": ["cifar10_sym:encoder=resnet18,batch_size={batch},relation_guided.edge.block=1024"],
+    "resnet50": [
+        "image_folder:encoder=resnet50,batch_size={batch},relation_guided.edge.block=1024",
+        *PHOTOS,
+    ],
 }
 FILE, SCALING, SPEED = map(
     pathlib.Path, ("docs/scaling.json", "docs/scaling.md", "docs/benchmarks.md")

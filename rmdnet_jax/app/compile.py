@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from rmdnet_jax.app.compile_target import Target
 
 FIELD = "--config."
+QUIET = {  # else libtpu looks for the machine that it is on, and complains at length
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 # Data that need not be prepared to be known: examples, classes, image, test examples.
 KNOWN = {
     "cifar10": (50_000, 10, (32, 32, 3), 10_000),
@@ -62,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare() -> None:
     """Before JAX is imported: it uses no device of this machine, and asks no network what it is."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TF_CPP_MIN_LOG_LEVEL", "3")):
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_autotune_level" not in flags:  # without a card no kernel can be timed
@@ -201,7 +209,7 @@ def compiled_one(program: Program, there: Target, held: int, here: Callable[[], 
             raise UserError(
                 f"{SAYS[program.name]} cannot be compiled for {there.name}: {first_line(error)}"
             ) from error
-        return row | {"total_bytes": held + need[0], "fits": False, "data_bytes": held}
+        return row | {"total_bytes": held + need, "fits": False, "data_bytes": held}
     flops = None
     if "flops" not in (made.cost_analysis() or {}):
         flops = here().lower().cost_analysis()["flops"] / there.mesh.size

@@ -18,7 +18,9 @@ FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
 LOOPS = ("while", "call")  # what they do stands in a computation of its own
 INNER = re.compile(r"\b(?:body|to_apply)=%?([\w.\-]+)")
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-TOO_MUCH = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+TOO_MUCH = re.compile(  # as libtpu says it of a program, or of one array in it
+    r"(?:Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\) exceeds available HBM)"
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -142,18 +144,18 @@ def _given(kind: str, shapes: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return shapes[1:2] if kind == "collective-permute" else shapes[len(shapes) // 2 :]
 
 
-def too_much(error: str) -> tuple[int, int] | None:
-    """(needed, there) in bytes, where a compiler refused a program for want of memory.
+def too_much(error: str) -> int | None:
+    """The bytes that a program needs, where a compiler refused it for want of memory.
 
     Example:
       >>> from rmdnet_jax.app.compile_facts import too_much
       >>> too_much("RESOURCE_EXHAUSTED: Ran out of memory. Used 20.00G of 15.75G hbm. Exceeded ...")
-      (21474836480, 16911433728)
+      21474836480
     """
     if not (found := TOO_MUCH.search(error)):
         return None
-    used, unit, there, other = found.groups()
-    return int(float(used) * UNITS[unit]), int(float(there) * UNITS[other])
+    size, unit = (one for one in found.groups() if one is not None)
+    return int(float(size) * UNITS[unit])
 
 
 def largest_batch(batch: int, chips: int, memory: int, fixed: int, growing: int) -> int:

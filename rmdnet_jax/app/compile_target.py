@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,10 @@ from rmdnet_jax.errors import UserError, first_line, unknown
 from rmdnet_jax.types import AXIS
 
 GIB = 2**30
-# Gigabytes a device, and the slices that are sold: https://cloud.google.com/tpu/docs, 2026.
+# What a compiler lets a chip's programs take, GB (libtpu 0.0.42), and the slices that are sold:
+# https://cloud.google.com/tpu/docs, 2026.
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-CUBES = (
+CUBES = [
     "2x2x1",
     "2x2x2",
     "2x2x4",
@@ -32,13 +33,15 @@ CUBES = (
     "8x8x8",
     "8x8x16",
     "8x16x16",
-)
-TPUS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "v4": (32, CUBES),
-    "v5e": (16, FLAT),
-    "v5p": (95, CUBES),
-    "v6e": (32, FLAT),
+]
+TPUS: dict[str, tuple[float, Sequence[str]]] = {
+    "v4": (30.75, CUBES),
+    "v5e": (15.75, FLAT),
+    "v5p": (95.74, CUBES),
+    "v6e": (31.25, FLAT),
 }
+# Of a v4 both cores are one device; a single chip shares its host with no other.
+OPTIONS = {"v4": {"chip_config_name": "megacore"}, "1x1": {"chips_per_host_bounds": (1, 1, 1)}}
 CARDS = {"h100": """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -97,7 +100,8 @@ def _tpus(name: str, kind: str) -> Target:
             "pip install 'rmdnet_jax[tpu]'"
         )
     try:
-        devices = topologies.get_topology_desc(name, "tpu").devices
+        options = OPTIONS.get(kind, {}) | OPTIONS.get(name.partition(":")[2], {})
+        devices = topologies.get_topology_desc(name, "tpu", **options).devices
     except Exception as error:  # each version of libtpu has its own
         wrong = unknown("--topology", name, [one for one in known() if one.startswith(kind)])
         raise UserError(f"{wrong}; libtpu says: {first_line(error)}") from None
@@ -121,7 +125,8 @@ def _cards(name: str, kind: str, count: int) -> Target:
 
 def _target(name: str, devices: Any, memory: int, backend: str) -> Target:
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
-    return Target(name, mesh, devices[0].device_kind, memory, backend)
+    version = devices[0].client.platform_version.replace("\n", " ")
+    return Target(name, mesh, devices[0].device_kind, memory, backend, version)
 
 
 @contextlib.contextmanager
