@@ -126,7 +126,7 @@ def test_a_compilers_refusal_is_read():
         (["--config", "digits"], "the following arguments are required: --topology"),
         (["--config", "digits", "--topology", "v5:2x2"], "did you mean v5e:2x2"),
         (["--config", "digits", "--topology", "v5e"], "must be one of the known names, got 'v5e'"),
-        (["--config", "digits", "--topology", "h100"], "did you mean h100:1 or h100:8"),
+        (["--config", "digits", "--topology", "h100"], "did you mean h100:8 or h100:1"),
         (["--config", "digits", "--topology", "h100:0"], "got 'h100:0'"),
         (["--config", "digit", "--topology", "v5e:2x2"], "did you mean digits"),
         (["--config", "digits", "--topology", "v5e:2x2", "--image", "32x32"], "as in 32x32x3"),
@@ -235,7 +235,7 @@ def test_what_is_made_of_shapes_is_the_program_of_a_run(tmp_path):
     state = steps.shapes(stage, made.mesh, rows)
     with jax.set_mesh(made.mesh):
         step = jax.jit(functools.partial(steps.step, stage), donate_argnums=0)
-        real = step.lower(state, frozen, rows, stage.key)
+        real = step.lower(state, frozen, rows, sharding.replicate(made.mesh, stage.key))
     found = compile_programs.programs(config, Data(1442, 10, (8, 8, 1), 355), made.mesh)
     (guided,) = (one for one in found if one.name == "guided")
     assert bare(guided.lower()) == bare(real)

@@ -85,8 +85,8 @@ def read(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--topology", required=True, help="v5e:2x2, v5p:4x4x4, h100:8, ...")
     parser.add_argument("--examples", type=int, help="to train on; else those of the config's data")
     parser.add_argument("--classes", type=int, help="likewise")
-    parser.add_argument("--image", type=pixels, help="its size, HEIGHTxWIDTHxCHANNELS: 32x32x3")
-    parser.add_argument("--only", type=chosen, help="some programs: modeling,guided,...")
+    parser.add_argument("--image", help="its size, HEIGHTxWIDTHxCHANNELS: 32x32x3")
+    parser.add_argument("--only", help="some programs: modeling,guided,...")
     parser.add_argument("--json", help="a file for all that was found")
     overrides, rest, words = {}, [], iter(argv)
     for word in words:
@@ -98,9 +98,12 @@ def read(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
             raise UserError(f"{word} needs a value, as in {word}=1")
         overrides[name] = value
     args = parser.parse_args(rest)
-    for name, low in (("examples", 2), ("classes", 2)):
+    for name in ("examples", "classes"):
         if (value := getattr(args, name)) is not None:
-            within(f"--{name}", value, f"[{low}, 2147483647]", whole=True)
+            within(f"--{name}", value, "[2, 2147483647]", whole=True)
+    # not by argparse, which would hide what is wrong
+    args.image = None if args.image is None else pixels(args.image)
+    args.only = None if args.only is None else chosen(args.only)
     return args, overrides
 
 

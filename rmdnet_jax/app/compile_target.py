@@ -22,18 +22,9 @@ GIB = 2**30
 # What a compiler lets a chip's programs take, GB (libtpu 0.0.42), and the slices that are sold:
 # https://cloud.google.com/tpu/docs, 2026.
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-CUBES = [
-    "2x2x1",
-    "2x2x2",
-    "2x2x4",
-    "2x4x4",
-    "4x4x4",
-    "4x4x8",
-    "4x8x8",
-    "8x8x8",
-    "8x8x16",
-    "8x16x16",
-]
+CUBES = (
+    "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16",
+)  # fmt: skip
 TPUS: dict[str, tuple[float, Sequence[str]]] = {
     "v4": (30.75, CUBES),
     "v5e": (15.75, FLAT),
