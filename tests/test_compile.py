@@ -49,6 +49,8 @@ PROGRAM = """HloModule jit__loop, is_scheduled=true, entry_computation_layout={(
   %sum.3 = f32[4]{0} all-reduce(%x), channel_id=4, frontend_attributes={chain_id="1"}
   %begun = ((f32[2,4]{1,0}, u8[3]{0}), (f32[8,4]{1,0}, /*index=1*/u8[12]{0})) all-gather-start(%a, %b), channel_id=5
   %done = (f32[8,4]{1,0}, u8[12]{0}) all-gather-done(%begun)
+  %plain = (f32[7]{0}, f32[9]{0}) all-reduce-start(%a, %b), channel_id=7
+  %twice = ((f32[7]{0}), f32[7]{0}) all-reduce-start(%a), channel_id=8
   %sent = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%a), channel_id=6
 }
 
@@ -70,7 +72,7 @@ def test_a_loop_is_counted_once_and_its_kernels_read_and_write_what_they_say():
     found = compile_facts.kernels(PROGRAM)
     assert found[0] == half + full  # of the body's first kernel
     assert found[-1] == 8 * 4 + full  # behind the loop
-    assert len(found) == 6 + 1
+    assert len(found) == 8 + 1
     without = PROGRAM.replace("while(", "custom-call(")
     assert compile_facts.kernels(without)[-1] == found[-1]
     assert len(compile_facts.kernels(without)) == 2
@@ -80,6 +82,8 @@ def test_collectives_are_told_apart_by_channel_and_counted_by_what_they_give():
     found = {(one.kind, one.shape): one for one in compile_facts.exchanged(PROGRAM)}
     assert {name: (one.bytes, one.times) for name, one in found.items()} == {
         ("all-reduce", "f32[4]"): (4 * 4, 2),  # the first stands in a fusion, too
+        ("all-reduce", "f32[7], f32[9]"): (4 * 7 + 4 * 9, 1),  # as a TPU's program has it
+        ("all-reduce", "f32[7]"): (4 * 7, 1),  # as a GPU's has it
         ("all-gather", "f32[8,4], u8[12]"): (8 * 4 * 4 + 12, 1),
         ("collective-permute", "f32[8]"): (8 * 4, 1),
     }

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rmdnet_jax.app.compile_target import Target
 
 FIELD = "--config."
-QUIET = {  # else libtpu looks for the machine that it is on, and complains at length
+ALONE = {  # else libtpu looks for the machine that it is on, complains, and locks it
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare() -> None:
     """Before JAX is imported: it uses no device of this machine, and asks no network what it is."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    for name, value in QUIET.items():
+    for name, value in ALONE.items():
         os.environ.setdefault(name, value)
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_autotune_level" not in flags:  # without a card no kernel can be timed
@@ -127,21 +128,22 @@ def shapes(config: Any, args: argparse.Namespace) -> Data:
     from rmdnet_jax.app import setup
     from rmdnet_jax.app.compile_programs import Data
 
-    told = (args.examples, args.classes, args.image)
-    if None not in told:
-        return Data(*told)
+    told = {name: getattr(args, name) for name in ("examples", "classes", "image")}
+    told = {name: value for name, value in told.items() if value is not None}
+    if len(told) == 3:
+        return Data(**told)
     if config.data.name in KNOWN:
         found = Data(*KNOWN[config.data.name])
         found = found._replace(examples=min(config.data.limit or found.examples, found.examples))
-    else:
-        try:
-            source = setup.read(config)
-        except UserError as error:
-            hint = "data that are elsewhere need --examples, --classes and --image"
-            raise UserError(f"{error}; {hint}") from None
-        size, *image = source.images.shape
-        found = Data(size, len(source.names), tuple(image), len(source.test_labels))
-    return Data(*(old if new is None else new for old, new in zip(found, (*told, None))))
+        return found._replace(**told)
+    try:
+        source = setup.read(config)
+    except UserError as error:
+        hint = "data that are elsewhere need --examples, --classes and --image"
+        raise UserError(f"{error}; {hint}") from None
+    size, *image = source.images.shape
+    found = Data(size, len(source.names), tuple(image), len(source.test_labels))
+    return found._replace(**told)
 
 
 def about(args: argparse.Namespace, overrides: dict, config: Any, data: Data, there: Target) -> Row:

@@ -126,7 +126,8 @@ def exchanged(text: str) -> list[Collective]:
             continue
         kind, shapes = found[3].removesuffix("-start"), SHAPE.findall(found[2])
         if found[3].endswith("-start"):
-            shapes = _given(kind, shapes)
+            asked = len(NAME.findall(found[4].split(")")[0]))
+            shapes = shapes[asked : 2 * asked] or shapes  # operands may stand before what it gives
         told = ", ".join(f"{bits}[{sizes}]" for bits, sizes in shapes)
         channel = re.search(r"channel_id=(\d+)", line)
         chain = re.search(r'chain_id="(\d+)"', line)
@@ -135,13 +136,6 @@ def exchanged(text: str) -> list[Collective]:
     counts = collections.Counter(seen.values())
     rows = [Collective(*one, times=times) for one, times in counts.items()]
     return sorted(rows, key=lambda row: -row.bytes)
-
-
-def _given(kind: str, shapes: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Of the types at the start of a collective those of what it gives: others are its operands."""
-    if kind == "all-reduce":
-        return shapes
-    return shapes[1:2] if kind == "collective-permute" else shapes[len(shapes) // 2 :]
 
 
 def too_much(error: str) -> int | None:

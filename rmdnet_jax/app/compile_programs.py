@@ -100,7 +100,7 @@ def run(config: Config, data: Data, mesh: Mesh) -> setup.Run:
     )
     tests = np.broadcast_to(np.uint8(0), (data.tests, *data.image))
     names = tuple(map(str, range(data.classes)))
-    column = jax.ShapeDtypeStruct((size,), np.int32)
+    column: Any = jax.ShapeDtypeStruct((size,), np.int32)
     pixels = jax.ShapeDtypeStruct((size, math.prod(data.image)), np.uint8)
     held = round(config.data.validation * size)
 

@@ -94,8 +94,11 @@ def _tpus(name: str, kind: str) -> Target:
         options = OPTIONS.get(kind, {}) | OPTIONS.get(name.partition(":")[2], {})
         devices = topologies.get_topology_desc(name, "tpu", **options).devices
     except Exception as error:  # each version of libtpu has its own
-        wrong = unknown("--topology", name, [one for one in known() if one.startswith(kind)])
-        raise UserError(f"{wrong}; libtpu says: {first_line(error)}") from None
+        said = first_line(error)
+        if "INVALID_ARGUMENT" in said:
+            near = [one for one in known() if one.startswith(kind) and one != name]
+            raise unknown("--topology", name, near) from None
+        raise UserError(f"--topology {name}: libtpu says: {said}") from None
     return _target(name, devices, int(TPUS[kind][0] * GIB), "tpu")
 
 
