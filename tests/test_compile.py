@@ -16,6 +16,7 @@ from conftest import ROOT, tiny
 from jax._src.cloud_tpu_init import get_tpu_library_path
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import cost_figures, pods
 from rmdnet_jax import cli, sharding
 from rmdnet_jax.app import (
     compile,
@@ -330,6 +331,51 @@ def test_the_verdict_is_said_in_plain_words():
     text = compile_words.verdict([step, heavy], 16 * gb)
     assert text.startswith("Does not fit: at most 20.00 of 16.0 GB a chip (relation modeling), 4.0")
     assert "does not fit" in compile_words.line(heavy)
+
+
+def test_the_pages_show_what_the_file_says():
+    known = json.loads((ROOT / pods.FILE).read_text())
+    for page, name, table in ((pods.SCALING, "pods", pods.pods), (pods.SPEED, "programs",
+                                                                  pods.programs)):  # fmt: skip
+        text = (ROOT / page).read_text()
+        assert cost_figures.placed(text, table(known), pods.MARKS[name]) == text
+        for block in known:
+            assert (block["topology"] in text) or name == "programs"
+
+
+def test_no_kept_step_exchanges_pairs_or_data_and_memory_is_flat():
+    """What `docs/scaling.md` says of all of its pods."""
+    held = {}
+    for block, row in pods.steps(json.loads((ROOT / pods.FILE).read_text())):
+        for one in row["collectives"]:
+            assert not pods.of_all_pairs(one, row["batch"], block["chips"])
+            assert block["data"]["examples"] not in pods.sizes(one)
+        kind = block["topology"].partition(":")[0]
+        held.setdefault((block["network"], row["name"], kind), []).append(row["total_bytes"])
+    for sizes in held.values():
+        assert max(sizes) < 1.25 * min(sizes)
+
+
+def test_a_collective_of_all_pairs_is_seen_by_its_shape():
+    def one(shape):
+        return {"shape": shape}
+
+    assert pods.sizes(one("f32[3,384], u8[5]")) == [3, 384, 5]
+    assert pods.of_all_pairs(one("f32[384,384]"), 384, 4)
+    assert pods.of_all_pairs(one("bf16[96,384]"), 384, 4)
+    assert not pods.of_all_pairs(one("f32[384,512]"), 384, 4)
+    assert not pods.of_all_pairs(one("f32[96,512]"), 384, 4)
+
+
+def test_a_program_takes_the_place_of_the_same_of_its_network_and_pod():
+    old = [{"network": "cnn", "topology": "v5e:2x2", "programs": [{"name": "guided", "kernels": 1},
+                                                                  {"name": "votes", "kernels": 2}]},
+           {"network": "cnn", "topology": "v5e:4x4", "programs": []}]  # fmt: skip
+    new = {**old[0], "programs": [{"name": "data", "kernels": 4}, {"name": "guided", "kernels": 3}]}
+    kept, found = pods.merged(old, new)
+    assert kept == old[1]
+    assert [row["kernels"] for row in found["programs"]] == [4, 3, 2]
+    assert pods.count("v5p:2x2x4") == 16
 
 
 @pytest.mark.skipif(not get_tpu_library_path(), reason="libtpu is not installed: pip extra tpu")
