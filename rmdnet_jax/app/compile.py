@@ -57,13 +57,17 @@ def main(argv: list[str] | None = None) -> int:
     config = resolve(get_config(args.config, overrides))
     there = compile_target.target(args.topology)
     data = shapes(config, args)
+    path = args.json and place(args.json, "--json")
+    if path and not path.parent.is_dir():
+        raise wrong("--json", f"lie in a folder that is there, got {args.json!r}")
     found = about(args, overrides, config, data, there)
-    print(opening(found), HEAD, sep="\n", flush=True)
     for row in compiled(config, data, there, args.only):
+        if not found["programs"]:  # what cannot be is refused by now
+            print(opening(found), HEAD, sep="\n")
         found["programs"].append(row)
         print(line(row), flush=True)
-        if args.json:  # again after each, as the next may take minutes
-            write_json(place(args.json, "--json"), found)
+        if path:  # again after each, as the next may take minutes
+            write_json(path, found)
     print(verdict(found["programs"], there.memory))
     return int(not all(row["fits"] for row in found["programs"]))
 
