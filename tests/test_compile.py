@@ -324,7 +324,7 @@ def test_the_verdict_is_said_in_plain_words():
     text = compile_words.verdict([row("data", gb), step], 16 * gb)
     assert text.startswith("Fits: at most 5.00 of 16.0 GB a chip (relation-guided learning), 11.00")
     assert "exchanges 2 all-reduce of 6.0 MB, 1 all-gather of 1.0 MB; the largest is all-" in text
-    assert "estimate" in text
+    assert "is a guess" in text
     told = compile_words.line(step).split()
     assert told == ["relation-guided", "learning", "5.00", "960", "3", "7.0", "2.5", "3.00", "step"]
     heavy = row("modeling", 20 * gb, fits=False)

@@ -155,8 +155,9 @@ def too_much(error: str) -> int | None:
 def largest_batch(batch: int, chips: int, memory: int, fixed: int, growing: int) -> int:
     """The batch that would fit, `batch (memory - fixed) / growing`.
 
-    All that is temporary is taken to grow as the batch. Some of it does not, so more may fit than
-    this says.
+    All that is temporary is taken to grow as the batch. Some of it does not; what relations of a
+    batch take in blocks grows faster, until a block is full. So it is a guide, the less the farther
+    away: compile again with it.
 
     Args:
       batch: that was compiled, over all chips.

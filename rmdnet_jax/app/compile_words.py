@@ -92,7 +92,7 @@ def verdict(rows: Sequence[Row], memory: int) -> str:
             )
     if any(row["batch"] for row in rows):
         lines.append(
-            "The batch that fits is an estimate: temporaries are taken to grow as the batch. "
-            "Compile again with it. No time is known before it runs."
+            "The batch that fits is a guess: temporaries are taken to grow as the batch. Compile "
+            "again with it. No time is known before it runs."
         )
     return "\n".join(lines)
