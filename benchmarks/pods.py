@@ -70,14 +70,21 @@ def merged(known: list[Row], found: Row) -> list[Row]:
 
 def of_all_pairs(one: Row, batch: int, chips: int) -> bool:
     """Whether a collective has a value for each pair of a batch's images, or of a chip's part."""
-    counts = sizes(one)
-    return counts.count(batch) > 1 or (chips > 1 and {batch, batch // chips} <= {*counts})
+    return any(
+        counts.count(batch) > 1 or (chips > 1 and {batch, batch // chips} <= {*counts})
+        for counts in sizes(one)
+    )
 
 
-def sizes(one: Row) -> list[int]:
-    """All sizes of a collective's shapes: "f32[3,4], u8[5]" -> [3, 4, 5]."""
+def of_the_data(one: Row, examples: int) -> bool:
+    """Whether a collective has a value for each example."""
+    return any(examples in counts for counts in sizes(one))
+
+
+def sizes(one: Row) -> list[list[int]]:
+    """The sizes of a collective's shapes: "f32[3,4], u8[5]" -> [[3, 4], [5]]."""
     inner = [part.split("]")[0] for part in one["shape"].split("[")[1:]]
-    return [int(n) for part in inner for n in part.split(",") if n]
+    return [[int(n) for n in part.split(",") if n] for part in inner]
 
 
 def steps(blocks: list[Row]) -> Iterator[tuple[Row, Row]]:
@@ -112,7 +119,7 @@ def pods(blocks: list[Row]) -> str:
         rows, chips = row["collectives"], block["chips"]
         number, told = words.exchanged(row)
         pairs = sum(of_all_pairs(one, row["batch"], chips) for one in rows)
-        data = sum(block["data"]["examples"] in sizes(one) for one in rows)
+        data = sum(of_the_data(one, block["data"]["examples"]) for one in rows)
         most = f"{rows[0]['bytes'] / words.MB:.1f}" if rows else "–"
         lines.append(
             f"| {who} | {where} | {gb(row['total_bytes'])}, {gb(row['temporary_bytes'])} "

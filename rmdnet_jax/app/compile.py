@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from rmdnet_jax.app.command import Parser
 from rmdnet_jax.app.compile_facts import facts, largest_batch, too_much
 from rmdnet_jax.app.compile_words import HEAD, SAYS, Row, line, opening, verdict
-from rmdnet_jax.errors import UserError, first_line, within, wrong
+from rmdnet_jax.errors import UserError, within, wrong
 
 if TYPE_CHECKING:
     from rmdnet_jax.app.compile_programs import Data, Program
@@ -213,12 +213,11 @@ def compiled_one(program: Program, there: Target, held: int, here: Callable[[], 
     lowered = program.lower()
     try:
         made = lowered.compile()
-    except Exception as error:  # the compiler refuses what cannot fit
-        if not (need := too_much(str(error))):
-            raise UserError(
-                f"{SAYS[program.name]} cannot be compiled for {there.name}: {first_line(error)}"
-            ) from error
-        return row | {"total_bytes": held + need, "fits": False, "data_bytes": held}
+    except Exception as error:  # the compiler refuses what cannot fit, and what it is too weak for
+        need = too_much(str(error))
+        if need is None:
+            row["error"] = " ".join(str(error).split())[:300]
+        return row | {"total_bytes": held + (need or 0), "fits": False, "data_bytes": held}
     flops = None
     if "flops" not in (made.cost_analysis() or {}):
         flops = here().lower().cost_analysis()["flops"] / there.mesh.size

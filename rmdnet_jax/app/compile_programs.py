@@ -187,16 +187,22 @@ def _lowered(mesh: Mesh, call: Any, *args: Any, **options: Any) -> Callable[[], 
 
 def _data(made: setup.Run, batch: int, data: Data, near: bool) -> Program:
     """What gathers a batch of the columns that lie on each chip."""
-    examples, mesh = made.examples, made.mesh
-    pixels = [data.examples, data.tests] if near else [1, 0]
+    mesh, pixels = made.mesh, math.prod(data.image)
     train, test = (
-        Flat(jax.ShapeDtypeStruct((n, math.prod(data.image)), np.uint8), data.image) for n in pixels
+        Flat(jax.ShapeDtypeStruct((n, pixels), np.uint8), data.image)
+        for n in (data.examples, data.tests)
     )
-    columns = _everywhere(mesh, (examples._replace(image=train), test))
-    index = _placed(
-        NamedSharding(mesh, PartitionSpec(AXIS)), jax.ShapeDtypeStruct((batch,), np.int32)
-    )
-    call = jax.jit(lambda columns, index: gather(columns[0], index), keep_unused=True)
+    examples, tests = (made.examples._replace(image=train), test) if near else (made.examples, None)
+    columns = _everywhere(mesh, (examples, tests))
+    place = NamedSharding(mesh, PartitionSpec(AXIS))
+    index = _placed(place, jax.ShapeDtypeStruct((batch,), np.int32))
+
+    def taken(columns, index):
+        if near:
+            return gather(columns[0], index)
+        return jax.tree.map(lambda column: column[index], columns[0]._replace(image=None))
+
+    call = jax.jit(taken, keep_unused=near)
     return Program("data", "batch", 0, 0, _lowered(mesh, call, columns, index))
 
 

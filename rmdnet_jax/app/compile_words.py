@@ -45,7 +45,8 @@ def line(row: Row) -> str:
     """A program's line in the table below `HEAD`; all but the batch is of one chip."""
     size = f"{row['total_bytes'] / GB:.2f}"
     if "collectives" not in row:
-        return COLUMNS.format(SAYS[row["name"]], size, *"-----", "it does not fit")
+        why = f"it does not compile: {row['error']}" if "error" in row else "it does not fit"
+        return COLUMNS.format(SAYS[row["name"]], size, *"-----", why)
     times, told = exchanged(row)
     batch = f"{row['batch_that_fits']:,}" if row["batch"] else "-"
     return COLUMNS.format(
@@ -72,6 +73,8 @@ def kinds(row: Row) -> dict[str, tuple[int, int]]:
 def verdict(rows: Sequence[Row], memory: int) -> str:
     """Whether all of them fit, by how much; what chips exchange in a step; what was estimated."""
     most = max(rows, key=lambda row: row["total_bytes"])
+    if failed := [SAYS[row["name"]] for row in rows if "error" in row]:
+        return f"Cannot be compiled: {', '.join(failed)}. Try other sizes, or tell us."
     size, all_of_it = most["total_bytes"] / GB, memory / GB
     fits = all(row["fits"] for row in rows)
     lines = [
