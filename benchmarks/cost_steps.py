@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import math
 import pathlib
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +19,7 @@ from benchmarks.speed import spread
 from rmdnet_jax import sharding
 from rmdnet_jax.app import experiment
 from rmdnet_jax.app.arms import own
+from rmdnet_jax.app.compile_facts import kernels
 from rmdnet_jax.app.correct import Corrected
 from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.resolve import resolve
@@ -36,10 +35,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "corrected": {"weight": 0.0, "targets": "propagated"},
 }
 EPOCHS = 100  # of the configs whose steps are taken
-# One line of an optimised program: name, type, operation, and what it reads.
-KERNEL = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)")
-NAME, SHAPE = re.compile(r"%([\w.\-]+)"), re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
 WARM, LEAST = 1, 0.2  # turns before those that count; seconds of a turn: short steps are repeated
 
 
@@ -102,30 +97,6 @@ def facts(program: Any, flops: float | None = None) -> dict[str, float]:
         "bytes": cost.get("bytes accessed", sum(moved)),
         "kernels": len(moved),
     }
-
-
-def kernels(text: str) -> list[float]:
-    """Bytes that each kernel of an optimised program reads and writes, from its text."""
-    sizes: dict[str, float] = {}
-    moved = []
-    for line in text[text.index("\nENTRY") :].splitlines():
-        if found := KERNEL.match(line):
-            name, kind, operation, rest = found.groups()
-            sizes[name] = _size(kind)
-            if operation not in FREE:
-                read = NAME.findall(rest.split("), ")[0])
-                moved.append(sizes[name] + sum(sizes.get(one, 0.0) for one in read))
-    return moved
-
-
-def _size(kind: str) -> float:
-    """Bytes of a type, or of a tuple of types."""
-    found = SHAPE.findall(kind)
-    return sum(
-        math.prod([int(n) for n in sizes.split(",") if n] or [1])
-        * (1 if bits == "pred" else int(re.findall(r"\d+", bits)[0]) / 8)
-        for bits, sizes in found
-    )
 
 
 def runner(stage: steps.Stage, mesh: Mesh, program: Any) -> Callable[[], None]:

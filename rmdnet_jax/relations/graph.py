@@ -24,17 +24,19 @@ class Graph(NamedTuple):
     weight: Array  # float32 [n, k]
 
 
-def connect(neighbour: Array, cosine: Array, temperature: float) -> Graph:
+@jax.jit
+def connect(neighbour: Array, cosine: Array, temperature: float | Array) -> Graph:
     """The normalised graph of these neighbours [n, k].
 
     A node without weight stays alone: its row of S is 0.
     """
     weight = jnp.exp((cosine - 1) / temperature)
-    degree = jnp.sum(weight, axis=1) + jnp.zeros(len(weight)).at[neighbour].add(weight)
+    # Each device adds up its own rows. All n k weights at once are slow on a TPU.
+    degree = product(Graph(neighbour, weight), jnp.ones((len(weight), 1)))[:, 0]
     scale = jnp.where(
         degree > 0, jax.lax.rsqrt(jnp.maximum(degree, jnp.finfo(jnp.float32).tiny)), 0.0
     )
-    return Graph(neighbour, weight * scale[:, None] * scale[neighbour])
+    return whole(Graph(neighbour, weight * scale[:, None] * scale[neighbour]))
 
 
 def product(graph: Graph, x: Array) -> Array:
