@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,34 @@ def split(mesh: Mesh, array: np.ndarray, axis: int = 0) -> Array:
     """A host array, the same in each process, split over the devices along an axis."""
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
+
+
+def read(mesh: Mesh, rows: np.ndarray, reader: Callable[[np.ndarray], PyTree]) -> PyTree:
+    """What `reader` gives for rows, split over the devices along the last axis of `rows`.
+
+    Args:
+      mesh: the devices.
+      rows: [..., k], the same in each process.
+      reader: (rows [m]) -> host arrays [m, ...]; asked once, for this process's devices alone.
+
+    Returns:
+      Arrays [..., k, ...].
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * (rows.ndim - 1), AXIS))
+    where = sharding.addressable_devices_indices_map(rows.shape)
+    own = {device: rows[index] for device, index in where.items()}
+    found = reader(np.concatenate([part.ravel() for part in own.values()]))
+
+    def whole(array: np.ndarray) -> Array:
+        split = np.split(array, np.cumsum([part.size for part in own.values()])[:-1])
+        placed = [
+            jax.device_put(x.reshape(*part.shape, *array.shape[1:]), device)
+            for x, (device, part) in zip(split, own.items())
+        ]
+        shape = (*rows.shape, *array.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, placed)
+
+    return jax.tree.map(whole, found)
 
 
 def is_main() -> bool:

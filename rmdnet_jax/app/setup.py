@@ -13,13 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import checked, lock
+from rmdnet_jax.app import checked, fits, lock
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import Arm, arms
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.app.schema import Config
-from rmdnet_jax.data import resident, sources, store, tfds
+from rmdnet_jax.data import resident, sources, store, streaming, tfds
+from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.data.resident import Examples
 from rmdnet_jax.errors import UserError, under, wrong
 from rmdnet_jax.files import place
@@ -54,7 +55,7 @@ class Run(NamedTuple):
     reviewed: str  # what a person should know of the labels and the set-up, in lines
     train: np.ndarray  # int32, rows whose labels are trained on
     held: np.ndarray  # int32, rows of the noisy validation split
-    examples: Examples  # the columns, on every device
+    examples: Examples  # the columns, on every device; no images where these are streamed
     images: tuple[Any, Any]  # for training and test, where `predict` has them soonest
     statistics: tuple[np.ndarray, np.ndarray]  # per-channel mean and standard deviation
     encoder: Network
@@ -97,7 +98,7 @@ def setup(
     if config.tensorboard and not importlib.util.find_spec("tensorflow"):
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
     network = adapt(build("encoder", config) if encoder is None else encoder)
-    source = read(config) if source is None else source
+    source = fits.streamed(config, read(config) if source is None else source)
     kind, drawn = corrupt(config, source)
     with under("data"):
         path = local(config.data.labels, "labels")
@@ -109,8 +110,9 @@ def setup(
     mesh, plan = sharding.mesh(), arms(config)
     clean = source.labels if kind.known else None
     notes = checked.notes(config, source, train, plan, drawn if kind.size else None)
-    columns = (resident.flat(np.asarray(source.images)), given, index, clean)
-    examples = Examples(*sharding.replicate(mesh, columns))
+    streamed = isinstance(source.images, Encoded)
+    pixels = None if streamed else resident.flat(np.asarray(source.images))
+    examples = Examples(*sharding.replicate(mesh, (pixels, given, index, clean)))
     statistics = resident.channel_statistics(source.images)
 
     def predicts(apply):
@@ -142,7 +144,7 @@ def setup(
 
 def _near(mesh: Mesh, source: sources.Source, examples: Examples) -> tuple[Any, Any]:
     """Images for training and test: on an accelerator, or where a CPU reads them without a copy."""
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" or examples.image is None:
         return source.images, source.test_images
     return examples.image, sharding.replicate(mesh, resident.flat(np.asarray(source.test_images)))
 
@@ -158,6 +160,7 @@ def read(config: Config) -> sources.Source:
             limit=data.limit,
             seed=config.noise.seed,
             broken=data.broken,
+            stream=fits.streams(config),
         )
 
 
@@ -175,7 +178,7 @@ def corrupt(config: Config, source: sources.Source) -> tuple[noise.Noise, np.nda
     size = len(source.labels)
     index = np.arange(size, dtype=np.int32) if kind.size or source.rows is None else source.rows
     if kind.images:
-        return kind, np.asarray(kind.labels(index, source.labels, source.images))
+        return kind, fits.labels(kind, index, source)
     return kind, np.asarray(jax.jit(kind.labels)(index, source.labels))
 
 
@@ -228,10 +231,15 @@ def make_stage(
         **{k: sharding.replicate(made.mesh, v) for k, v in columns.items() if v is not None}
     )
     _check_batch(part, config.batch_size, len(rows))
+    images = made.source.images
     with under(part):
-        batches = resident.resident(
-            examples, rows, config.batch_size, jax.random.fold_in(key, steps.ORDER), made.mesh
-        )
+        order = jax.random.fold_in(key, steps.ORDER)
+        if isinstance(images, Encoded):
+            batches = streaming.streaming(
+                examples, images, rows, config.batch_size, order, made.mesh, config.epochs
+            )
+        else:
+            batches = resident.resident(examples, rows, config.batch_size, order, made.mesh)
     _check_steps(part, config.epochs, batches.steps_per_epoch)
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
@@ -249,9 +257,9 @@ def make_stage(
         refresh=refresh,
         steps_per_call=made.config.steps_per_call,
     )
-    like = jax.eval_shape(
-        resident.gather, examples, jax.ShapeDtypeStruct((config.batch_size,), np.int32)
-    )
+    index = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
+    image = jax.ShapeDtypeStruct((config.batch_size, *images.shape[1:]), np.uint8)
+    like = jax.eval_shape(resident.gather, examples, index)._replace(image=image)
     with jax.set_mesh(made.mesh):
         variables, _ = jax.eval_shape(objective.init, key, like.image)
         with under(f"{part}.optimizer"):
