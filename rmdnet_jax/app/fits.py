@@ -13,6 +13,7 @@ import numpy as np
 from rmdnet_jax import sharding
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.data.encoded import Encoded
+from rmdnet_jax.data.resident import Flat, flat
 from rmdnet_jax.data.source import Source
 from rmdnet_jax.data.store import Streams
 from rmdnet_jax.labels.noise import Noise
@@ -57,8 +58,13 @@ def streamed(config: Config, source: Source) -> Source:
     images, test = source.images, source.test_images
     if isinstance(images, Encoded) or not streams(config)(images.nbytes + test.nbytes):
         return source
-    encoded = (Encoded(x, x.shape[1:], count=len(x)) for x in (images, test))
+    encoded = (Encoded(np.asarray(x), x.shape[1:], count=len(x)) for x in (images, test))
     return source._replace(images=next(encoded), test_images=next(encoded))
+
+
+def resident(source: Source) -> Flat | None:
+    """The training images as a column; None where they are streamed."""
+    return None if isinstance(source.images, Encoded) else flat(np.asarray(source.images))
 
 
 def labels(kind: Noise, index: np.ndarray, source: Source) -> np.ndarray:

@@ -32,7 +32,7 @@ from rmdnet_jax.training import fit, steps
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import Objective, classifier, ensemble
 from rmdnet_jax.training.predict import Predict, predictor
-from rmdnet_jax.types import Variables
+from rmdnet_jax.types import Array, Variables
 
 PREDICT_BATCH = 512
 STAGES = ("relation_modeling", "relation_guided")
@@ -110,9 +110,8 @@ def setup(
     mesh, plan = sharding.mesh(), arms(config)
     clean = source.labels if kind.known else None
     notes = checked.notes(config, source, train, plan, drawn if kind.size else None)
-    streamed = isinstance(source.images, Encoded)
-    pixels = None if streamed else resident.flat(np.asarray(source.images))
-    examples = Examples(*sharding.replicate(mesh, (pixels, given, index, clean)))
+    columns = (fits.resident(source), given, index, clean)
+    examples = Examples(*sharding.replicate(mesh, columns))
     statistics = resident.channel_statistics(source.images)
 
     def predicts(apply):
@@ -231,15 +230,8 @@ def make_stage(
         **{k: sharding.replicate(made.mesh, v) for k, v in columns.items() if v is not None}
     )
     _check_batch(part, config.batch_size, len(rows))
-    images = made.source.images
     with under(part):
-        order = jax.random.fold_in(key, steps.ORDER)
-        if isinstance(images, Encoded):
-            batches = streaming.streaming(
-                examples, images, rows, config.batch_size, order, made.mesh, config.epochs
-            )
-        else:
-            batches = resident.resident(examples, rows, config.batch_size, order, made.mesh)
+        batches = _batches(made, examples, rows, config, key)
     _check_steps(part, config.epochs, batches.steps_per_epoch)
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
@@ -257,9 +249,11 @@ def make_stage(
         refresh=refresh,
         steps_per_call=made.config.steps_per_call,
     )
-    index = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
-    image = jax.ShapeDtypeStruct((config.batch_size, *images.shape[1:]), np.uint8)
-    like = jax.eval_shape(resident.gather, examples, index)._replace(image=image)
+    like = jax.eval_shape(
+        resident.gather, examples, jax.ShapeDtypeStruct((config.batch_size,), np.int32)
+    )
+    shape = config.batch_size, *made.source.images.shape[1:]
+    like = like._replace(image=jax.ShapeDtypeStruct(shape, np.uint8))
     with jax.set_mesh(made.mesh):
         variables, _ = jax.eval_shape(objective.init, key, like.image)
         with under(f"{part}.optimizer"):
@@ -267,6 +261,20 @@ def make_stage(
         with under(part):
             steps.shapes(stage, made.mesh, like)
     return stage
+
+
+def _batches(
+    made: Run, examples: Examples, rows: np.ndarray, config: Config, key: Array
+) -> resident.Pipeline:
+    """The batches of a stage, from images on the devices or streamed."""
+    images, size, order = (
+        made.source.images,
+        config.batch_size,
+        jax.random.fold_in(key, steps.ORDER),
+    )
+    if isinstance(images, Encoded):
+        return streaming.streaming(examples, images, rows, size, order, made.mesh, config.epochs)
+    return resident.resident(examples, rows, size, order, made.mesh)
 
 
 def _check_batch(part: str, batch_size: int, rows: int) -> None:

@@ -92,7 +92,8 @@ class Encoded:
         count: int = 0,
         broken: str = "refuse",
     ):
-        self.stored, self.broken = stored, broken
+        self.stored: Any = stored
+        self.broken = broken
         self.rows = np.arange(count) if rows is None else np.asarray(rows)
         self.shape = (len(self.rows), *size)
         self.lost: dict[int, str] = {}  # rows that could not be read, and why

@@ -6,7 +6,7 @@ list's folder on, or by a whole path. Labels are names, or numbers of classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from rmdnet_jax.errors import one_of, wrong
 from rmdnet_jax.files import place
 from rmdnet_jax.labels import files
 from rmdnet_jax.labels.given import LABEL
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SPLIT = ("split", "subset", "set")
 MUST = "be a .csv or .parquet with a column of files and one of labels for name=table"
@@ -47,10 +44,9 @@ def load(
     table = files.read_table(str(path), "dir", text=(*files.NAMES, *LABEL, *SPLIT))
     file, label, split = _columns(table, dir)
     for column in filter(lambda column: column is not None, (file, label, split)):
-        empty = table[column].isna() | (table[column].astype(str) == "")
-        if empty.any():
-            row = int(np.flatnonzero(empty)[0])
-            raise wrong("dir", f"have no empty cell, got one in row {row} of {dir!r}")
+        empty = np.flatnonzero(table[column].isna() | (table[column].astype(str) == ""))
+        if len(empty):
+            raise wrong("dir", f"have no empty cell, got one in row {empty[0]} of {dir!r}")
     cells = files.values(table[label])
     if cells.dtype.kind == "f" and (cells == np.trunc(cells)).all():
         cells = cells.astype(np.int64)
@@ -65,7 +61,7 @@ def load(
     return folder.read(name, path.parent, image_size, classes, splits, broken, stream)
 
 
-def _columns(table: DataFrame, dir: str) -> tuple:
+def _columns(table: Any, dir: str) -> tuple:
     """The columns of files, of labels, and of splits or None."""
     known = {str(name).lower(): name for name in reversed(table.columns)}
     unnamed = [*table.columns] == [*range(len(table.columns))]
@@ -80,7 +76,7 @@ def _columns(table: DataFrame, dir: str) -> tuple:
     return file, label, split
 
 
-def _tested(table: DataFrame, split: object, dir: str) -> np.ndarray:
+def _tested(table: Any, split: object, dir: str) -> np.ndarray:
     """Which rows are of the test set, bool [n]."""
     if split is None:
         return np.zeros(len(table), bool)
