@@ -940,3 +940,79 @@ def test_lists_that_cannot_be_are_one_line(text, words, photos):
 def test_no_list_is_one_line(tmp_path):
     for path in ("", str(tmp_path), str(tmp_path / "absent.csv"), "gs://b/list.csv"):
         assert error("table", dir=path).startswith("dir")
+
+
+# --- data sets that are given out as folders and lists
+
+
+def published(root):
+    """Small folders of the layouts that Clothing1M and WebVision are given out in."""
+    clothes, web = root / "clothing1m", root / "webvision"
+    keys = [f"images/{i}/0{i}/{i},{i}.jpg" for i in range(6)]
+    write_folder(clothes, {key: made_image("train", i) for i, key in enumerate(keys)})
+    lists = {
+        "noisy_train_key_list.txt": [keys[4], keys[0], keys[2]],
+        "noisy_label_kv.txt": [f"{key} {13 - i}" for i, key in enumerate(keys)],
+        "clean_test_key_list.txt": [keys[2], keys[5]],
+        "clean_label_kv.txt": [f"{keys[5]} 9", f"{keys[2]} 13"],
+    }
+    for name, lines in lists.items():
+        listed(clothes, "\n".join(lines) + "\n", name)
+    write_folder(web, {f"google/q0001/{i}.jpg": made_image("train", i) for i in range(4)})
+    write_folder(web, {f"val_images_256/val{i}.jpg": made_image("test", i) for i in range(3)})
+    (web / "info").mkdir()
+    found = "".join(f"google/q0001/{i}.jpg {(3, 49, 50, 999)[i]}\n" for i in range(4))
+    listed(web / "info", found, "train_filelist_google.txt")
+    listed(web / "info", "val0.jpg 3\nval1.jpg 50\nval2.jpg 49\n", "val_filelist.txt")
+    return clothes, web
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["beside images", "in annotations"])
+def test_clothing1m_is_read_as_it_is_given_out(inner, tmp_path):
+    root, _ = published(tmp_path)
+    if inner:
+        (root / "annotations").mkdir()
+        for path in root.glob("*.txt"):
+            path.rename(root / "annotations" / path.name)
+    source = sources.load("clothing1m", dir=str(root), image_size=8, stream=lambda size: True)
+    np.testing.assert_array_equal(source.images[:], images_of(4, 0, 2))
+    np.testing.assert_array_equal(source.test_images[:], images_of(2, 5))
+    assert (source.labels.tolist(), source.test_labels.tolist()) == ([9, 13, 11], [13, 9])
+    assert len(source.names) == 14
+
+
+@pytest.mark.parametrize(("name", "kept"), [("webvision", 4), ("mini_webvision", 2)])
+def test_webvision_is_read_as_it_is_given_out(name, kept, tmp_path):
+    _, root = published(tmp_path)
+    source = sources.load(name, dir=str(root), image_size=8, stream=lambda size: True)
+    np.testing.assert_array_equal(source.images[:], images_of(*range(kept)))
+    assert source.labels.tolist() == [3, 49, 50, 999][:kept]
+    assert source.test_labels.tolist() == ([3, 50, 49] if kept == 4 else [3, 49])
+    assert source.files[0] == "google/q0001/0.jpg"
+    assert len(source.names) == (1000 if kept == 4 else 50)
+    lines = [f"n{i:08} crane" for i in range(1000)]
+    listed(root / "info", "\n".join(lines), "synsets.txt")
+    again = sources.load(name, dir=str(root), image_size=8, stream=lambda size: True)
+    assert again.names == tuple(lines[: len(source.names)])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "words"),
+    [
+        ("clothing1m", "noisy_label_kv.txt", "images/0.jpg 1\n", ["a label of", "4,4.jpg"]),
+        ("clothing1m", "noisy_train_key_list.txt", None, ["key_list.txt", "cannot be read"]),
+        ("clothing1m", "clean_label_kv.txt", "images/2.jpg\n", ["a class number", "images/2.jpg"]),
+        ("webvision", "info/val_filelist.txt", "val0.jpg 1000\n", ["[0, 1000)", "val0.jpg"]),
+        ("mini_webvision", "info/val_filelist.txt", "val0.jpg x\n", ["class number", "val0.jpg x"]),
+    ],
+)
+def test_lists_that_are_damaged_are_one_line(name, file, text, words, tmp_path):
+    root = published(tmp_path)[name != "clothing1m"]
+    if text is None:
+        (root / file).unlink()
+    else:
+        listed(root, text, file)
+    message = error(name, dir=str(root), image_size=8)
+    assert message.startswith("dir")
+    assert all(word in message for word in words), message
+    assert error(name, dir=str(root / "absent")).startswith(f"dir must be the folder of {name}")

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from conftest import ROOT, assert_same, tiny
 from jax.sharding import AxisType
 from PIL import Image
-from test_multihost import MAIN, command, finish, started  # noqa: F401
+from test_multihost import MAIN, command, finish, started, until_it_trains  # noqa: F401
 from test_resume import Killed, final_states
 
 from rmdnet_jax import sharding
@@ -477,6 +478,20 @@ def test_where_all_are_broken_nothing_stands_for_them(tmp_path, monkeypatch):
 
 
 # --- how a program ends
+
+
+def test_a_signal_saves_and_ends_a_streamed_run(started, tmp_path):  # noqa: F811
+    root, run = photos(tmp_path / "x", (40, 30)), tmp_path / "run"
+    text = f"image_folder:quick,dir={root},size=8,batch_size=8,relation_guided.epochs=999"
+    words = ["--config", f"{text},data.pipeline=streaming", "--workdir", str(run)]
+    process = started(*MAIN, *words)
+    until_it_trains(run, [process])
+    process.send_signal(signal.SIGTERM)
+    began = time.time()
+    statuses, said = finish([process])
+    assert statuses == [143], said
+    assert time.time() - began < 30
+    assert "Traceback" not in said[0]
 
 
 END = """

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rmdnet_jax.data import folder, table, tfds
+from rmdnet_jax.data import folder, published, table, tfds
 from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.data.images import MODES
 from rmdnet_jax.data.source import FIELDS, Source, checked
@@ -67,7 +67,8 @@ def load(
         source = PICTURES[name](name, dir, int(image_size), broken, stream)
         return _small(source.cut(limit, seed), stream)
     if broken != "refuse":
-        raise wrong("broken", f"be 'refuse' but for name='folder' and 'table', got {broken!r}")
+        names = " or ".join(map(repr, PICTURES))
+        raise wrong("broken", f"be 'refuse' but for name={names}, got {broken!r}")
     if name == "digits" and dir:
         raise wrong("dir", f"be empty for name='digits', got {dir!r}: is name=folder meant?")
     if name in KINDS:
@@ -235,4 +236,5 @@ def _npz(name: str, dir: str, image_size: int) -> Source:
 
 
 PICTURES = {"folder": folder.load, "table": table.load}
+PICTURES |= dict.fromkeys(published.LISTS, published.load)
 KINDS: dict[str, Load] = {"digits": _digits, "npz": _npz, **PICTURES}

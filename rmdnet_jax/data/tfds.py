@@ -36,7 +36,16 @@ from rmdnet_jax.files import SCHEME, place
 # data set, config, version; no namespace: those ask the network
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d[\w.*]*)?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-OTHERS = ["digits", "npz", "folder", "table", "cifar10", "cifar100"]  # named in errors
+OTHERS = [
+    "digits",
+    "npz",
+    "folder",
+    "table",
+    "clothing1m",
+    "webvision",
+    "cifar10",
+    "cifar100",
+]  # named in errors
 
 
 def load(name: str, dir: str, image_size: int, stream: Streams = never) -> Source:
