@@ -118,7 +118,8 @@ def digest(*arrays: Any) -> str:
     """
     found = hashlib.sha256()
     for array in arrays:
-        array = np.asanyarray(array)
+        if not hasattr(array, "nbytes"):  # else it may be one that is not all in memory
+            array = np.asanyarray(array)
         found.update(f"{array.dtype.str} {array.shape}".encode())
         rows = max(1, (1 << 24) // max(1, array.nbytes // max(1, len(array)))) if array.ndim else 1
         for first in range(0, len(array) if array.ndim else 1, rows):

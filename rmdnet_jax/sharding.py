@@ -6,6 +6,7 @@ Batches and tables by example are split over it, all else is everywhere.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,17 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Host or device arrays, the same in each process, copied to every device."""
-    return jax.device_put(tree, everywhere(mesh))
+    """Host or device arrays, the same in each process, copied to every device.
+
+    Of several processes each copies its own: `device_put` would compare all of them first.
+    """
+    place = everywhere(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, place)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, place, lambda where: x[where]),
+        jax.tree.map(np.asarray, tree),
+    )
 
 
 def split(mesh: Mesh, array: np.ndarray, axis: int = 0) -> Array:
@@ -85,6 +95,34 @@ def placed(tree: PyTree, like: PyTree) -> PyTree:
         jax.tree.map(np.asarray, tree),
         like,
     )
+
+
+def read(mesh: Mesh, rows: np.ndarray, reader: Callable[[np.ndarray], PyTree]) -> PyTree:
+    """What `reader` gives for rows, split over the devices along the last axis of `rows`.
+
+    Args:
+      mesh: the devices.
+      rows: [..., k], the same in each process.
+      reader: (rows [m]) -> host arrays [m, ...]; asked once, for this process's devices alone.
+
+    Returns:
+      Arrays [..., k, ...].
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * (rows.ndim - 1), AXIS))
+    where = sharding.addressable_devices_indices_map(rows.shape)
+    own = {device: rows[index] for device, index in where.items()}
+    found = reader(np.concatenate([part.ravel() for part in own.values()]))
+
+    def whole(array: np.ndarray) -> Array:
+        split = np.split(array, np.cumsum([part.size for part in own.values()])[:-1])
+        placed = [
+            jax.device_put(x.reshape(*part.shape, *array.shape[1:]), device)
+            for x, (device, part) in zip(split, own.items())
+        ]
+        shape = (*rows.shape, *array.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, placed)
+
+    return jax.tree.map(whole, found)
 
 
 def is_main() -> bool:

@@ -100,7 +100,7 @@ def finish(processes):
 def until_it_trains(workdir, processes):
     path = workdir / "metrics.jsonl"
     while not path.exists() or "relation_guided" not in path.read_text():
-        assert [process.poll() for process in processes] == [None, None], finish(processes)
+        assert all(process.poll() is None for process in processes), finish(processes)
         time.sleep(0.05)
 
 

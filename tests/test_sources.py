@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmdnet_jax.data import folder, sources, store
+from rmdnet_jax.data import folder, records, sources, store
 from rmdnet_jax.data import tfds as loader
+from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.errors import UserError, under
+from rmdnet_jax.files import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -154,7 +156,7 @@ def forbid(monkeypatch, module, name):
 
 
 def assert_equal(one, other):
-    for field in sources.Source._fields:
+    for field in [field for field in sources.Source._fields if field != "stored"]:
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
 
 
@@ -631,7 +633,7 @@ def test_tfds_rows_are_in_the_order_of_the_ids(prepared, monkeypatch):
         np.int32,
         np.int32,
     )
-    forbid(monkeypatch, loader, "_records")
+    forbid(monkeypatch, records, "_source")
     cut = sources.load("cifar10", dir=str(prepared / "record"), limit=9)
     rows = cut.rows
     assert_equal(
@@ -741,8 +743,8 @@ def test_unprepared_data_set_says_how_to_prepare_it(tmp_path, monkeypatch, missi
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
     monkeypatch.setattr(
         loader,
-        "_import_tensorflow",
-        loader._import_tensorflow if missing == "tensorflow" else lambda: None,
+        "import_tensorflow",
+        loader.import_tensorflow if missing == "tensorflow" else lambda: None,
     )
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     message = error("cifar10", dir=str(tmp_path / "none"))
@@ -806,3 +808,211 @@ def test_human_labels_of_tfds_are_in_the_original_order(prepared):
             loader.labels("cifar10_n", where, field)
     with pytest.raises(UserError, match="no label of its classes but its own"):
         loader.labels("cifar10", where, "worse_label")
+
+
+def test_tfds_stays_encoded_in_the_order_of_the_ids(prepared, monkeypatch):
+    where = str(prepared / "record")
+    source = sources.load("cifar10", dir=where, stream=lambda size: True)
+    assert isinstance(source.images, Encoded)
+    assert isinstance(source.test_images, Encoded)
+    assert_equal(source._replace(images=source.images[:], test_images=source.test_images[:]),
+                 cifar10())  # fmt: skip
+    rows = np.array([17, 3, 39, 3])
+    np.testing.assert_array_equal(source.images[rows], cifar10().images[rows])
+    assert digest(source.images) == digest(cifar10().images)
+    monkeypatch.setattr(loader, "labelled", None)  # it is noted where each example lies
+    again = sources.load("cifar10", dir=where, stream=lambda size: True, limit=9)
+    np.testing.assert_array_equal(again.images[:], source.images[again.rows])
+    flowers = sources.load("cifar10", dir=where, stream=lambda size: size > 52 * 32 * 32 * 3)
+    assert isinstance(flowers.images, np.ndarray)
+
+
+def test_tfds_of_free_shapes_stays_encoded_too(prepared):
+    where = {"dir": str(prepared / "record"), "image_size": 12}
+    found = sources.load("tf_flowers", stream=lambda size: True, **where)
+    whole = sources.load("tf_flowers", **where)
+    np.testing.assert_array_equal(found.images[:], whole.images)
+    np.testing.assert_array_equal(found.test_images[:], whole.test_images)
+    np.testing.assert_array_equal(found.test_labels, whole.test_labels)
+
+
+def test_large_tfds_is_told_apart_by_its_records_in_both_pipelines(prepared, monkeypatch):
+    monkeypatch.setattr(loader, "LOOKED_AT", 39)
+    where = str(prepared / "record")
+    one, two = (sources.load("cifar10", dir=where, stream=lambda _, x=x: x) for x in (True, False))
+    for split in (0, 1):
+        assert one.stored[split].digest() == two.stored[split].digest()
+    assert one.stored[0].digest() != one.stored[1].digest()
+
+
+def test_tfrecord_cannot_be_streamed_and_says_so(prepared):
+    message = error("cifar10", dir=str(prepared / "tfrecord"), stream=lambda size: True)
+    assert all(word in message for word in ("dir", "array records", "tfrecord")), message
+
+
+# --- lists of images
+
+
+def listed(root, text, name="list.csv"):
+    (root / name).write_text(text)
+    return str(root / name)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    write_folder(tmp_path, {f"p/{i}.png": made_image("train", i) for i in range(6)})
+    return tmp_path
+
+
+def images_of(*numbers):
+    images = (Image.fromarray(made_image("train", i)) for i in numbers)
+    return np.stack([image.resize((8, 8), Image.Resampling.BILINEAR) for image in images])
+
+
+LISTS = {
+    "names": ("file,label\np/3.png,dog\np/0.png,cat\np/5.png,dog\n", [1, 0, 1], ("cat", "dog")),
+    "no heading": ("p/3.png,dog\np/0.png,cat\np/5.png,dog\n", [1, 0, 1], ("cat", "dog")),
+    "numbers": ("label;path\n1;p/3.png\n0;p/0.png\n1;p/5.png\n", [1, 0, 1], ("0", "1")),
+    "from one": ("image,class\np/3.png,10\np/0.png,9\np/5.png,10\n", [1, 0, 1], ("9", "10")),
+    "more columns": (
+        "width,file,given_label\n3,p\\3.png,b\n4,p/0.png,a\n5,p/5.png,b\n", [1, 0, 1], ("a", "b"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "in memory"])
+def test_a_list_is_read_in_its_order(kind, stream, photos):
+    text, labels, names = LISTS[kind]
+    path = listed(photos, text)
+    source = sources.load("table", dir=path, image_size=8, stream=lambda size: stream)
+    np.testing.assert_array_equal(source.images[:], images_of(3, 0, 5))
+    assert source.labels.tolist() == labels
+    assert source.names == names
+    assert source.files == ("p/3.png", "p/0.png", "p/5.png")
+    assert source.test_images.shape == (0, 8, 8, 3)
+
+
+def test_a_list_names_its_test_set_and_whole_paths(photos, tmp_path):
+    rows = [
+        ("p/1.png", "b", "train"),
+        (tmp_path / "p/2.png", "a", "Train"),
+        ("p/4.png", "a", "val"),
+    ]
+    text = "".join(f"{file},{label},{split}\n" for file, label, split in rows)
+    for heading in ("", "file,label,split\n"):
+        source = sources.load("table", dir=listed(photos, heading + text), image_size=8)
+        np.testing.assert_array_equal(source.images, images_of(1, 2))
+        np.testing.assert_array_equal(source.test_images, images_of(4))
+        assert (source.labels.tolist(), source.test_labels.tolist()) == ([1, 0], [0])
+
+
+@pytest.mark.parametrize("suffix", ["parquet"])
+def test_a_list_may_be_parquet(suffix, photos):
+    import pandas
+
+    path = photos / f"list.{suffix}"
+    pandas.DataFrame({"file": ["p/2.png", "p/1.png"], "label": [4, 3]}).to_parquet(path)
+    source = sources.load("table", dir=str(path), image_size=8)
+    np.testing.assert_array_equal(source.images, images_of(2, 1))
+    assert (source.labels.tolist(), source.names) == ([1, 0], ("3", "4"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["dir must be a .csv", "no columns"]),
+        ("file\np/1.png\n", ["a column of files and one of labels", "file"]),
+        ("width,label\n1,a\n", ["a column of files", "width, label"]),
+        ("file,label\np/1.png,\np/2.png,a\n", ["no empty cell", "row 0"]),
+        ("file,label,split\np/1.png,a,train\np/2.png,b,test\n", ["'b' in test alone"]),
+        ("file,label,split\np/1.png,a,tain\n", ["train or test", "'tain'"]),
+        ("file,label,split\np/1.png,a,test\n", ["name training images"]),
+        ("file,label\np/1.png,a\np/9.png,b\n", ["cannot read 1 image", "9.png"]),
+        ("file,label\np/1.png,a,b\n", ["2 columns"]),
+    ],
+)
+def test_lists_that_cannot_be_are_one_line(text, words, photos):
+    message = error("table", dir=listed(photos, text), image_size=8)
+    assert all(word in message for word in words), message
+
+
+def test_no_list_is_one_line(tmp_path):
+    for path in ("", str(tmp_path), str(tmp_path / "absent.csv"), "gs://b/list.csv"):
+        assert error("table", dir=path).startswith("dir")
+
+
+# --- data sets that are given out as folders and lists
+
+
+def published(root):
+    """Small folders of the layouts that Clothing1M and WebVision are given out in."""
+    clothes, web = root / "clothing1m", root / "webvision"
+    keys = [f"images/{i}/0{i}/{i},{i}.jpg" for i in range(6)]
+    write_folder(clothes, {key: made_image("train", i) for i, key in enumerate(keys)})
+    lists = {
+        "noisy_train_key_list.txt": [keys[4], keys[0], keys[2]],
+        "noisy_label_kv.txt": [f"{key} {13 - i}" for i, key in enumerate(keys)],
+        "clean_test_key_list.txt": [keys[2], keys[5]],
+        "clean_label_kv.txt": [f"{keys[5]} 9", f"{keys[2]} 13"],
+    }
+    for name, lines in lists.items():
+        listed(clothes, "\n".join(lines) + "\n", name)
+    write_folder(web, {f"google/q0001/{i}.jpg": made_image("train", i) for i in range(4)})
+    write_folder(web, {f"val_images_256/val{i}.jpg": made_image("test", i) for i in range(3)})
+    (web / "info").mkdir()
+    found = "".join(f"google/q0001/{i}.jpg {(3, 49, 50, 999)[i]}\n" for i in range(4))
+    listed(web / "info", found, "train_filelist_google.txt")
+    listed(web / "info", "val0.jpg 3\nval1.jpg 50\nval2.jpg 49\n", "val_filelist.txt")
+    return clothes, web
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["beside images", "in annotations"])
+def test_clothing1m_is_read_as_it_is_given_out(inner, tmp_path):
+    root, _ = published(tmp_path)
+    if inner:
+        (root / "annotations").mkdir()
+        for path in root.glob("*.txt"):
+            path.rename(root / "annotations" / path.name)
+    source = sources.load("clothing1m", dir=str(root), image_size=8, stream=lambda size: True)
+    np.testing.assert_array_equal(source.images[:], images_of(4, 0, 2))
+    np.testing.assert_array_equal(source.test_images[:], images_of(2, 5))
+    assert (source.labels.tolist(), source.test_labels.tolist()) == ([9, 13, 11], [13, 9])
+    assert len(source.names) == 14
+
+
+@pytest.mark.parametrize(("name", "kept"), [("webvision", 4), ("mini_webvision", 2)])
+def test_webvision_is_read_as_it_is_given_out(name, kept, tmp_path):
+    _, root = published(tmp_path)
+    source = sources.load(name, dir=str(root), image_size=8, stream=lambda size: True)
+    np.testing.assert_array_equal(source.images[:], images_of(*range(kept)))
+    assert source.labels.tolist() == [3, 49, 50, 999][:kept]
+    assert source.test_labels.tolist() == ([3, 50, 49] if kept == 4 else [3, 49])
+    assert source.files[0] == "google/q0001/0.jpg"
+    assert len(source.names) == (1000 if kept == 4 else 50)
+    lines = [f"n{i:08} crane" for i in range(1000)]
+    listed(root / "info", "\n".join(lines), "synsets.txt")
+    again = sources.load(name, dir=str(root), image_size=8, stream=lambda size: True)
+    assert again.names == tuple(lines[: len(source.names)])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "words"),
+    [
+        ("clothing1m", "noisy_label_kv.txt", "images/0.jpg 1\n", ["a label of", "4,4.jpg"]),
+        ("clothing1m", "noisy_train_key_list.txt", None, ["key_list.txt", "cannot be read"]),
+        ("clothing1m", "clean_label_kv.txt", "images/2.jpg\n", ["a class number", "images/2.jpg"]),
+        ("webvision", "info/val_filelist.txt", "val0.jpg 1000\n", ["[0, 1000)", "val0.jpg"]),
+        ("mini_webvision", "info/val_filelist.txt", "val0.jpg x\n", ["class number", "val0.jpg x"]),
+    ],
+)
+def test_lists_that_are_damaged_are_one_line(name, file, text, words, tmp_path):
+    root = published(tmp_path)[name != "clothing1m"]
+    if text is None:
+        (root / file).unlink()
+    else:
+        listed(root, text, file)
+    message = error(name, dir=str(root), image_size=8)
+    assert message.startswith("dir")
+    assert all(word in message for word in words), message
+    assert error(name, dir=str(root / "absent")).startswith(f"dir must be the folder of {name}")

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from rmdnet_jax.app import fits
 from rmdnet_jax.app.arms import Arm
 from rmdnet_jax.app.schema import Config
+from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.data.images import some
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import wrong
@@ -60,6 +62,8 @@ def notes(
         lines.append(f"note   no training image shows {some(empty, SHOWN)}")
     if filed is not None and (why := given_labels.by_chance(source.labels, filed)):
         lines.append(f"WARNING {why}")
+    if isinstance(source.images, Encoded):
+        lines.append(f"note   {fits.said(config, source)}")
     if config.encoder.get("dtype") == "bfloat16" and jax.default_backend() == "cpu":
         lines.append("note   encoder.dtype=bfloat16 is computed in float32 on a CPU")
     if config.teacher and not (config.audit or any(arm.reads_teacher for arm in plan)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 from rmdnet_jax.app import sight
 from rmdnet_jax.app.setup import Run
 from rmdnet_jax.app.teacher import Teacher, shapes
+from rmdnet_jax.data import resident
+from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.files import digest, place
 from rmdnet_jax.labels import noise
 from rmdnet_jax.networks.layers import count
@@ -28,8 +31,8 @@ def content(made: Run, teacher: Any, classes: tuple) -> dict[str, Any]:
         "labels": noise.digest(made.given),
         "unreviewed": noise.digest(made.unreviewed),
         "stored_labels": noise.digest(source.labels),
-        "images": digest(source.images),
-        "test_images": digest(source.test_images),
+        "images": _images(source.images, source.stored),
+        "test_images": _images(source.test_images, source.stored[1:]),
         "test_labels": noise.digest(source.test_labels),
         "classes": digest([str(name) for name in classes or source.names]),
         "channels": [values.tolist() for values in made.statistics],
@@ -38,6 +41,11 @@ def content(made: Run, teacher: Any, classes: tuple) -> dict[str, Any]:
         "teacher": of_teacher(teacher) if isinstance(teacher, Teacher) else None,
         "teacher_sees": _sight(made) if isinstance(teacher, Teacher) else None,
     }
+
+
+def _images(images: resident.Images, stored: Sequence[Encoded]) -> str:
+    """A hash of images: of the files that hold them, where there are; else of their pixels."""
+    return stored[0].digest() if stored else digest(images)
 
 
 def _sight(made: Run) -> str | None:

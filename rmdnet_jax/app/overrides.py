@@ -17,6 +17,7 @@ from rmdnet_jax.app import schema
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.errors import UserError, one_of, wrong
 from rmdnet_jax.files import place
+from rmdnet_jax.labels.files import TABLES
 
 WORDS = ("auto", "estimate")  # a field that holds one of these takes a number as well
 # Fields of a preset's choice that another entry keeps: heads are as wide as the preset's encoder.
@@ -46,6 +47,8 @@ def paths(name: str, value: Any) -> dict[str, Any]:
         return {schema.SHORT.get(name, name): value}
     if str(value).endswith(".npz"):
         return {"data.name": "npz", "data.dir": value}
+    if str(value).endswith(TABLES):
+        return {"data.name": "table", "data.dir": value}
     if "/" in str(value) and place(str(value), name).is_dir():
         return {"data.name": "folder", "data.dir": value}
     return {"data.name": value}

@@ -148,6 +148,7 @@ ALLOWED = {
 }
 MOST = 3.4028235e38  # what float32 holds
 NAMED = {
+    "data.pipeline": schema.PIPELINES,
     "relation_guided.init": schema.INITS,
     "relation_guided.targets": schema.TARGETS,
     "relation_guided.teacher_features": schema.FEATURES,

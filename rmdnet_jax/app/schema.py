@@ -75,6 +75,7 @@ SHORT = {
 }
 TARGETS = ("given", "propagated")  # propagated: corrected over the teacher's relation graph
 FEATURES = ("online", "stored")  # of the augmented view, or of one clean view of each example
+PIPELINES = ("auto", "resident", "streaming")  # images decoded at once, or when it is their turn
 INITS = ("random", "teacher")
 
 
@@ -98,13 +99,14 @@ def digits() -> Config:
     return locked(made({
         "seed": 0,
         "data": {
-            "name": "digits",  # digits, npz, folder, or a TFDS data set
-            "dir": "",  # the .npz file, the folder, or TFDS's data_dir
+            "name": "digits",  # digits, npz, folder, table, or a TFDS data set
+            "dir": "",  # the .npz file, the folder, the list, or TFDS's data_dir
             "validation": 0.0,  # share of the training set held out with its noisy labels
             "image_size": 32,  # pixels, for images of varying size
             "labels": "",  # a CSV of reviewed or corrected labels, see `reviewed`
             "limit": 0,  # so many training examples, drawn from all classes; 0: all
             "broken": "refuse",  # or skip: images of a folder that cannot be read
+            "pipeline": "auto",  # out of PIPELINES
         },
         "noise": choice("symmetric"),
         "encoder": choice("cnn"),

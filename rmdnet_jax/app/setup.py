@@ -13,13 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import checked, lock
+from rmdnet_jax.app import checked, fits, lock
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import Arm, arms
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.reviewed import review
 from rmdnet_jax.app.schema import Config
-from rmdnet_jax.data import resident, sources, store, tfds
+from rmdnet_jax.data import resident, sources, store, streaming, tfds
+from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.data.resident import Examples
 from rmdnet_jax.errors import UserError, under, wrong
 from rmdnet_jax.files import place
@@ -31,7 +32,7 @@ from rmdnet_jax.training import fit, steps
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import Objective, classifier, ensemble
 from rmdnet_jax.training.predict import Predict, predictor
-from rmdnet_jax.types import Variables
+from rmdnet_jax.types import Array, Variables
 
 PREDICT_BATCH = 512
 STAGES = ("relation_modeling", "relation_guided")
@@ -54,7 +55,7 @@ class Run(NamedTuple):
     reviewed: str  # what a person should know of the labels and the set-up, in lines
     train: np.ndarray  # int32, rows whose labels are trained on
     held: np.ndarray  # int32, rows of the noisy validation split
-    examples: Examples  # the columns, on every device
+    examples: Examples  # the columns, on every device; no images where these are streamed
     images: tuple[Any, Any]  # for training and test, where `predict` has them soonest
     statistics: tuple[np.ndarray, np.ndarray]  # per-channel mean and standard deviation
     encoder: Network
@@ -97,7 +98,7 @@ def setup(
     if config.tensorboard and not importlib.util.find_spec("tensorflow"):
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
     network = _network(config, encoder)
-    source = read(config) if source is None else source
+    source = fits.streamed(config, read(config) if source is None else source)
     kind, drawn = corrupt(config, source)
     with under("data"):
         path = local(config.data.labels, "labels")
@@ -109,7 +110,7 @@ def setup(
     mesh, plan = sharding.mesh(), arms(config)
     clean = source.labels if kind.known else None
     notes = checked.notes(config, source, train, plan, drawn if kind.size else None)
-    columns = (resident.flat(np.asarray(source.images)), given, index, clean)
+    columns = (fits.resident(source), given, index, clean)
     examples = Examples(*sharding.replicate(mesh, columns))
     statistics = resident.channel_statistics(source.images)
 
@@ -149,7 +150,7 @@ def _network(config: Config, encoder: Any) -> Network:
 
 def _near(mesh: Mesh, source: sources.Source, examples: Examples) -> tuple[Any, Any]:
     """Images for training and test: on an accelerator, or where a CPU reads them without a copy."""
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" or examples.image is None:
         return source.images, source.test_images
     return examples.image, sharding.replicate(mesh, resident.flat(np.asarray(source.test_images)))
 
@@ -165,6 +166,7 @@ def read(config: Config) -> sources.Source:
             limit=data.limit,
             seed=config.noise.seed,
             broken=data.broken,
+            stream=fits.streams(config),
         )
 
 
@@ -182,7 +184,7 @@ def corrupt(config: Config, source: sources.Source) -> tuple[noise.Noise, np.nda
     size = len(source.labels)
     index = np.arange(size, dtype=np.int32) if kind.size or source.rows is None else source.rows
     if kind.images:
-        return kind, np.asarray(kind.labels(index, source.labels, source.images))
+        return kind, fits.labels(kind, index, source)
     return kind, np.asarray(jax.jit(kind.labels)(index, source.labels))
 
 
@@ -232,13 +234,11 @@ def make_stage(
     key = jax.random.fold_in(jax.random.key(made.config.seed), number)
     rows = np.arange(len(made.given), dtype=np.int32) if number == 0 else made.train
     examples = made.examples._replace(
-        **{k: sharding.replicate(made.mesh, v) for k, v in columns.items() if v is not None}
+        **{k: sharding.spread(made.mesh, v) for k, v in columns.items() if v is not None}
     )
     _check_batch(part, config.batch_size, len(rows))
     with under(part):
-        batches = resident.resident(
-            examples, rows, config.batch_size, jax.random.fold_in(key, steps.ORDER), made.mesh
-        )
+        batches = _batches(made, examples, rows, config, key)
     _check_steps(part, config.epochs, batches.steps_per_epoch)
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
@@ -259,6 +259,8 @@ def make_stage(
     like = jax.eval_shape(
         resident.gather, examples, jax.ShapeDtypeStruct((config.batch_size,), np.int32)
     )
+    shape = config.batch_size, *made.source.images.shape[1:]
+    like = like._replace(image=jax.ShapeDtypeStruct(shape, np.uint8))
     with jax.set_mesh(made.mesh):
         variables, _ = jax.eval_shape(objective.init, key, like.image)
         with under(f"{part}.optimizer"):
@@ -266,6 +268,20 @@ def make_stage(
         with under(part):
             steps.shapes(stage, made.mesh, like)
     return stage
+
+
+def _batches(
+    made: Run, examples: Examples, rows: np.ndarray, config: Config, key: Array
+) -> resident.Pipeline:
+    """The batches of a stage, from images on the devices or streamed."""
+    images, size, order = (
+        made.source.images,
+        config.batch_size,
+        jax.random.fold_in(key, steps.ORDER),
+    )
+    if isinstance(images, Encoded):
+        return streaming.streaming(examples, images, rows, size, order, made.mesh, config.epochs)
+    return resident.resident(examples, rows, size, order, made.mesh)
 
 
 def _check_batch(part: str, batch_size: int, rows: int) -> None:

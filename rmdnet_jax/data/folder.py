@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rmdnet_jax.data.encoded import Encoded, Files
 from rmdnet_jax.data.images import counted, decode, refuse, some, unreadable
-from rmdnet_jax.data.store import Allocate, Source, cached, checked
+from rmdnet_jax.data.source import Source, checked
+from rmdnet_jax.data.store import Allocate, Streams, cached, never
 from rmdnet_jax.errors import UserError, one_of, wrong
 from rmdnet_jax.files import place
 
@@ -34,6 +36,7 @@ BROKEN = ("refuse", "skip")
 MUST = "be a folder that holds train/<class>/ or <class>/ for name=folder"
 
 Listing = dict[str, list[Path]]  # the image files of each class, both in natural order
+Split = list[tuple[str, int]]  # files as they are named from a folder on, and their classes
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -48,7 +51,9 @@ def natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def load(name: str, dir: str, image_size: int, broken: str = "refuse") -> Source:
+def load(
+    name: str, dir: str, image_size: int, broken: str = "refuse", stream: Streams = never
+) -> Source:
     """The images as RGB squares, classes and files in natural order.
 
     Args:
@@ -56,7 +61,8 @@ def load(name: str, dir: str, image_size: int, broken: str = "refuse") -> Source
       dir: the folder.
       image_size: the side, pixels.
       broken: what is done about images that cannot be read: `refuse` names them, `skip` leaves
-        them out, and says how many.
+        them out, and says how many. Of images that stay encoded, the next one stands for them.
+      stream: whether images of so many bytes stay encoded.
 
     Raises:
       UserError: no such folder, a class without images, a class that is only in the test set.
@@ -79,51 +85,89 @@ def load(name: str, dir: str, image_size: int, broken: str = "refuse") -> Source
         must = f"be one of the classes of train, {', '.join(train)}"
         first = test[unseen[0]][0].relative_to(root).parts[:2]
         raise UserError(f"dir: {str(root.joinpath(*first))!r} must {must}", argument=True)
-    return _read(name, root, image_size, {"images": train, "test_images": test}, broken)
-
-
-def _read(
-    name: str, root: Path, image_size: int, listings: dict[str, Listing], broken: str
-) -> Source:
-    """The images of both listings, from the cache where they have not changed."""
-    names = [*listings["images"]]
     splits = {
-        field: [(path, i) for i, label in enumerate(names) for path in listing.get(label, [])]
-        for field, listing in listings.items()
+        field: [
+            (path.relative_to(root).as_posix(), i)
+            for i, label in enumerate(train)
+            for path in listing.get(label, [])
+        ]
+        for field, listing in {"images": train, "test_images": test}.items()
     }
+    return read(name, root, image_size, [*train], splits, broken, stream)
+
+
+def read(
+    name: str,
+    root: Path,
+    image_size: int,
+    classes: list[str],
+    splits: dict[str, Split],
+    broken: str,
+    stream: Streams,
+) -> Source:
+    """The images of both splits, from the cache where they have not changed; or still encoded.
+
+    Args:
+      name: of the data set.
+      root: where files are named from.
+      image_size: the side, pixels.
+      classes: names, by number.
+      splits: `images` and `test_images`.
+      broken: see `load`.
+      stream: see `load`.
+    """
     shape, decoded = (image_size, image_size, 3), []
+    stored = {
+        field: Encoded(
+            Files(str(root), [file for file, _ in split]), shape, count=len(split), broken=broken
+        )
+        for field, split in splits.items()
+    }
+    told = tuple(stored.values())
+    if stream(sum(images.size for images in told)):
+        found = stored | _columns(classes, splits)
+        return checked(name, found, "dir: ")._replace(stored=told)
 
     def build(allocate: Allocate) -> Source:
-        found, unread = {"names": np.array(names)}, {}
+        kept, images, unread = dict(splits), {}, {}
         for field, split in splits.items():
             title = f"{name} {field}"
-            kept = _sound(split, shape, title) if broken == "skip" else split
-            found[field] = allocate(field, (len(kept), *shape))
-            found[f"{field[:-6]}labels"] = np.array([label for _, label in kept], np.int32)
-            unread |= decode(found[field], enumerate(path for path, _ in kept), title)
-            if field == "images":
-                below = [path.relative_to(root).as_posix() for path, _ in kept]
-                found["files"] = np.array(below, str)
+            if broken == "skip":
+                kept[field] = _sound(root, split, shape, title)
+            images[field] = allocate(field, (len(kept[field]), *shape))
+            items = enumerate(root / file for file, _ in kept[field])
+            unread |= decode(images[field], items, title)
         refuse(unread)
         decoded.append(True)
-        return checked(name, found, "dir: ")
+        return checked(name, images | _columns(classes, kept), "dir: ")
 
-    files = [_state(path) for split in splits.values() for path, _ in split]
-    key = [image_size, broken == "skip", names, files]
+    files = [_state(root / file) for split in splits.values() for file, _ in split]
+    key = [image_size, broken == "skip", classes, files]
     source = cached(name, str(root.resolve()), key, build)
     lost = sum(map(len, splits.values())) - len(source.labels) - len(source.test_labels)
     if lost and not decoded:  # else it has been said which
-        warnings.warn(f"{counted(lost, 'broken image')} skipped, as before", stacklevel=3)
-    return source
+        warnings.warn(f"{counted(lost, 'broken image')} skipped, as before", stacklevel=4)
+    return source._replace(stored=told)
 
 
-def _sound(split: list[tuple[Path, int]], shape: tuple, title: str) -> list[tuple[Path, int]]:
+def _columns(classes: list[str], splits: dict[str, Split]) -> dict[str, np.ndarray]:
+    """All but the images of a data set."""
+    labels = {
+        f"{field[:-6]}labels": np.array([label for _, label in split], np.int32)
+        for field, split in splits.items()
+    }
+    files = np.array([file for file, _ in splits["images"]], str)
+    return {"names": np.array(classes), "files": files, **labels}
+
+
+def _sound(root: Path, split: Split, shape: tuple, title: str) -> Split:
     """The images of a split that can be read; says which cannot."""
-    bad = unreadable(enumerate(path for path, _ in split), shape, f"{title} to try them")
+    items = enumerate(root / file for file, _ in split)
+    bad = unreadable(items, shape, f"{title} to try them")
     if bad:
         told = some(f"{what} ({why})" for what, why in bad.items())
         warnings.warn(f"{counted(len(bad), 'broken image')} skipped: {told}", stacklevel=2)
-    return [(path, label) for path, label in split if str(path) not in bad]
+    return [(file, label) for file, label in split if str(root / file) not in bad]
 
 
 def _state(path: Path) -> tuple[str, int, int]:

@@ -71,7 +71,7 @@ def _decoded(
         for row, encoded in part:
             what = str(encoded) if isinstance(encoded, Path) else f"{title} {row}"
             try:
-                pixels, moves = _pixels(encoded, shape)
+                pixels, moves = unpacked(encoded, shape)
             except Exception as error:  # a damaged file raises anything
                 broken[row] = what, first_line(error)
                 continue
@@ -90,7 +90,7 @@ def _decoded(
     return dict(broken[row] for row in sorted(broken)), [moving[row] for row in sorted(moving)]
 
 
-def _pixels(encoded: Path | bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+def unpacked(encoded: Path | bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
     """The image in `shape`: the largest centred part of its aspect, scaled with antialiasing.
 
     And whether there are further frames. Raises anything for what is no image.

@@ -19,8 +19,11 @@ from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
 from rmdnet_jax.data.augment import Augment, normalise
+from rmdnet_jax.data.encoded import LOOKED_AT, Encoded
 from rmdnet_jax.errors import wrong
 from rmdnet_jax.types import Array, Batch
+
+Images = np.ndarray | Encoded  # uint8 [n, height, width, channel]
 
 
 @jax.tree_util.register_dataclass
@@ -76,9 +79,9 @@ class Prepare(Protocol):
 
 @jax.jit
 def gather(examples: Examples, index: Array) -> Examples:
-    """Some rows of columns whose images are `Flat`."""
+    """Some rows of columns whose images are `Flat`, or elsewhere: then the rows have none."""
     others = jax.tree.map(lambda column: column[index], examples._replace(image=None))
-    return others._replace(image=examples.image.taken(index))
+    return others if examples.image is None else others._replace(image=examples.image.taken(index))
 
 
 def resident(
@@ -93,6 +96,16 @@ def resident(
       key: fixes every epoch's order.
       mesh: the devices.
     """
+    steps, index = ordered(rows, batch_size, key, mesh)
+    return Pipeline(
+        steps, batch_size, lambda step: gather(examples, sharding.split(mesh, index(step)))
+    )
+
+
+def ordered(
+    rows: np.ndarray, batch_size: int, key: Array, mesh: Mesh
+) -> tuple[int, Callable[[int], np.ndarray]]:
+    """How many steps an epoch has, and the rows of each step's batch."""
     if not 2 <= batch_size <= len(rows):
         raise wrong(
             "batch_size", f"be in [2, {len(rows)}] (the training examples), got {batch_size}"
@@ -105,12 +118,11 @@ def resident(
     def order(epoch: int) -> np.ndarray:
         return rows[np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), len(rows)))]
 
-    def batch(step: int) -> Examples:
+    def index(step: int) -> np.ndarray:
         epoch, i = divmod(step, steps)
-        index = order(epoch)[i * batch_size : (i + 1) * batch_size]
-        return gather(examples, sharding.split(mesh, index))
+        return order(epoch)[i * batch_size : (i + 1) * batch_size]
 
-    return Pipeline(steps, batch_size, batch)
+    return steps, index
 
 
 def split(index: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,15 +157,20 @@ def to_float(image: Array) -> Array:
     return image.astype(jnp.float32) / 255.0
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Per-channel mean and standard deviation of uint8 images [n, h, w, c], of pixels in [0, 1].
 
-    Some images at a time: nothing of the size of all is made.
+    Of more than `LOOKED_AT` images, so many evenly spaced ones are looked at. Some at a time:
+    nothing of the size of all is made.
     """
     counts = np.zeros((images.shape[-1], 256), np.int64)
-    few = max(1, 2**20 // images[0].size)
-    for first in range(0, len(images), few):
-        part = images[first : first + few]
+    size = math.prod(images.shape[1:])
+    looked, few = min(len(images), LOOKED_AT), max(1, 2**20 // size)
+    if isinstance(images, Encoded):  # each thread has some of them
+        few = max(few, 2**23 // size)
+    rows = np.arange(looked) * len(images) // looked
+    for first in range(0, looked, few):
+        part = images[rows[first : first + few]]
         for channel, count in enumerate(counts):
             count += np.bincount(part[..., channel].ravel(), minlength=256)
     value = np.arange(256) / 255.0
@@ -163,10 +180,10 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
-def alike(images: np.ndarray) -> bool:
+def alike(images: Images) -> bool:
     """Whether all images are the same one."""
-    few = max(1, 2**20 // images[0].size)
-    return all((images[i : i + few] == images[:1]).all() for i in range(0, len(images), few))
+    first, few = images[:1], max(1, 2**20 // math.prod(images.shape[1:]))
+    return all((images[i : i + few] == first).all() for i in range(0, len(images), few))
 
 
 def fitted(image: Array, height: int, width: int) -> Array:

@@ -1,4 +1,4 @@
-"""Where examples come from: arrays, digits, a .npz file, a folder of images, any images of TFDS.
+"""Where examples come from: arrays, digits, a .npz file, a folder or a list of images, TFDS.
 
 Images are uint8 in [0, 255], NHWC; labels are int32 in [0, class). The row of an example is its
 index: the position in the original training set, whatever the order on disk.
@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rmdnet_jax.data import folder, tfds
+from rmdnet_jax.data import folder, published, table, tfds
+from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.data.images import MODES
-from rmdnet_jax.data.store import FIELDS, Source, checked
+from rmdnet_jax.data.source import FIELDS, Source, checked
+from rmdnet_jax.data.store import Streams, never
 from rmdnet_jax.errors import first_line, within, wrong
 from rmdnet_jax.files import place
 from rmdnet_jax.labels.classes import array, numbered
@@ -36,6 +38,7 @@ def load(
     limit: int = 0,
     seed: int = 0,
     broken: str = "refuse",
+    stream: Streams = never,
 ) -> Source:
     """Reads a data set by its name.
 
@@ -46,6 +49,7 @@ def load(
       limit: how many training examples to keep, a random sample of all classes; 0 keeps all.
       seed: of the sample.
       broken: whether to `refuse` images of a folder that cannot be read, or to `skip` them.
+      stream: whether images of so many bytes stay encoded, until each is asked for: `Encoded`.
 
     Raises:
       UserError: for an unknown name, or for data that cannot be read.
@@ -59,13 +63,25 @@ def load(
     within("limit", limit, "[0, inf)", whole=True)
     within("image_size", image_size, "[1, inf)", whole=True)
     within("seed", seed, "[0, inf)", whole=True)
-    if name == "folder":
-        return folder.load(name, dir, int(image_size), broken).cut(limit, seed)
+    if name in PICTURES:
+        source = PICTURES[name](name, dir, int(image_size), broken, stream)
+        return _small(source.cut(limit, seed), stream)
     if broken != "refuse":
-        raise wrong("broken", f"be 'refuse' but for name='folder', got {broken!r}")
+        names = " or ".join(map(repr, PICTURES))
+        raise wrong("broken", f"be 'refuse' but for name={names}, got {broken!r}")
     if name == "digits" and dir:
         raise wrong("dir", f"be empty for name='digits', got {dir!r}: is name=folder meant?")
-    return KINDS.get(name, tfds.load)(name, dir, int(image_size)).cut(limit, seed)
+    if name in KINDS:
+        return KINDS[name](name, dir, int(image_size)).cut(limit, seed)
+    return _small(tfds.load(name, dir, int(image_size), stream).cut(limit, seed), stream)
+
+
+def _small(source: Source, stream: Streams) -> Source:
+    """The source, its images decoded where a cut has left few of them."""
+    images, test = source.images, source.test_images
+    if not isinstance(images, Encoded) or stream(images.size + test.size):
+        return source
+    return source._replace(images=images[:], test_images=test[:])
 
 
 def arrays(
@@ -133,7 +149,7 @@ def _names(names: Sequence, count: int) -> np.ndarray:
     return np.array(values, str)
 
 
-def pixels(images: Any, argument: str = "images") -> np.ndarray:
+def pixels(images: Any, argument: str = "images") -> Any:
     """Images as uint8 [n, height, width, channel], for training as for prediction.
 
     Args:
@@ -151,6 +167,8 @@ def pixels(images: Any, argument: str = "images") -> np.ndarray:
       >>> sources.pixels(np.array([[[0.0, 1.0], [0.2, 0.4]]])).ravel()
       array([  0, 255,  51, 102], dtype=uint8)
     """
+    if isinstance(images, Encoded):
+        return images
     images = array(images, argument)
     if images.ndim == 3 and images.shape[-1] > 1:  # else it may be one grey image
         images = images[..., None]
@@ -217,4 +235,6 @@ def _npz(name: str, dir: str, image_size: int) -> Source:
     return checked(name, fields, f"dir: in {dir!r}, ")
 
 
-KINDS: dict[str, Load] = {"digits": _digits, "npz": _npz, "folder": folder.load}
+PICTURES = {"folder": folder.load, "table": table.load}
+PICTURES |= dict.fromkeys(published.LISTS, published.load)
+KINDS: dict[str, Load] = {"digits": _digits, "npz": _npz, **PICTURES}

@@ -5,30 +5,61 @@ TensorFlow is imported only to prepare a data set, or to read one prepared as tf
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
+import math
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rmdnet_jax.data.images import CHUNK, decode, refuse
-from rmdnet_jax.data.store import Allocate, Source, cached, checked
+from rmdnet_jax.data.encoded import LOOKED_AT
+from rmdnet_jax.data.images import decode, refuse
+from rmdnet_jax.data.records import (
+    INSTALL,
+    SPLITS,
+    encoded_columns,
+    import_tensorflow,
+    in_order,
+    labelled,
+    random_access,
+    rows_and_labels,
+    usable,
+    whole,
+)
+from rmdnet_jax.data.source import Source, checked
+from rmdnet_jax.data.store import Allocate, Streams, cached, never, noted
 from rmdnet_jax.errors import UserError, first_line, unknown, wrong
 from rmdnet_jax.files import SCHEME, place
 
 # data set, config, version; no namespace: those ask the network
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d[\w.*]*)?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-OTHERS = ["digits", "npz", "folder", "cifar10", "cifar100"]  # named in errors
-INSTALL = "pip install 'rmdnet_jax[tfds]'"
+OTHERS = [
+    "digits",
+    "npz",
+    "folder",
+    "table",
+    "clothing1m",
+    "webvision",
+    "cifar10",
+    "cifar100",
+]  # named in errors
 
 
-def load(name: str, dir: str, image_size: int) -> Source:
-    """A data set of TFDS: its train split, and the first of test and validation with labels."""
+def load(name: str, dir: str, image_size: int, stream: Streams = never) -> Source:
+    """A data set of TFDS: its train split, and the first of test and validation with labels.
+
+    Args:
+      name: perhaps with its config and version.
+      dir: the folder of all data sets, "" for TFDS's own choice.
+      image_size: side of the squares that images of free size become, pixels.
+      stream: whether images of so many bytes stay encoded.
+
+    Raises:
+      UserError: an unknown name, a data set without classes, one that is not prepared.
+    """
     builder, shape = _open_tfds(name, dir, image_size)
     # is_prepared warns where nothing exists
     if not builder.data_path.exists() or not builder.is_prepared():
@@ -39,30 +70,40 @@ def load(name: str, dir: str, image_size: int) -> Source:
     paths = [(path.name, path.stat()) for path in builder.data_path.iterdir()]
     files = sorted((path, stat.length, stat.mtime) for path, stat in paths)
 
-    def build(allocate: Allocate) -> Source:
-        arrays = {"names": np.array(builder.info.features["label"].names)}
-        arrays |= _split(builder, name, "images", ["train"], shape, allocate)
-        arrays |= _split(builder, name, "test_images", ["test", "validation"], shape, allocate)
-        return checked(name, arrays, f"name: in {name!r}, ")
+    names = {"names": np.array(builder.info.features["label"].names)}
+    key, where = [builder.info.full_name, files, shape], f"name: in {name!r}, "
+    counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    # Of a larger data set nobody reads all to tell it apart.
+    stored = whole(builder, shape) if counts["train"] > LOOKED_AT else ()
+    if stream(sum(counts.get(split, 0) for split in SPLITS) * math.prod(shape)):
+        if not random_access(builder):
+            must = "hold array records, which can be read in any order, for pipeline=streaming"
+            raise wrong("dir", f"{must}, got tfrecord in {str(builder.data_path)!r}")
+        found = noted(str(builder.data_path), key, lambda: labelled(builder))
+        columns = names | encoded_columns(builder, found, shape)
+        return checked(name, columns, where)._replace(stored=stored)
 
-    return cached(name, str(builder.data_path), [builder.info.full_name, files, shape], build)
+    def build(allocate: Allocate) -> Source:
+        arrays = dict(names)
+        arrays |= _split(builder, name, "images", SPLITS[:1], shape, allocate)
+        arrays |= _split(builder, name, "test_images", SPLITS[1:], shape, allocate)
+        return checked(name, arrays, where)
+
+    return cached(name, str(builder.data_path), key, build)._replace(stored=stored)
 
 
 def _split(
     builder: Any,
     name: str,
     field: str,
-    choice: list[str],
+    choice: Sequence[str],
     shape: tuple[int, int, int],
     allocate: Allocate,
 ) -> dict[str, np.ndarray]:
     """Images and labels of the first split of `choice` that is there and has labels."""
-    for split in (split for split in choice if split in builder.info.splits):
-        rows, labels = _rows_and_labels(builder, split)
-        if split == "test" and labels.min(initial=0) < 0:  # -1: a label that was never published
-            continue
+    for split, rows, labels in usable(builder, choice):
         images = allocate(field, (len(rows), *shape))
-        encoded = (record["image"] for record in _records(builder, split))
+        encoded = (record["image"] for record in in_order(builder, split))
         refuse(decode(images, zip(rows, encoded), f"{name} {split}"))
         return {field: images, f"{field[:-6]}labels": labels}
     return {}
@@ -92,7 +133,7 @@ def labels(name: str, dir: str, field: str) -> np.ndarray:
     if field not in kinds:
         none = f"({name} has no label of its classes but its own)"
         raise unknown("field", field, kinds or [none])
-    return _rows_and_labels(builder, "train", field)[1]
+    return rows_and_labels(builder, "train", field)[1]
 
 
 def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, int, int]]:
@@ -158,7 +199,7 @@ def _prepare(name: str, builder: Any) -> None:
     """Downloads a data set and writes it as ArrayRecord; or says how to do it elsewhere."""
     try:
         _ask_network(builder)
-        _import_tensorflow()
+        import_tensorflow()
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # no network, TensorFlow or space, or data to be fetched by hand
         what = f"{name} is not prepared in {str(builder.data_dir_root)!r}{_versions(builder)}"
@@ -180,57 +221,3 @@ def _ask_network(builder: Any) -> None:
             requests.head(url, timeout=(5, 60))
     except requests.ConnectionError:
         raise ConnectionError("no network") from None
-
-
-def _import_tensorflow() -> None:
-    """Imports TensorFlow where TFDS needs it, and hides the GPUs from it: those are JAX's."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):  # already in use by the caller
-        tf.config.set_visible_devices([], "GPU")
-
-
-def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
-    """The examples of a split in the order on disk, images still encoded."""
-    import tensorflow_datasets as tfds
-
-    encoded = {
-        key: tfds.decode.SkipDecoding()
-        for key, value in builder.info.features.items()
-        if isinstance(value, tfds.features.Image)
-    }
-    try:
-        data = builder.as_data_source(split=split, decoders=encoded)
-    except NotImplementedError:  # prepared as tfrecord
-        try:
-            _import_tensorflow()
-        except ImportError as error:
-            what = f"{str(builder.data_path)!r} holds tfrecord files, which need TensorFlow"
-            text = f"dir: {what} ({first_line(error)}): {INSTALL}"
-            raise UserError(text, argument=True) from None
-        order = tfds.ReadConfig(interleave_cycle_length=1)
-        data = builder.as_dataset(
-            split=split, decoders=encoded, shuffle_files=False, read_config=order
-        )
-        yield from tfds.as_numpy(data)
-        return
-    for start in range(0, len(data), CHUNK):
-        yield from data.__getitems__(list(range(start, min(start + CHUNK, len(data)))))
-
-
-def _rows_and_labels(
-    builder: Any, split: str, field: str = "label"
-) -> tuple[list[int], np.ndarray]:
-    """The example index of each row on disk, and the label int32 [n] of each example.
-
-    Ids such as `train_00042` tell the index, where they number all examples.
-    """
-    found = [(str(record.get("id", "")), record[field]) for record in _records(builder, split)]
-    numbers = [re.search(r"(\d+)'?$", text) for text, _ in found]  # the quote: str() of bytes
-    rows = [int(number[1]) if number else -1 for number in numbers]
-    if sorted(rows) != list(range(len(rows))):
-        rows = list(range(len(rows)))
-    labels = np.empty(len(rows), np.int32)
-    labels[rows] = [int(label) for _, label in found]
-    return rows, labels

@@ -12,11 +12,14 @@ from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
 from rmdnet_jax.data.augment import normalise
+from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.data.resident import Flat, to_float
+from rmdnet_jax.data.streaming import Ahead
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.types import Array, PyTree, Variables
 
 ROOM = 32  # batches of one call on an accelerator
+AHEAD = 2  # batches of encoded images that are decoded or wait
 
 
 class Evaluate(Protocol):
@@ -28,11 +31,15 @@ class Evaluate(Protocol):
 class Predict(Protocol):
     """(variables, images uint8 [n, h, w, c]) -> host arrays [n, ...], or of some rows only.
 
-    `Flat` images lie on the devices, and are not copied.
+    `Flat` images lie on the devices, and are not copied. `Encoded` ones are decoded some at a time.
     """
 
     def __call__(
-        self, variables: Variables, images: np.ndarray | Flat, /, rows: np.ndarray | None = None
+        self,
+        variables: Variables,
+        images: np.ndarray | Flat | Encoded,
+        /,
+        rows: np.ndarray | None = None,
     ) -> Any: ...
 
 
@@ -42,8 +49,8 @@ def predictor(
     """`predict(variables, images)`: what `apply` gives for the normalised images, on the host.
 
     The last batch is padded with images whose outputs are dropped: each example counts once, and
-    one compiled program serves every call. Nothing is waited for until all is asked for. Outputs
-    that are not finite are a `UserError`.
+    one compiled program serves every call. Nothing is waited for until all is asked for, but for
+    encoded images, which are decoded meanwhile. Outputs that are not finite are a `UserError`.
     """
     size = -(-batch_size // mesh.size) * mesh.size
     room = 1 if jax.default_backend() == "cpu" else ROOM  # a CPU is slow at convolutions in a loop
@@ -53,7 +60,7 @@ def predictor(
         def one(image):
             return apply(variables, normalise(to_float(image), mean, std))
 
-        if room == 1:
+        if len(images) == 1:
             return one(images[0])
         like = jax.eval_shape(one, images[0])
         begin = jax.tree.map(lambda y: jnp.zeros((room, *y.shape), y.dtype), like)
@@ -67,12 +74,18 @@ def predictor(
 
     def predict(variables, images, rows=None):
         rows = np.arange(len(images), dtype=np.int32) if rows is None else rows
-        parts = []
-        for first in range(0, len(rows), room * size):
-            here = rows[first : first + room * size]
-            parts.append(
-                run(variables, _taken(mesh, images, here, room, size), -(-len(here) // size))
-            )
+        streamed, parts = isinstance(images, Encoded), []
+        at_once = 1 if streamed else room
+        here = [rows[i : i + at_once * size] for i in range(0, len(rows), at_once * size)]
+
+        def take(i: int) -> Array:
+            return _taken(mesh, images, here[i], at_once, size)
+
+        taken = Ahead(take, len(here), AHEAD) if streamed else take
+        for i in range(len(here)):
+            parts.append(run(variables, taken(i), -(-len(here[i]) // size)))
+            if streamed and i >= AHEAD:  # so that no more wait on the device
+                parts[i - AHEAD] = jax.device_get(parts[i - AHEAD])
         found = jax.tree.map(
             lambda *leaves: np.concatenate(leaves)[: len(rows)], *jax.device_get(parts)
         )
@@ -85,6 +98,8 @@ def predictor(
 def _taken(mesh: Mesh, images: Any, rows: np.ndarray, room: int, size: int) -> Array:
     """Rows of images as batches [room, size, h, w, c] on the devices; the first row fills up."""
     rows = np.pad(rows, (0, room * size - len(rows)), constant_values=rows[0])
+    if isinstance(images, Encoded):
+        return sharding.read(mesh, rows.reshape(room, size), lambda rows: images[rows])
     if isinstance(images, Flat):
         return _gather(images, sharding.split(mesh, rows.reshape(room, size), axis=1))
     return sharding.split(mesh, images[rows].reshape(room, size, *images.shape[1:]), axis=1)
