@@ -221,4 +221,4 @@ def test_images_that_differ_in_a_pixel_are_one_line(two, tmp_path):
     processes = two(
         *command(tmp_path / "run", *fields), second=(f"--config.data.dir={tmp_path / 'b'}",)
     )
-    refused(processes, "the processes read different images or labels")
+    refused(processes, "has another data set than process 0 on ")

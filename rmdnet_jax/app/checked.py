@@ -69,3 +69,18 @@ def notes(
     if config.teacher and not (config.audit or any(arm.reads_teacher for arm in plan)):
         lines.append("note   the teacher is not used: no arm reads it")
     return lines
+
+
+def batch(part: str, batch_size: int, rows: int) -> None:
+    """Raises `UserError` for a batch larger than the training set, and says what would fit."""
+    if batch_size > rows > 1:
+        fits = f"[2, {rows}] (the training examples), got {batch_size}"
+        largest = 1 << rows.bit_length() - 1
+        raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
+
+
+def steps(part: str, epochs: int, per_epoch: int) -> None:
+    """Raises `UserError` for more steps than 32 bits count."""
+    most = ((1 << 31) - 1) // per_epoch
+    if epochs > most:
+        raise wrong(f"{part}.epochs", f"be in [0, {most}] with these batches, got {epochs}")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import correct, exact, finish, identity, report, setup
+from rmdnet_jax.app import correct, exact, finish, identity, processes, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
@@ -145,6 +145,7 @@ def begin(made: Run, given: Mapping[str, Any], teacher: Any, classes: tuple) -> 
     """
     labels = noise.describe(made.source.labels, made.given, made.classes, made.known)
     config, data = made.config.to_dict(), identity.content(made, teacher, classes)
+    processes.agree("data set", data)
     directory.check(made.workdir, data, "data")
     made.owner.take()
     extended = directory.check(made.workdir, config)  # again: nobody changes it from now on

@@ -257,9 +257,7 @@ def together(prog: str) -> Iterator[None]:
         text = str(stop) or "stopped; the same command continues"
         status = getattr(stop, "status", 128 + signal.SIGINT)
     except Exception as error:
-        if isinstance(error, AssertionError) and "not the same on each process" in str(error):
-            found = "the processes read different images or labels: give all the same data", 2
-        elif (found := watch.cause()) is None:
+        if (found := watch.cause()) is None:
             watch.tell(f"{type(error).__name__}: {first_line(error)}", 1)
             raise
         text, status = found

@@ -236,10 +236,10 @@ def make_stage(
     examples = made.examples._replace(
         **{k: sharding.spread(made.mesh, v) for k, v in columns.items() if v is not None}
     )
-    _check_batch(part, config.batch_size, len(rows))
+    checked.batch(part, config.batch_size, len(rows))
     with under(part):
         batches = _batches(made, examples, rows, config, key)
-    _check_steps(part, config.epochs, batches.steps_per_epoch)
+    checked.steps(part, config.epochs, batches.steps_per_epoch)
     augment = build(f"{part}.augmentation", made.config)
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
     prepare = resident.prepare(augment, objective.views, *made.statistics)
@@ -282,21 +282,6 @@ def _batches(
     if isinstance(images, Encoded):
         return streaming.streaming(examples, images, rows, size, order, made.mesh, config.epochs)
     return resident.resident(examples, rows, size, order, made.mesh)
-
-
-def _check_batch(part: str, batch_size: int, rows: int) -> None:
-    """Raises `UserError` for a batch larger than the training set, and says what would fit."""
-    if batch_size > rows > 1:
-        fits = f"[2, {rows}] (the training examples), got {batch_size}"
-        largest = 1 << rows.bit_length() - 1
-        raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
-
-
-def _check_steps(part: str, epochs: int, per_epoch: int) -> None:
-    """Raises `UserError` for more steps than 32 bits count."""
-    most = ((1 << 31) - 1) // per_epoch
-    if epochs > most:
-        raise wrong(f"{part}.epochs", f"be in [0, {most}] with these batches, got {epochs}")
 
 
 def train(made: Run, stage: steps.Stage) -> Variables:
