@@ -298,7 +298,7 @@ def test_nothing_of_the_size_of_the_data_is_made(config):
 def test_a_batch_that_cannot_be_is_refused(values, said):
     data = Data(1000, 10, (8, 8, 1))
     with pytest.raises(UserError, match=said):
-        [*compile_programs.programs(resolve(tiny(**values)), data, sharding.mesh())]
+        list(compile_programs.programs(resolve(tiny(**values)), data, sharding.mesh()))
 
 
 def test_choices_are_made_as_there_and_nowhere_else():
