@@ -19,7 +19,7 @@ from benchmarks.speed import spread
 from rmdnet_jax import sharding
 from rmdnet_jax.app import experiment
 from rmdnet_jax.app.arms import own
-from rmdnet_jax.app.compile_facts import kernels
+from rmdnet_jax.app.compile.facts import kernels
 from rmdnet_jax.app.correct import Corrected
 from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.resolve import resolve

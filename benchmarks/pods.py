@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.cost_figures import placed
-from rmdnet_jax.app import compile_words as words
+from rmdnet_jax.app.compile import words
 from rmdnet_jax.files import write_json
 
 SHARE = 96  # images of a batch on each chip

@@ -14,7 +14,7 @@ COMMANDS = {  # name: (module, what it does)
     "audit": ("rmdnet_jax.app.audit.command", "find wrong labels, and write a report to review"),
     "report": ("rmdnet_jax.app.report", "compare several runs in one table"),
     "noise": ("rmdnet_jax.app.noise_tool", "make, show and compare files of noisy labels"),
-    "compile": ("rmdnet_jax.app.compile", "say whether a pod that is not here would do"),
+    "compile": ("rmdnet_jax.app.compile.command", "say whether a pod that is not here would do"),
     "sweep": ("rmdnet_jax.app.sweep", "run the grid of a config, or print its commands"),
     "doctor": ("rmdnet_jax.app.doctor", "say what is installed, prepared and missing"),
 }

@@ -18,17 +18,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import cost_figures, pods
 from rmdnet_jax import cli, sharding
-from rmdnet_jax.app import (
-    compile,
-    compile_facts,
-    compile_programs,
-    compile_target,
-    compile_words,
-    experiment,
-    setup,
-)
-from rmdnet_jax.app.compile_programs import Data
-from rmdnet_jax.app.compile_target import Target
+from rmdnet_jax.app import experiment, setup
+from rmdnet_jax.app.compile import command, facts, programs, target, words
+from rmdnet_jax.app.compile.programs import Data
+from rmdnet_jax.app.compile.target import Target
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.training import steps
@@ -70,17 +63,17 @@ ENTRY %main (first: f32[8,4]) -> f32[8] {
 
 def test_a_loop_is_counted_once_and_its_kernels_read_and_write_what_they_say():
     full, half = 8 * 4 * 4, 8 * 4 * 2
-    found = compile_facts.kernels(PROGRAM)
+    found = facts.kernels(PROGRAM)
     assert found[0] == half + full  # of the body's first kernel
     assert found[-1] == 8 * 4 + full  # behind the loop
     assert len(found) == 8 + 1
     without = PROGRAM.replace("while(", "custom-call(")
-    assert compile_facts.kernels(without)[-1] == found[-1]
-    assert len(compile_facts.kernels(without)) == 2
+    assert facts.kernels(without)[-1] == found[-1]
+    assert len(facts.kernels(without)) == 2
 
 
 def test_collectives_are_told_apart_by_channel_and_counted_by_what_they_give():
-    found = {(one.kind, one.shape): one for one in compile_facts.exchanged(PROGRAM)}
+    found = {(one.kind, one.shape): one for one in facts.exchanged(PROGRAM)}
     assert {name: (one.bytes, one.times) for name, one in found.items()} == {
         ("all-reduce", "f32[4]"): (4 * 4, 2),  # the first stands in a fusion, too
         ("all-reduce", "f32[7], f32[9]"): (4 * 7 + 4 * 9, 1),  # as a TPU's program has it
@@ -88,7 +81,7 @@ def test_collectives_are_told_apart_by_channel_and_counted_by_what_they_give():
         ("all-gather", "f32[8,4], u8[12]"): (8 * 4 * 4 + 12, 1),
         ("collective-permute", "f32[8]"): (8 * 4, 1),
     }
-    sizes = [one.bytes for one in compile_facts.exchanged(PROGRAM)]
+    sizes = [one.bytes for one in facts.exchanged(PROGRAM)]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -97,31 +90,31 @@ def test_a_real_program_exchanges_the_sum_that_it_must():
     split = NamedSharding(mesh, PartitionSpec(AXIS))
     x = jax.ShapeDtypeStruct((64, 24), jnp.float32, sharding=split)
     program = jax.jit(lambda x: x.sum(0), out_shardings=sharding.everywhere(mesh)).lower(x)
-    facts = compile_facts.facts(program.compile())
-    (one,) = facts.collectives
+    found = facts.facts(program.compile())
+    (one,) = found.collectives
     assert (one.kind, one.bytes, one.times) == ("all-reduce", 24 * 4, 1)
-    assert facts.arguments == 64 * 24 * 4 // mesh.size
-    assert facts.others >= 24 * 4
+    assert found.arguments == 64 * 24 * 4 // mesh.size
+    assert found.others >= 24 * 4
 
 
 @pytest.mark.parametrize("memory", [10_000, 123_457, 10**9])
 def test_the_batch_that_fits_is_the_largest_that_does(memory):
     batch, chips, fixed, growing = 512, 4, 1000, 777
-    found = compile_facts.largest_batch(batch, chips, memory, fixed, growing)
+    found = facts.largest_batch(batch, chips, memory, fixed, growing)
     assert found % chips == 0
     assert fixed + growing * found / batch <= memory < fixed + growing * (found + chips) / batch
 
 
 def test_no_batch_fits_where_the_rest_does_not():
-    assert compile_facts.largest_batch(512, 4, 1000, 2000, 10) == 0
+    assert facts.largest_batch(512, 4, 1000, 2000, 10) == 0
 
 
 def test_a_compilers_refusal_is_read():
     text = "Ran out of memory in memory space hbm. Used 24.50G of 15.75G hbm. Exceeded hbm capacity"
-    assert compile_facts.too_much(text) == 24.5 * 2**30
+    assert facts.too_much(text) == 24.5 * 2**30
     text = "Ran out of memory on HBM, the total memory required for HLO temporaries (2.00T) exceeds"
-    assert compile_facts.too_much(f"{text} available HBM (15.75G).") == 2 * 2**40
-    assert compile_facts.too_much("INTERNAL: something else") is None
+    assert facts.too_much(f"{text} available HBM (15.75G).") == 2 * 2**40
+    assert facts.too_much("INTERNAL: something else") is None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +135,7 @@ def test_a_compilers_refusal_is_read():
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(monkeypatch, capsys, words, said):
-    monkeypatch.setattr(compile, "prepare", lambda: None)  # JAX is started here already
+    monkeypatch.setattr(command, "prepare", lambda: None)  # JAX is started here already
     assert cli.main(["compile", *words]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -153,27 +146,27 @@ def test_what_cannot_be_asked_is_refused_in_one_line(monkeypatch, capsys, words,
 
 @pytest.mark.skipif(bool(get_tpu_library_path()), reason="libtpu is installed here")
 def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(compile, "prepare", lambda: None)
+    monkeypatch.setattr(command, "prepare", lambda: None)
     assert cli.main(["compile", "--config", "digits", "--topology", "v5e:2x2"]) == 2
     assert "pip install 'rmdnet_jax[tpu]'" in capsys.readouterr().err
 
 
 def test_data_that_are_not_here_are_told_or_asked_for():
     config = resolve(tiny(**{"data.name": "folder", "data.dir": "nowhere"}))
-    args, _ = compile.read(["--config", "x", "--topology", "y", "--examples", "100"])
+    args, _ = command.read(["--config", "x", "--topology", "y", "--examples", "100"])
     with pytest.raises(UserError, match=r"nowhere.*need --examples, --classes and --image"):
-        compile.shapes(config, args)
+        command.shapes(config, args)
     words = ["--classes", "7", "--image", "20x30x3"]
-    args, _ = compile.read(["--config", "x", "--topology", "y", "--examples", "100", *words])
-    assert compile.shapes(config, args) == Data(100, 7, (20, 30, 3), 0)
+    args, _ = command.read(["--config", "x", "--topology", "y", "--examples", "100", *words])
+    assert command.shapes(config, args) == Data(100, 7, (20, 30, 3), 0)
 
 
 def test_data_that_are_here_are_looked_at():
-    args, _ = compile.read(["--config", "x", "--topology", "y"])
-    found = compile.shapes(resolve(tiny(limit=100)), args)
+    args, _ = command.read(["--config", "x", "--topology", "y"])
+    found = command.shapes(resolve(tiny(limit=100)), args)
     assert found == Data(100, 10, (8, 8, 1), 355)
     config = resolve(tiny(**{"data.name": "cifar100"}))
-    assert compile.shapes(config, args) == Data(256, 100, (32, 32, 3), 10_000)  # of its `limit`
+    assert command.shapes(config, args) == Data(256, 100, (32, 32, 3), 10_000)  # of its `limit`
 
 
 @pytest.mark.parametrize(
@@ -185,7 +178,7 @@ def test_images_lie_on_the_chips_where_they_fit_or_as_is_said(image, asked, near
     config.data.unlock()
     config.data.pipeline = asked
     data = Data(100, 10, (image, image, 3))
-    assert compile.images_near(config, data, 2**30) == near
+    assert command.images_near(config, data, 2**30) == near
 
 
 @pytest.fixture(scope="module")
@@ -209,11 +202,11 @@ def rows(config):
     """The programs of a tiny experiment, compiled for the eight devices that are here."""
     there = Target("here:8", sharding.mesh(), "CPU", 2**30, "cpu", "its version")
     data = Data(1442, 10, (8, 8, 1), 355)
-    return {row["name"]: row for row in compile.compiled(config, data, there, None)}
+    return {row["name"]: row for row in command.compiled(config, data, there, None)}
 
 
 def test_each_program_of_a_run_is_there(rows):
-    assert list(rows) == [*compile_words.SAYS]
+    assert list(rows) == [*words.SAYS]
     assert all(row["fits"] for row in rows.values())
 
 
@@ -241,7 +234,7 @@ def test_what_is_made_of_shapes_is_the_program_of_a_run(tmp_path):
     with jax.set_mesh(made.mesh):
         step = jax.jit(functools.partial(steps.step, stage), donate_argnums=0)
         real = step.lower(state, frozen, rows, sharding.replicate(made.mesh, stage.key))
-    found = compile_programs.programs(config, Data(1442, 10, (8, 8, 1), 355), made.mesh)
+    found = programs.programs(config, Data(1442, 10, (8, 8, 1), 355), made.mesh)
     (guided,) = (one for one in found if one.name == "guided")
     assert bare(guided.lower()) == bare(real)
 
@@ -281,10 +274,10 @@ def test_gradients_are_exchanged_once_a_step(rows):
 def test_nothing_of_the_size_of_the_data_is_made(config):
     tracemalloc.start()
     data = Data(3_000_000, 10, (32, 32, 3), 10_000)
-    found = [*compile_programs.programs(config, data, sharding.mesh())]
+    found = [*programs.programs(config, data, sharding.mesh())]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(found) == len(compile_words.SAYS)
+    assert len(found) == len(words.SAYS)
     assert peak < 40e6  # the images would be 9 GB; an index of all is 12 MB
 
 
@@ -298,12 +291,12 @@ def test_nothing_of_the_size_of_the_data_is_made(config):
 def test_a_batch_that_cannot_be_is_refused(values, said):
     data = Data(1000, 10, (8, 8, 1))
     with pytest.raises(UserError, match=said):
-        list(compile_programs.programs(resolve(tiny(**values)), data, sharding.mesh()))
+        list(programs.programs(resolve(tiny(**values)), data, sharding.mesh()))
 
 
 def test_choices_are_made_as_there_and_nowhere_else():
     before = jax.default_backend()
-    choosing = compile_target.choosing("tpu")
+    choosing = target.choosing("tpu")
     with choosing:
         assert jax.default_backend() == "tpu"
     assert jax.default_backend() == before == "cpu"
@@ -321,19 +314,19 @@ def test_the_verdict_is_said_in_plain_words():
     ]
     step = row("guided", 5 * gb, batch=96, batch_that_fits=960, collectives=collectives,
                flops=2.5e9, bytes=3 * gb, unit="step")  # fmt: skip
-    text = compile_words.verdict([row("data", gb), step], 16 * gb)
+    text = words.verdict([row("data", gb), step], 16 * gb)
     assert text.startswith("Fits: at most 5.00 of 16.0 GB a chip (relation-guided learning), 11.00")
     assert "exchanges 2 all-reduce of 6.0 MB, 1 all-gather of 1.0 MB; the largest is all-" in text
     assert "is a guess" in text
-    told = compile_words.line(step).split()
+    told = words.line(step).split()
     assert told == ["relation-guided", "learning", "5.00", "960", "3", "7.0", "2.5", "3.00", "step"]
     heavy = row("modeling", 20 * gb, fits=False)
-    text = compile_words.verdict([step, heavy], 16 * gb)
+    text = words.verdict([step, heavy], 16 * gb)
     assert text.startswith("Does not fit: at most 20.00 of 16.0 GB a chip (relation modeling), 4.0")
-    assert "does not fit" in compile_words.line(heavy)
+    assert "does not fit" in words.line(heavy)
     broken = row("data", 0, fits=False, error="INTERNAL: no")
-    assert compile_words.line(broken).endswith("it does not compile: INTERNAL: no")
-    assert "Cannot be compiled: gathering a batch" in compile_words.verdict([broken, step], gb)
+    assert words.line(broken).endswith("it does not compile: INTERNAL: no")
+    assert "Cannot be compiled: gathering a batch" in words.verdict([broken, step], gb)
 
 
 def test_the_pages_show_what_the_file_says():

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rmdnet_jax.app.command import Parser
-from rmdnet_jax.app.compile_facts import facts, largest_batch, too_much
-from rmdnet_jax.app.compile_words import HEAD, SAYS, Row, line, opening, verdict
+from rmdnet_jax.app.compile.facts import facts, largest_batch, too_much
+from rmdnet_jax.app.compile.words import HEAD, SAYS, Row, line, opening, verdict
 from rmdnet_jax.errors import UserError, within, wrong
 
 if TYPE_CHECKING:
-    from rmdnet_jax.app.compile_programs import Data, Program
-    from rmdnet_jax.app.compile_target import Target
+    from rmdnet_jax.app.compile.programs import Data, Program
+    from rmdnet_jax.app.compile.target import Target
 
 FIELD = "--config."
 ALONE = {  # else libtpu looks for the machine that it is on, complains, and locks it
@@ -49,13 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     """The command `rmdnet compile`; 1 where the experiment does not fit."""
     args, overrides = read(sys.argv[1:] if argv is None else argv)
     prepare()
-    from rmdnet_jax.app import compile_target
+    from rmdnet_jax.app.compile.target import target
     from rmdnet_jax.app.load import get_config
     from rmdnet_jax.app.resolve import resolve
     from rmdnet_jax.files import place, write_json
 
     config = resolve(get_config(args.config, overrides))
-    there = compile_target.target(args.topology)
+    there = target(args.topology)
     data = shapes(config, args)
     path = args.json and place(args.json, "--json")
     if path and not path.parent.is_dir():
@@ -130,7 +130,7 @@ def chosen(text: str) -> list[str]:
 def shapes(config: Any, args: argparse.Namespace) -> Data:
     """What is known of the data: as the flags say, else those of the config, where they are."""
     from rmdnet_jax.app import setup
-    from rmdnet_jax.app.compile_programs import Data
+    from rmdnet_jax.app.compile.programs import Data
 
     told = {name: getattr(args, name) for name in ("examples", "classes", "image")}
     told = {name: value for name, value in told.items() if value is not None}
@@ -171,8 +171,8 @@ def about(args: argparse.Namespace, overrides: dict, config: Any, data: Data, th
 
 def compiled(config: Any, data: Data, there: Target, only: Sequence[str] | None) -> Iterator[Row]:
     """A row for each program, as soon as it is compiled; `data` always is, others lie beside it."""
-    from rmdnet_jax.app.compile_programs import programs
-    from rmdnet_jax.app.compile_target import choosing
+    from rmdnet_jax.app.compile.programs import programs
+    from rmdnet_jax.app.compile.target import choosing
 
     near, held = images_near(config, data, there.memory), 0
 

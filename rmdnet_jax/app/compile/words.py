@@ -27,7 +27,7 @@ def opening(found: Row) -> str:
     """What is compiled for what.
 
     Example:
-      >>> from rmdnet_jax.app.compile_words import opening
+      >>> from rmdnet_jax.app.compile.words import opening
       >>> data = {"examples": 50000, "classes": 10, "image": (32, 32, 3)}
       >>> about = {"topology": "v5e:2x2", "chips": 4, "chip": "TPU v5 lite", "data": data}
       >>> print(opening(about | {"memory_bytes": 16 * 2**30, "encoder": {"name": "cnn"}}))

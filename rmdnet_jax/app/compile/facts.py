@@ -100,7 +100,7 @@ def size(kind: str) -> float:
     """Bytes of a type, or of a tuple of types.
 
     Example:
-      >>> from rmdnet_jax.app.compile_facts import size
+      >>> from rmdnet_jax.app.compile.facts import size
       >>> size("(bf16[8,4]{1,0:T(8,128)}, pred[8]{0})")
       72.0
     """
@@ -142,7 +142,7 @@ def too_much(error: str) -> int | None:
     """The bytes that a program needs, where a compiler refused it for want of memory.
 
     Example:
-      >>> from rmdnet_jax.app.compile_facts import too_much
+      >>> from rmdnet_jax.app.compile.facts import too_much
       >>> too_much("RESOURCE_EXHAUSTED: Ran out of memory. Used 20.00G of 15.75G hbm. Exceeded ...")
       21474836480
     """
@@ -167,7 +167,7 @@ def largest_batch(batch: int, chips: int, memory: int, fixed: int, growing: int)
       growing: what it holds because of this batch.
 
     Example:
-      >>> from rmdnet_jax.app.compile_facts import largest_batch
+      >>> from rmdnet_jax.app.compile.facts import largest_batch
       >>> largest_batch(512, 4, memory=1000, fixed=200, growing=100)
       4096
     """

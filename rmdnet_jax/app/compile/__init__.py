@@ -1,0 +1,1 @@
+"""What an experiment takes of chips that are not here: `rmdnet compile`."""
