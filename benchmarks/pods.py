@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from benchmarks.cost_figures import placed
 from rmdnet_jax.app.compile import words
 from rmdnet_jax.files import write_json
@@ -170,6 +172,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="some programs alone: modeling,guided")
     parser.add_argument("--show", action="store_true", help="write the tables into the docs")
     args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # no device of this machine is touched
     known = json.loads(FILE.read_text()) if FILE.exists() else []
     if args.topology:
         chips = count(args.topology)
