@@ -523,3 +523,16 @@ def test_a_program_ends_though_images_are_ahead():
     assert run.stdout.split() == ["ready"], run.stderr
     assert run.stderr == ""
     assert time.time() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("backend", "side", "pipeline", "streamed"),
+    [("tpu", 96, "auto", False), ("tpu", 97, "auto", True), ("cpu", 97, "auto", False),
+     ("tpu", 97, "resident", False)],
+)  # fmt: skip
+def test_a_tpu_gets_large_images_streamed(backend, side, pipeline, streamed, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    images = np.zeros((4, side, side, 3), np.uint8)
+    source = sources.arrays(images, [0, 1, 0, 1])
+    found = fits.streamed(tiny(**{"data.pipeline": pipeline}), source)
+    assert isinstance(found.images, Encoded) == streamed

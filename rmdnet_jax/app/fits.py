@@ -19,6 +19,7 @@ from rmdnet_jax.data.store import Streams
 from rmdnet_jax.labels.noise import Noise
 
 SHARE = 0.5  # of memory, that images may take
+TPU_SIDE = 96  # pixels; a TPU's compiler gathers no batches of larger images
 AT_ONCE = 1 << 28  # bytes of images that noise reads at a time
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -56,7 +57,10 @@ def _host() -> float:
 def streamed(config: Config, source: Source) -> Source:
     """The source, its images to be streamed though they are in memory, where the config says so."""
     images, test = source.images, source.test_images
-    if isinstance(images, Encoded) or not streams(config)(images.nbytes + test.nbytes):
+    large = config.data.pipeline == "auto" and jax.default_backend() == "tpu"
+    large &= max(images.shape[1:3]) > TPU_SIDE
+    fit = not large and not streams(config)(images.nbytes + test.nbytes)
+    if isinstance(images, Encoded) or fit:
         return source
     encoded = (Encoded(np.asarray(x), x.shape[1:], count=len(x)) for x in (images, test))
     return source._replace(images=next(encoded), test_images=next(encoded))

@@ -24,6 +24,12 @@ def padded_crop(image: Array, top: Array, left: Array, padding: int) -> Array:
 
     Both offsets lie in [0, 2 padding].
     """
+    if jax.default_backend() == "tpu":  # where slices are a loop over the images: the same by ones
+        rows, columns = (
+            (jnp.arange(size)[None] == jnp.arange(size)[:, None] + start - padding).astype(image.dtype)
+            for start, size in zip((top, left), image.shape[:2])
+        )
+        return jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision="highest")
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     return jax.lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)
 
