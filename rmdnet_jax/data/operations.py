@@ -26,7 +26,9 @@ def padded_crop(image: Array, top: Array, left: Array, padding: int) -> Array:
     """
     if jax.default_backend() == "tpu":  # where slices are a loop over the images: the same by ones
         rows, columns = (
-            (jnp.arange(size)[None] == jnp.arange(size)[:, None] + start - padding).astype(image.dtype)
+            (jnp.arange(size)[None] == jnp.arange(size)[:, None] + start - padding).astype(
+                image.dtype
+            )
             for start, size in zip((top, left), image.shape[:2])
         )
         return jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision="highest")
