@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import jax
 import numpy as np
@@ -330,9 +329,8 @@ def test_a_process_reads_the_rows_of_its_own_devices_alone():
         return images.read(rows)
 
     rows = np.arange(63, 47, -1)
-    found, used = sharding.read(sharding.mesh(), rows, read)
+    found = sharding.read(sharding.mesh(), rows, read)
     np.testing.assert_array_equal(np.asarray(found).ravel(), rows)
-    np.testing.assert_array_equal(np.asarray(used), rows)
     assert [len(x) for x in asked] == [16]
     assert [shard.data.shape for shard in found.addressable_shards] == [(2, 1, 1, 1)] * 8
 
@@ -439,42 +437,30 @@ def test_the_command_ends_with_status_2(tmp_path):
     assert "Traceback" not in run.stderr
 
 
-def test_the_next_image_stands_for_a_broken_one_with_its_label_and_index(tmp_path):
-    root = photos(tmp_path / "x", (40, 30))
-    sound = load(root).images[:]
+def test_what_is_skipped_is_left_out_as_of_images_in_memory(tmp_path):
+    """In training, of the test set, of a class as a whole; tried once, and said each time."""
+    root = photos(tmp_path / "x", (40, 30), ("train", "test"))
     broken(root, "a/3.png", "a/4.png", "b/29.png")
-    images = load(root, broken="skip").images
-    stands = {3: 5, 4: 5, 69: 0}
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        one, two = (pipelines(sharding.mesh, x)[i] for i, x in ((0, sound_of(sound)), (1, images)))
-        for step in range(2 * one.steps_per_epoch):
-            expected, found = one.batch(step), two.batch(step)
-            used = [stands.get(i, i) for i in np.asarray(expected.index).tolist()]
-            np.testing.assert_array_equal(found.index, used)
-            np.testing.assert_array_equal(found.image, sound[used])
-            np.testing.assert_array_equal(found.given, columns(70)[0][used])
-    told = [str(w.message) for w in heard]
-    assert len(told) == 3
-    for name in ("a/3.png", "a/4.png", "b/29.png"):
-        assert sum(name in text for text in told) == 1
+    last = sorted((pathlib.Path(root) / "test" / "a").iterdir())[-1]
+    last.write_bytes(b"no image")
+    skip = {"data.broken": "skip", "data.validation": 0.2}
+    for name, more in (("memory", {}), ("streamed", STREAMING)):
+        with pytest.warns(UserWarning, match="4 broken images skipped: .*3.png"):
+            experiment.run(own(root, **skip, **more), tmp_path / name)
+    assert_same_end(ended(tmp_path / "streamed"), ended(tmp_path / "memory"))
+    data = [json.loads((tmp_path / x / "data.json").read_text()) for x in ("memory", "streamed")]
+    assert data[0] == data[1]
 
 
-def sound_of(images):
-    return Encoded(images, images.shape[1:], count=len(images))
-
-
-def test_where_all_are_broken_nothing_stands_for_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoded, "TRIES", 4)
-    root = photos(tmp_path / "x", (9, 1))
-    broken(root, *(f"a/{i}.png" for i in range(6)))
-    images = load(root, broken="skip").images
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        assert images[3].shape == (8, 8, 3)  # the seventh
-        with pytest.raises(UserError, match=r"cannot read .*a.2\.png .* nor the images after it"):
-            images[2]
-    assert [str(w.message)[:14] for w in heard] == [f"broken image {i}" for i in (1, 2, 3, 4)]
+@pytest.mark.parametrize("stream", [True, False])
+def test_where_all_are_broken_nothing_is_left(stream, tmp_path):
+    root = photos(tmp_path / "x", (3, 2))
+    broken(root, *(f"a/{i}.png" for i in range(3)), *(f"b/{i}.png" for i in range(2)))
+    with (
+        pytest.warns(UserWarning, match="5 broken images skipped"),
+        pytest.raises(UserError, match="hold an image that can be read, got 5 broken images"),
+    ):
+        sources.load("folder", dir=root, image_size=8, broken="skip", stream=lambda size: stream)
 
 
 # --- how a program ends
@@ -505,7 +491,7 @@ class Slow:
         raise ValueError
     def name(self, row):
         return str(row)
-images = Encoded(Slow(), (2, 2, 1), count=10**4, broken="refuse")
+images = Encoded(Slow(), (2, 2, 1), count=10**4)
 def make(i):
     try:
         return images[i * 20 : i * 20 + 20]

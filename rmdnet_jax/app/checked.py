@@ -71,8 +71,28 @@ def notes(
     return lines
 
 
-def batch(part: str, batch_size: int, rows: int) -> None:
-    """Raises `UserError` for a batch larger than the training set, and says what would fit."""
+def anchors(config: Config) -> None:
+    """Raises `UserError` for anchors that a batch cannot be related to."""
+    guided = config.relation_guided
+    if guided.anchors == 1:
+        raise wrong("relation_guided.anchors", "be 0, or at least 2, got 1")
+    if guided.anchors and guided.edge.name != "softmax_kl":
+        must = f"be 0 but for edge=softmax_kl, got {guided.anchors} with {guided.edge.name}"
+        raise wrong("relation_guided.anchors", must)
+
+
+def batch(part: str, batch_size: int, rows: int, group: int) -> None:
+    """Raises `UserError` for a batch that cannot be, and says what would fit.
+
+    Args:
+      part: of the config.
+      batch_size: there.
+      rows: of the training set.
+      group: images that a batch norm sees at a time; 0: the whole batch.
+    """
+    if 0 < group < batch_size and batch_size % group:
+        text = f"divide {part}.batch_size={batch_size}, got {group}"
+        raise wrong("encoder.norm_group", text)
     if batch_size > rows > 1:
         fits = f"[2, {rows}] (the training examples), got {batch_size}"
         largest = 1 << rows.bit_length() - 1

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import correct, exact, finish, identity, processes, report, setup
+from rmdnet_jax.app import checked, correct, exact, finish, identity, processes, report, setup
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
@@ -175,9 +175,7 @@ def learner(made: Run) -> Learner:
     with under("relation_guided"):
         method = mixup(method, made.config.relation_guided.mixup, made.classes)
     edge, node = matching(made.config, "edge"), matching(made.config, "node")
-    if (guided := made.config.relation_guided).anchors and guided.edge.name != "softmax_kl":
-        must = f"be 0 but for edge=softmax_kl, got {guided.anchors} with {guided.edge.name}"
-        raise wrong("relation_guided.anchors", must)
+    checked.anchors(made.config)
     return Learner(method, edge, node, classifier(made.encoder, made.classes))
 
 

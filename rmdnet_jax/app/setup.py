@@ -236,7 +236,7 @@ def make_stage(
     examples = made.examples._replace(
         **{k: sharding.spread(made.mesh, v) for k, v in columns.items() if v is not None}
     )
-    checked.batch(part, config.batch_size, len(rows))
+    checked.batch(part, config.batch_size, len(rows), made.config.encoder.get("norm_group", 0))
     with under(part):
         batches = _batches(made, examples, rows, config, key)
     checked.steps(part, config.epochs, batches.steps_per_epoch)

@@ -9,8 +9,6 @@ import functools
 import hashlib
 import math
 import os
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rmdnet_jax.data.images import NAMED, THREADS, unpacked
+from rmdnet_jax.data.images import THREADS, unpacked
 from rmdnet_jax.errors import UserError, first_line
 
 PIECE = 8  # images a task at least: a task costs more than a small image
-TRIES = 100  # broken images in a row, after which nothing stands for them
 READ = 10_000  # images whose content tells data apart
 LOOKED_AT = 50_000  # images that tell the statistics of channels
 
@@ -71,8 +68,6 @@ class Encoded:
       size: (height, width, channel) that each gets, as `images.unpacked` says.
       rows: which of the stored ones these are, in this order; None: `count` from the first.
       count: see `rows`.
-      broken: `refuse` raises `UserError` for one that cannot be read, `skip` takes the next sound
-        one in its place, and warns.
 
     Example:
       >>> import numpy as np
@@ -90,14 +85,10 @@ class Encoded:
         size: Sequence[int],
         rows: np.ndarray | None = None,
         count: int = 0,
-        broken: str = "refuse",
     ):
         self.stored: Any = stored
-        self.broken = broken
         self.rows = np.arange(count) if rows is None else np.asarray(rows)
         self.shape = (len(self.rows), *size)
-        self.lost: dict[int, str] = {}  # rows that could not be read, and why
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -111,58 +102,40 @@ class Encoded:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         rows = np.arange(len(self))[index]
-        return self.read(rows.ravel())[0].reshape(*rows.shape, *self.shape[1:])
+        return self.read(rows.ravel()).reshape(*rows.shape, *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def take(self, rows: np.ndarray) -> Encoded:
         """Some of the images, still encoded."""
-        return Encoded(self.stored, self.shape[1:], self.rows[rows], broken=self.broken)
+        return Encoded(self.stored, self.shape[1:], self.rows[rows])
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images of some rows, and the rows that they are of: others for those that are broken."""
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Images of some rows [m]; raises `UserError` for one that cannot be read."""
         if isinstance(self.stored, np.ndarray):
-            return self.stored[self.rows[rows]], rows
+            return self.stored[self.rows[rows]]
         distinct, place = np.unique(rows, return_inverse=True)
         if len(distinct) < len(rows):  # some only fill up a batch
-            found, used = self.read(distinct)
-            return found[place], used[place]
-        found, used = np.empty((len(rows), *self.shape[1:]), np.uint8), np.array(rows)
+            return self.read(distinct)[place]
+        found = np.empty((len(rows), *self.shape[1:]), np.uint8)
 
         def fill(places: range) -> None:
             for i in places:
-                found[i], used[i] = self._sound(int(rows[i]))
+                found[i] = self._decoded(int(self.rows[rows[i]]))
 
         _each(fill, len(rows))
-        return found, used
+        return found
 
-    def _sound(self, row: int) -> tuple[np.ndarray, int]:
-        """The image of a row, or of the next that can be read."""
-        for near in range(row, row + min(TRIES, len(self))):
-            near %= len(self)
-            if near in self.lost:
-                continue
-            at = int(self.rows[near])
-            try:
-                return unpacked(self.stored.encoded(at), self.shape[1:])[0], near
-            except Exception as error:  # a damaged file raises anything
-                self._lose(near, self.stored.name(at), first_line(error))
-        first = self.stored.name(int(self.rows[row]))
-        raise UserError(f"cannot read {first} ({self.lost[row]}), nor the images after it")
-
-    def _lose(self, row: int, name: str, why: str) -> None:
-        """Refuses a broken image, or counts and names it once."""
-        if self.broken == "refuse":
-            again = "repair it, and the same command continues"
-            raise UserError(f"cannot read {name} ({why}): {again}")
-        with self._lock:
-            known, count = row in self.lost, len(self.lost) + 1
-            self.lost[row] = why
-        if not known and count <= NAMED:
-            last = "; further ones are not named" if count == NAMED else ""
-            text = f"broken image {count}: {name} ({why}); the next one stands for it{last}"
-            warnings.warn(text, stacklevel=2)
+    def _decoded(self, at: int) -> np.ndarray:
+        """A stored image."""
+        try:
+            return unpacked(self.stored.encoded(at), self.shape[1:])[0]
+        except Exception as error:  # a damaged file raises anything
+            remedy = "repair it, or set data.broken=skip, and choose another workdir"
+            raise UserError(
+                f"cannot read {self.stored.name(at)} ({first_line(error)}): {remedy}"
+            ) from error
 
     def digest(self) -> str:
         """What tells these images apart, and costs no pass over all of them.

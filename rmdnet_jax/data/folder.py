@@ -18,7 +18,7 @@ import numpy as np
 from rmdnet_jax.data.encoded import Encoded, Files
 from rmdnet_jax.data.images import counted, decode, refuse, some, unreadable
 from rmdnet_jax.data.source import Source, checked
-from rmdnet_jax.data.store import Allocate, Streams, cached, never
+from rmdnet_jax.data.store import Allocate, Streams, cached, never, noted
 from rmdnet_jax.errors import UserError, one_of, wrong
 from rmdnet_jax.files import place
 
@@ -61,7 +61,7 @@ def load(
       dir: the folder.
       image_size: the side, pixels.
       broken: what is done about images that cannot be read: `refuse` names them, `skip` leaves
-        them out, and says how many. Of images that stay encoded, the next one stands for them.
+        them out, and says which. It tries all of them first.
       stream: whether images of so many bytes stay encoded.
 
     Raises:
@@ -116,11 +116,11 @@ def read(
       broken: see `load`.
       stream: see `load`.
     """
-    shape, decoded = (image_size, image_size, 3), []
+    shape = (image_size, image_size, 3)
+    if broken == "skip":
+        splits = _sound(name, root, splits, shape)
     stored = {
-        field: Encoded(
-            Files(str(root), [file for file, _ in split]), shape, count=len(split), broken=broken
-        )
+        field: Encoded(Files(str(root), [file for file, _ in split]), shape, count=len(split))
         for field, split in splits.items()
     }
     told = tuple(stored.values())
@@ -129,25 +129,16 @@ def read(
         return checked(name, found, "dir: ")._replace(stored=told)
 
     def build(allocate: Allocate) -> Source:
-        kept, images, unread = dict(splits), {}, {}
+        images, unread = {}, {}
         for field, split in splits.items():
-            title = f"{name} {field}"
-            if broken == "skip":
-                kept[field] = _sound(root, split, shape, title)
-            images[field] = allocate(field, (len(kept[field]), *shape))
-            items = enumerate(root / file for file, _ in kept[field])
-            unread |= decode(images[field], items, title)
+            images[field] = allocate(field, (len(split), *shape))
+            items = enumerate(root / file for file, _ in split)
+            unread |= decode(images[field], items, f"{name} {field}")
         refuse(unread)
-        decoded.append(True)
-        return checked(name, images | _columns(classes, kept), "dir: ")
+        return checked(name, images | _columns(classes, splits), "dir: ")
 
-    files = [_state(root / file) for split in splits.values() for file, _ in split]
-    key = [image_size, broken == "skip", classes, files]
-    source = cached(name, str(root.resolve()), key, build)
-    lost = sum(map(len, splits.values())) - len(source.labels) - len(source.test_labels)
-    if lost and not decoded:  # else it has been said which
-        warnings.warn(f"{counted(lost, 'broken image')} skipped, as before", stacklevel=4)
-    return source._replace(stored=told)
+    key = [image_size, classes, _states(root, splits)]
+    return cached(name, str(root.resolve()), key, build)._replace(stored=told)
 
 
 def _columns(classes: list[str], splits: dict[str, Split]) -> dict[str, np.ndarray]:
@@ -160,14 +151,36 @@ def _columns(classes: list[str], splits: dict[str, Split]) -> dict[str, np.ndarr
     return {"names": np.array(classes), "files": files, **labels}
 
 
-def _sound(root: Path, split: Split, shape: tuple, title: str) -> Split:
-    """The images of a split that can be read; says which cannot."""
-    items = enumerate(root / file for file, _ in split)
-    bad = unreadable(items, shape, f"{title} to try them")
+def _sound(
+    name: str, root: Path, splits: dict[str, Split], shape: tuple[int, int, int]
+) -> dict[str, Split]:
+    """The images of both splits that can be read; says which cannot, and notes it for next time."""
+
+    def tried() -> dict[str, np.ndarray]:
+        bad: dict[str, str] = {}
+        for field, split in splits.items():
+            items = enumerate(root / file for file, _ in split)
+            bad |= unreadable(items, shape, f"{name} {field} to try them")
+        return {"files": np.array([*bad], str), "why": np.array([*bad.values()], str)}
+
+    found = noted(f"broken, in {root.resolve()}", _states(root, splits), tried)
+    bad = dict(zip(found["files"].tolist(), found["why"].tolist()))
     if bad:
-        told = some(f"{what} ({why})" for what, why in bad.items())
-        warnings.warn(f"{counted(len(bad), 'broken image')} skipped: {told}", stacklevel=2)
-    return [(file, label) for file, label in split if str(root / file) not in bad]
+        told = some(f"{file} ({why})" for file, why in bad.items())
+        warnings.warn(f"{counted(len(bad), 'broken image')} skipped: {told}", stacklevel=4)
+    kept = {
+        field: [(file, label) for file, label in split if str(root / file) not in bad]
+        for field, split in splits.items()
+    }
+    if not kept["images"]:
+        must = f"hold an image that can be read, got {counted(len(bad), 'broken image')}"
+        raise wrong("dir", must)
+    return kept
+
+
+def _states(root: Path, splits: dict[str, Split]) -> list[tuple[str, int, int]]:
+    """What changes when any file does."""
+    return [_state(root / file) for split in splits.values() for file, _ in split]
 
 
 def _state(path: Path) -> tuple[str, int, int]:

@@ -90,14 +90,13 @@ def streaming(
     """
     steps, index = ordered(rows, batch_size, key, mesh)
 
-    def read(step: int) -> tuple[Array, Array]:
+    def read(step: int) -> Array:
         return sharding.read(mesh, index(step), images.read)
 
     most = min(32, max(AT_ONCE, ROOM // (batch_size * math.prod(images.shape[1:]))))
     ahead = Ahead(read, epochs * steps, most)
 
     def batch(step: int) -> Examples:
-        image, used = ahead(step)
-        return gather(examples, used)._replace(image=image)
+        return gather(examples, sharding.split(mesh, index(step)))._replace(image=ahead(step))
 
     return Pipeline(steps, batch_size, batch)

@@ -47,6 +47,8 @@ def load(
         empty = np.flatnonzero(table[column].isna() | (table[column].astype(str) == ""))
         if len(empty):
             raise wrong("dir", f"have no empty cell, got one in row {empty[0]} of {dir!r}")
+    if odd := {type(cell).__name__ for cell in table[label]} & {"list", "ndarray", "dict"}:
+        raise wrong("dir", f"have one label a row in column {label!r}, got a {min(odd)}")
     cells = files.values(table[label])
     if cells.dtype.kind == "f" and (cells == np.trunc(cells)).all():
         cells = cells.astype(np.int64)
@@ -84,7 +86,11 @@ def _tested(table: Any, split: object, dir: str) -> np.ndarray:
     if (odd := ~cells.isin((*folder.TRAIN, *folder.TEST))).any():
         got = table[split][odd].iloc[0]
         raise wrong("dir", f"have train or test in column {split!r}, got {got!r} in {dir!r}")
+    name = next((name for name in folder.TEST if (cells == name).any()), "")
     tested = cells.isin(folder.TEST).to_numpy()
+    if (others := tested & (cells != name).to_numpy()).any():
+        got = f"{name!r} and {cells[others].iloc[0]!r}"
+        raise wrong("dir", f"have one name for the test images in column {split!r}, got {got}")
     if tested.all():
         raise wrong("dir", f"name training images, got only test images in {dir!r}")
     return tested

@@ -192,7 +192,8 @@ def _text(lines: list[list[str]], heads: tuple[str, ...], argument: str, rows: i
     for line in lines:
         check_width(argument, width, line)
     headed = len(lines) == rows + 1 if rows else bool(second) and heading(first, second)
-    headed = headed or any(name in first for name in heads if name)
+    said = [*first, *(cell.lower() for cell in first)]  # File is a heading as file is
+    headed = headed or any(name in said for name in heads if name)
     names = first if headed else range(width)
     return pandas.DataFrame([line[:width] for line in lines[headed:]], columns=names, dtype=object)
 
