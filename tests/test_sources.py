@@ -907,6 +907,25 @@ def test_a_list_names_its_test_set_and_whole_paths(photos, tmp_path):
         assert (source.labels.tolist(), source.test_labels.tolist()) == ([1, 0], [0])
 
 
+def test_a_list_says_what_is_in_both_splits_and_takes_one_test_set(photos):
+    rows = "p/1.png,a,train\np/2.png,b,train\np/1.png,b,test\n"
+    with pytest.warns(UserWarning, match="1 image in train and test: p/1.png"):
+        source = sources.load(
+            "table", dir=listed(photos, "File,Label,Split\n" + rows), image_size=8
+        )
+    assert (source.names, len(source.labels), len(source.test_labels)) == (("a", "b"), 2, 1)
+    text = error("table", dir=listed(photos, f"file,label,split\n{rows}p/3.png,a,val\n"))
+    assert "have one name for the test images in column 'split', got 'test' and 'val'" in text
+
+
+def test_a_list_has_one_label_a_row(photos):
+    import pandas
+
+    path = photos / "x.parquet"
+    pandas.DataFrame({"file": ["p/1.png", "p/2.png"], "label": [[0, 1], [1, 0]]}).to_parquet(path)
+    assert "have one label a row in column 'label'" in error("table", dir=str(path))
+
+
 @pytest.mark.parametrize("suffix", ["parquet"])
 def test_a_list_may_be_parquet(suffix, photos):
     import pandas

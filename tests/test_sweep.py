@@ -119,6 +119,14 @@ def test_each_run_has_its_share_of_the_gpus(gpus, jobs, shares, memory, monkeypa
     assert {env.get("XLA_PYTHON_CLIENT_MEM_FRACTION") for env in found} == {memory}
 
 
+def test_a_pattern_that_matches_no_point_is_one_line(study, tmp_path, capsys):
+    words = ["sweep", study({"a": ""}), "--workdir", str(tmp_path / "runs"), "--match", "zzz"]
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--match must match a point of" in line
+    assert "got 'zzz'" in line
+
+
 @pytest.mark.parametrize("jobs", ["0", "-1", "two"])
 def test_a_wrong_number_of_jobs_is_one_line(jobs, study, tmp_path, capsys):
     words = ["sweep", study({"a": ""}), "--workdir", str(tmp_path / "runs"), "--jobs", jobs]

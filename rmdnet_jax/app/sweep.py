@@ -28,7 +28,7 @@ from typing import IO, NamedTuple
 
 from rmdnet_jax.app.command import Parser, say
 from rmdnet_jax.app.load import get_config, module_of
-from rmdnet_jax.errors import UserError, first_line, within
+from rmdnet_jax.errors import UserError, first_line, within, wrong
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{args.study}: sweep(root) failed: {told}") from error
     points = {name: arg for name, arg in found if wanted.search(name)}
+    if found and not points:
+        raise wrong("--match", f"match a point of {args.study}, got {args.match!r}")
     if args.jobs:
         return run_jobs(points, args.study, args.workdir, args.jobs)
     if args.run:

@@ -6,11 +6,13 @@ list's folder on, or by a whole path. Labels are names, or numbers of classes.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from rmdnet_jax.data import folder
+from rmdnet_jax.data.images import counted, some
 from rmdnet_jax.data.source import Source
 from rmdnet_jax.data.store import Streams, never
 from rmdnet_jax.errors import one_of, wrong
@@ -60,6 +62,11 @@ def load(
         field: [(named[i], int(numbers[i])) for i in np.flatnonzero(tested == test)]
         for field, test in (("images", False), ("test_images", True))
     }
+    both = {file for file, _ in splits["images"]} & {file for file, _ in splits["test_images"]}
+    if both:
+        warnings.warn(
+            f"{counted(len(both), 'image')} in train and test: {some(sorted(both))}", stacklevel=3
+        )
     return folder.read(name, path.parent, image_size, classes, splits, broken, stream)
 
 

@@ -77,9 +77,11 @@ def target(name: str) -> Target:
     kind, _, shape = name.partition(":")
     if kind in CARDS and re.fullmatch(r"[1-9]\d{0,2}", shape):
         return _cards(name, kind, int(shape))
-    if kind in TPUS and re.fullmatch(r"\d+(x\d+){1,2}", shape):
+    if kind in TPUS and re.fullmatch(
+        r"\d+x\d+" if TPUS[kind][1] is FLAT else r"\d+x\d+x\d+", shape
+    ):
         return _tpus(name, kind)
-    raise unknown("--topology", name, known())
+    raise unknown("--topology", name, [x for x in known() if x.startswith(f"{kind}:")] or known())
 
 
 def _tpus(name: str, kind: str) -> Target:
