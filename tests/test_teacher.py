@@ -255,7 +255,8 @@ def test_an_online_teacher_is_fed_as_a_stored_one(tmp_path):
         experiment.run(config, place, source=arrays(20))
         record = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
         terms.append([record["edge"], record["node"]])
-    np.testing.assert_allclose(*terms, rtol=1e-4)
+    # An edge term is a difference of logarithms: its rounding does not shrink with it.
+    np.testing.assert_allclose(*terms, rtol=1e-4, atol=3e-6)
 
 
 def test_relation_modeling_alone_needs_no_labels_and_leaves_a_teacher(tmp_path):
