@@ -33,6 +33,7 @@ processes=$1 devices=$2
 shift 2
 export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
 export JAX_COORDINATOR_ADDRESS=localhost:${RMDNET_PORT#*:} JAX_NUM_PROCESSES=$processes
+export no_proxy=localhost${no_proxy:+,$no_proxy} # else they would meet through a proxy
 unset RMDNET_PORT
 
 pids=() told=
