@@ -126,7 +126,7 @@ CHILD = """
 trap 'echo TERM; exit 143' TERM
 trap 'echo INT; exit 130' INT
 echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS, $*"
-[ "$JAX_PROCESS_ID" != "${FAILS-}" ] || exit 7
+[ "$JAX_PROCESS_ID" != "${FAILS-}" ] || { sleep 1; exit 7; } # once the others have their traps
 for i in {1..600}; do [ -z "${WAIT-}" ] || sleep 0.1; done
 """
 
