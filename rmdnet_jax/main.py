@@ -17,10 +17,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rmdnet_jax.app.command import Parser, guarded, lasting
+from rmdnet_jax.app.command import Parser, guarded, lasting, parted
 from rmdnet_jax.errors import UserError
 
-FIELD, NAME = "--config.", "python -m rmdnet_jax.main"
+NAME = "python -m rmdnet_jax.main"
 
 
 def main(argv: list[str]) -> int:
@@ -77,15 +77,7 @@ def parser(prog: str) -> Parser:
 
 def read(argv: Sequence[str], prog: str = NAME) -> tuple[argparse.Namespace, dict[str, str]]:
     """The flags, and the values of `--config.field=value` or `--config.field value`."""
-    rest, overrides, words = [], {}, iter(argv)
-    for word in words:
-        if not word.startswith(FIELD):
-            rest.append(word)
-            continue
-        name, given, value = word.removeprefix(FIELD).partition("=")
-        if not given and (value := next(words, None)) is None:
-            raise UserError(f"{word} needs a value, as in {word}=1")
-        overrides[name] = value
+    rest, overrides = parted(argv)
     args = parser(prog).parse_args(rest)
     if not (args.config and (args.workdir or args.print_config)):
         raise UserError(

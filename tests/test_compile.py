@@ -215,7 +215,8 @@ def test_each_program_of_a_run_is_there(rows):
 
 def test_the_data_lie_on_each_chip(rows):
     n, classes, dim = 1442, 10, 8
-    column, targets, teacher = 4 * n, 4 * n * classes, 4 * n * dim
+    column, rows_a_chip = 4 * n, 3072 // 8  # tables by example are padded, and split
+    targets, teacher = 4 * rows_a_chip * classes, 4 * rows_a_chip * dim
     images, index = (n + 355) * 64, 4 * 160 // 8
     found = rows["data"]["argument_bytes"]
     assert found == pytest.approx(images + 3 * column + targets + teacher + index, rel=0.01)
@@ -295,6 +296,30 @@ def test_a_batch_that_cannot_be_is_refused(values, said):
     data = Data(1000, 10, (8, 8, 1))
     with pytest.raises(UserError, match=said):
         list(programs.programs(resolve(tiny(**values)), data, sharding.mesh()))
+
+
+def test_what_a_config_splits_or_groups_is_compiled_so():
+    """Tables by example lie in parts; with norms by groups devices exchange less."""
+
+    def of(**values):
+        config = resolve(tiny(**values))
+        return {one.name: one for one in programs.programs(config, data, sharding.mesh())}
+
+    data = programs.Data(1442, 10, (8, 8, 1))
+    times = []
+    for group in (0, 8):
+        values = {"encoder.widths": (4, 4, 4, 4, 8), "encoder.norm_group": group}
+        found = facts.facts(of(**values)["guided"].lower().compile())
+        times.append(sum(one.times for one in found.collectives))
+    assert times[1] < times[0]
+    held = []
+    for name in ("online", "stored"):
+        made = of(**{"relation_guided.teacher_features": name})["data"].lower().compile()
+        held.append(facts.facts(made).arguments)
+    table = sharding.padded(1442) * 8 * 4  # float32, 8 features
+    assert held[1] - held[0] == table // sharding.mesh().size
+    with pytest.raises(UserError, match="anchors must be 0 where a run is compiled only, got 64"):
+        of(**{"relation_guided.anchors": 64})
 
 
 def test_choices_are_made_as_there_and_nowhere_else():

@@ -7,11 +7,13 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from rmdnet_jax.errors import UserError, first_line
 from rmdnet_jax.training.stop import at_once
+
+FIELD = "--config."
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +25,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(message)
+
+
+def parted(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The other words, and the values of `--config.field=value` or `--config.field value`."""
+    rest, overrides, words = [], {}, iter(argv)
+    for word in words:
+        if not word.startswith(FIELD):
+            rest.append(word)
+            continue
+        name, given, value = word.removeprefix(FIELD).partition("=")
+        if not given and (value := next(words, None)) is None:
+            raise UserError(f"{word} needs a value, as in {word}=1")
+        overrides[name] = value
+    return rest, overrides
 
 
 def guarded(prog: str, call: Callable[[], int | None], interrupted: str = "interrupted") -> int:

@@ -97,7 +97,7 @@ def setup(
     lock.refuse_used(workdir)
     if config.tensorboard and not importlib.util.find_spec("tensorflow"):
         raise wrong("tensorboard", f"be false without TensorFlow, or run {tfds.INSTALL}")
-    network = _network(config, encoder)
+    network = network_of(config, encoder)
     source = fits.streamed(config, read(config) if source is None else source)
     kind, drawn = corrupt(config, source)
     with under("data"):
@@ -141,7 +141,7 @@ def setup(
     )
 
 
-def _network(config: Config, encoder: Any) -> Network:
+def network_of(config: Config, encoder: Any = None) -> Network:
     """The encoder that a config names, or the user's own; in training its batch norms by groups."""
     network = adapt(build("encoder", config) if encoder is None else encoder)
     with under("encoder"):
@@ -274,11 +274,8 @@ def _batches(
     made: Run, examples: Examples, rows: np.ndarray, config: Config, key: Array
 ) -> resident.Pipeline:
     """The batches of a stage, from images on the devices or streamed."""
-    images, size, order = (
-        made.source.images,
-        config.batch_size,
-        jax.random.fold_in(key, steps.ORDER),
-    )
+    images, size = made.source.images, config.batch_size
+    order = jax.random.fold_in(key, steps.ORDER)
     if isinstance(images, Encoded):
         return streaming.streaming(examples, images, rows, size, order, made.mesh, config.epochs)
     return resident.resident(examples, rows, size, order, made.mesh)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -120,21 +120,26 @@ def step(
     ), value
 
 
+def program(stage: Stage) -> tuple[int, Any]:
+    """How many steps a call does at most, and the jitted `step`, or `_loop` of many."""
+    many = stage.steps_per_call or (1 if jax.default_backend() == "cpu" else MANY)
+    called = functools.partial(step if many == 1 else _loop, stage)
+    return many, jax.jit(called, donate_argnums=0)
+
+
 def caller(stage: Stage) -> tuple[int, Callable[[TrainState, int, int], tuple[TrainState, Array]]]:
     """How many steps a call does at most, and `call(state, first, end) -> (state, last loss)`.
 
     One compiled program does any number of steps, so where a run stops changes no bit.
     """
-    many = stage.steps_per_call or (1 if jax.default_backend() == "cpu" else MANY)
+    many, run = program(stage)
     frozen, pipeline, key = stage.objective.frozen, stage.pipeline, stage.key
     if many == 1:
-        one = jax.jit(functools.partial(step, stage), donate_argnums=0)
-        return 1, lambda state, first, end: one(state, frozen, pipeline.batch(first), key)
-    loop = jax.jit(functools.partial(_loop, stage), donate_argnums=0)
+        return 1, lambda state, first, end: run(state, frozen, pipeline.batch(first), key)
 
     def call(state: TrainState, first: int, end: int) -> tuple[TrainState, Array]:
         rows = [pipeline.batch(min(first + i, end - 1)) for i in range(many)]
-        return loop(state, frozen, _stacked(rows), key, end - first)
+        return run(state, frozen, _stacked(rows), key, end - first)
 
     return many, call
 

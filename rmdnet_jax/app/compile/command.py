@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rmdnet_jax.app.command import Parser
+from rmdnet_jax.app.command import Parser, parted
 from rmdnet_jax.app.compile.facts import facts, largest_batch, too_much
 from rmdnet_jax.app.compile.words import HEAD, SAYS, Row, line, opening, verdict
 from rmdnet_jax.errors import UserError, within, wrong
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rmdnet_jax.app.compile.programs import Data, Program
     from rmdnet_jax.app.compile.target import Target
 
-FIELD = "--config."
 ALONE = {  # else libtpu looks for the machine that it is on, complains, and locks it
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -93,15 +92,7 @@ def read(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--image", help="its size, HEIGHTxWIDTHxCHANNELS: 32x32x3")
     parser.add_argument("--only", help="some programs: modeling,guided,...")
     parser.add_argument("--json", help="a file for all that was found")
-    overrides, rest, words = {}, [], iter(argv)
-    for word in words:
-        if not word.startswith(FIELD):
-            rest.append(word)
-            continue
-        name, given, value = word.removeprefix(FIELD).partition("=")
-        if not given and (value := next(words, None)) is None:
-            raise UserError(f"{word} needs a value, as in {word}=1")
-        overrides[name] = value
+    rest, overrides = parted(argv)
     args = parser.parse_args(rest)
     for name in ("examples", "classes"):
         if (value := getattr(args, name)) is not None:

@@ -5,7 +5,6 @@ They are those that a run compiles: `setup.Run` is built of shapes, and its own 
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import pathlib
@@ -23,8 +22,7 @@ from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.data.resident import Examples, Flat, gather
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import under
-from rmdnet_jax.networks.adapters import adapt
+from rmdnet_jax.errors import under, wrong
 from rmdnet_jax.relations import graph, neighbours, propagation, votes
 from rmdnet_jax.training import predict, steps
 from rmdnet_jax.training.objectives import classifier, ensemble, relation_modeling
@@ -66,6 +64,9 @@ def programs(config: Config, data: Data, mesh: Mesh, near: bool = True) -> Itera
     Raises:
       UserError: a batch, a network or an optimiser that cannot be.
     """
+    if config.relation_guided.anchors:
+        got = f"got {config.relation_guided.anchors}"
+        raise wrong("relation_guided.anchors", f"be 0 where a run is compiled only, {got}")
     made = run(config, data, mesh)
     arm, encoder = made.arms[0], _everywhere(mesh, teacher.shapes(made))
     taught = arm.reads_teacher or not config.relation_guided.epochs
@@ -92,7 +93,7 @@ def programs(config: Config, data: Data, mesh: Mesh, near: bool = True) -> Itera
 
 def run(config: Config, data: Data, mesh: Mesh) -> setup.Run:
     """What `setup.setup` gives, of shapes: arrays by example are one value, read n times."""
-    size, network = data.examples, adapt(build("encoder", config))
+    size, network = data.examples, setup.network_of(config)
     mean, std = (np.full(data.image[-1], value, np.float32) for value in (0, 1))
     label, image = (
         np.broadcast_to(np.int32(0), size),
@@ -142,13 +143,16 @@ def _placed(where: NamedSharding, tree: PyTree) -> PyTree:
 
 def _columns(made: setup.Run, arm: Arm, dim: int) -> Examples:
     """The columns that an arm's batches are of."""
-    size, config = len(made.given), made.config.relation_guided
+    size, config = sharding.padded(len(made.given)), made.config.relation_guided
     columns = {}
     if arm.targets != "given":
         columns["targets"] = jax.ShapeDtypeStruct((size, made.classes), np.float32)
     if arm.weight and config.teacher_features == "stored":
         columns["teacher"] = jax.ShapeDtypeStruct((size, dim), np.float32)
-    return made.examples._replace(**_everywhere(made.mesh, columns))
+    split = {
+        name: _placed(sharding.by_example(made.mesh, x.shape), x) for name, x in columns.items()
+    }
+    return made.examples._replace(**split)
 
 
 def _modeling(made: setup.Run) -> steps.Stage:
@@ -189,11 +193,10 @@ def _data(made: setup.Run, batch: int, data: Data, near: bool) -> Program:
     """What gathers a batch of the columns that lie on each chip."""
     mesh, pixels = made.mesh, math.prod(data.image)
     train, test = (
-        Flat(jax.ShapeDtypeStruct((n, pixels), np.uint8), data.image)
+        _everywhere(mesh, Flat(jax.ShapeDtypeStruct((n, pixels), np.uint8), data.image))
         for n in (data.examples, data.tests)
     )
-    examples, tests = (made.examples._replace(image=train), test) if near else (made.examples, None)
-    columns = _everywhere(mesh, (examples, tests))
+    columns = (made.examples._replace(image=train), test) if near else (made.examples, None)
     place = NamedSharding(mesh, PartitionSpec(AXIS))
     index = _placed(place, jax.ShapeDtypeStruct((batch,), np.int32))
 
@@ -208,15 +211,15 @@ def _data(made: setup.Run, batch: int, data: Data, near: bool) -> Program:
 
 def _step(name: str, made: setup.Run, stage: steps.Stage) -> Program:
     """As many steps in a call as there are on such chips."""
-    mesh, batch, many = made.mesh, stage.pipeline.batch_size, steps.caller(stage)[0]
+    mesh, batch = made.mesh, stage.pipeline.batch_size
+    many, call = steps.program(stage)
     state = steps.shapes(stage, mesh, _rows(made, batch))
     rows = _rows(made, batch, many)
-    call = functools.partial(steps.step if many == 1 else steps._loop, stage)
     args = [state, stage.objective.frozen, rows, _everywhere(mesh, stage.key)]
     if many > 1:
         args.append(_everywhere(mesh, jax.ShapeDtypeStruct((), np.int32)))
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(rows)) // mesh.size
-    lower = _lowered(mesh, jax.jit(call, donate_argnums=0), *args)
+    lower = _lowered(mesh, call, *args)
     return Program(name, "step", batch, held, lower)
 
 
