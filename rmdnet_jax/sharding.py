@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rmdnet_jax.types import AXIS, Array, PyTree
 
@@ -40,16 +41,18 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
     place = everywhere(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, place)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_callback(x.shape, place, lambda where: x[where]),
-        jax.tree.map(np.asarray, tree),
-    )
+    return jax.tree.map(lambda x: _own(x, place), tree)
+
+
+def _own(array: Any, place: Sharding) -> Array:
+    """An array, the same in each process, of which each copies its own part."""
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, place, lambda where: array[where])
 
 
 def split(mesh: Mesh, array: np.ndarray, axis: int = 0) -> Array:
     """A host array, the same in each process, split over the devices along an axis."""
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
-    return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
+    return _own(array, NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)))
 
 
 def padded(rows: int) -> int:
@@ -59,16 +62,18 @@ def padded(rows: int) -> int:
 
 def by_example(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """The sharding of a table by example: its rows split where the devices share them evenly."""
-    even = shape and not shape[0] % mesh.size
-    return NamedSharding(mesh, PartitionSpec(AXIS) if even else PartitionSpec())
+    return NamedSharding(mesh, _rows(shape, mesh.size))
+
+
+def _rows(shape: tuple[int, ...], count: int) -> PartitionSpec:
+    return PartitionSpec(AXIS) if shape and not shape[0] % count else PartitionSpec()
 
 
 def spread(mesh: Mesh, table: np.ndarray) -> Array:
     """A host table by example, the same in each process, split over the devices, see `padded`."""
     rows = padded(len(table)) - len(table)
     table = np.pad(table, ((0, rows), *((0, 0),) * (table.ndim - 1)))
-    place = by_example(mesh, table.shape)
-    return jax.make_array_from_callback(table.shape, place, lambda where: table[where])
+    return _own(table, by_example(mesh, table.shape))
 
 
 def kept(tree: PyTree) -> PyTree:
@@ -77,9 +82,7 @@ def kept(tree: PyTree) -> PyTree:
     if count == 1:
         return tree
     constrain = jax.lax.with_sharding_constraint
-    return jax.tree.map(
-        lambda x: x if not x.ndim or len(x) % count else constrain(x, PartitionSpec(AXIS)), tree
-    )
+    return jax.tree.map(lambda x: constrain(x, _rows(x.shape, count)), tree)
 
 
 def host(tree: PyTree) -> PyTree:
@@ -90,11 +93,7 @@ def host(tree: PyTree) -> PyTree:
 
 def placed(tree: PyTree, like: PyTree) -> PyTree:
     """Host arrays, the same in each process, where the arrays of `like` lie."""
-    return jax.tree.map(
-        lambda x, old: jax.make_array_from_callback(old.shape, old.sharding, lambda at: x[at]),
-        jax.tree.map(np.asarray, tree),
-        like,
-    )
+    return jax.tree.map(lambda x, old: _own(x, old.sharding), tree, like)
 
 
 def read(mesh: Mesh, rows: np.ndarray, reader: Callable[[np.ndarray], PyTree]) -> PyTree:

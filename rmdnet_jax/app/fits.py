@@ -57,10 +57,9 @@ def _host() -> float:
 def streamed(config: Config, source: Source) -> Source:
     """The source, its images to be streamed though they are in memory, where the config says so."""
     images, test = source.images, source.test_images
-    large = config.data.pipeline == "auto" and jax.default_backend() == "tpu"
-    large &= max(images.shape[1:3]) > TPU_SIDE
-    fit = not large and not streams(config)(images.nbytes + test.nbytes)
-    if isinstance(images, Encoded) or fit:
+    large = jax.default_backend() == "tpu" and max(images.shape[1:3]) > TPU_SIDE
+    large &= config.data.pipeline == "auto"
+    if isinstance(images, Encoded) or not (large or streams(config)(images.nbytes + test.nbytes)):
         return source
     encoded = (Encoded(np.asarray(x), x.shape[1:], count=len(x)) for x in (images, test))
     return source._replace(images=next(encoded), test_images=next(encoded))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rmdnet_jax.errors import wrong
-from rmdnet_jax.relations.blockwise import MASKED
+from rmdnet_jax.relations.blockwise import MASKED, divergence
 from rmdnet_jax.relations.rows import Rows, checked, pair, product, unit
 from rmdnet_jax.types import Array
 
@@ -69,4 +69,4 @@ def anchored_kl(
 
     target = jax.lax.stop_gradient(log_share(t, teacher_temperature))
     guess = log_share(s, student_temperature)
-    return jnp.mean(jnp.sum(jnp.exp(target) * (target - guess), axis=-1))
+    return divergence(target, guess)

@@ -136,6 +136,11 @@ def _kl(student: Array, teacher: Array, temperatures: tuple[float, float], block
     return _kl_forward(student, teacher, temperatures, block)[0]
 
 
+def divergence(target: Array, guess: Array) -> Array:
+    """`mean_i sum_j P_ij (log P_ij - log Q_ij)` of logarithms of the target P and the guess Q."""
+    return jnp.mean(jnp.sum(jnp.exp(target) * (target - guess), axis=-1))
+
+
 def rows_at_once(batch: int) -> int:
     """The block that suits a batch of this size here; 0 where the matrix of all is faster."""
     whole = WHOLE.get(jax.default_backend(), WHOLE["cpu"])

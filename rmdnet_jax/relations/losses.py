@@ -115,7 +115,7 @@ def softmax_kl(
         )
     target = jax.lax.stop_gradient(log_matrix(t, teacher_temperature))
     guess = log_matrix(s, student_temperature)
-    return jnp.mean(jnp.sum(jnp.exp(target) * (target - guess), axis=-1))
+    return blockwise.divergence(target, guess)
 
 
 def _smooth_l1(difference: Array) -> Array:
