@@ -507,6 +507,20 @@ def test_a_signal_in_a_destructor_is_not_lost(times):
     assert sys.unraisablehook is hook
 
 
+def test_a_signal_while_a_native_module_is_loaded_is_a_stop(capsys):
+    """Its loader makes an error of any exception, and drops what was raised."""
+
+    def loads():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            failed = ImportError("Encountered an error while initializing the extension.")
+        raise failed
+
+    assert guarded("x", loads) == 143
+    assert capsys.readouterr().err == "x: interrupted\n"
+
+
 PENDING = """
 async def reads():
     try:

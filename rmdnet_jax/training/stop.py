@@ -76,12 +76,14 @@ def on_stop() -> Iterator[Asked]:
 def at_once() -> Iterator[None]:
     """Within it a signal raises `Stopped`: for work that is short, or that is done again.
 
-    In a destructor, say, Python drops what is raised: then it is raised once more.
+    In a destructor, say, Python drops what is raised: then it is raised once more. A native module
+    that is being loaded makes an `ImportError` of it: what ends so was stopped as well.
     """
-    told = sys.unraisablehook
+    told, stopped = sys.unraisablehook, []
 
     def handle(number: int, frame: Any) -> None:
-        raise Stopped("", number)
+        stopped.append(Stopped("", number))
+        raise stopped[-1]
 
     def dropped(unraisable: Any) -> None:
         if not isinstance(stop := unraisable.exc_value, Stopped):
@@ -93,6 +95,10 @@ def at_once() -> Iterator[None]:
         sys.unraisablehook = dropped
         try:
             yield
+        except Exception as error:
+            if not stopped:
+                raise
+            raise stopped[-1] from error
         finally:
             sys.unraisablehook = told
 
