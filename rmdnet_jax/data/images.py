@@ -112,14 +112,14 @@ def _shown(file: Image, mode: str) -> Image:
     """What an image shows, upright, in a mode of `MODES`."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(file)
+    ImageOps.exif_transpose(image := file, in_place=True)
     if image.mode[0] in "IF":
         image = _eight_bits(image, file)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if mode != "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)  # which copies
 
 
 def _eight_bits(image: Image, file: Any) -> Image:

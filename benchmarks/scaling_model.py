@@ -1,0 +1,108 @@
+"""The tables of `benchmarks.scaling`, and what they and the compiler predict for a pod."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cost_figures import placed
+from rmdnet_jax.app.compile import words
+
+Row = dict[str, Any]
+MARKS = {
+    name: (f"<!-- {name}: made by benchmarks.scaling -->", f"<!-- end of {name} -->")
+    for name in ("steps", "prediction")
+}
+PODS = pathlib.Path("docs/scaling.json")
+TOPOLOGY, IMAGES, DIM, CLASSES = "v5e:16x16", 10**8, 2048, 1000
+# A v5e chip: docs.cloud.google.com/tpu/docs/v5e, read on 26 November 2026.
+FLOPS, BYTES = 197e12, 819e9  # a second, in bfloat16; from memory
+EXCHANGED = 51.2e12 / 256  # bytes a second of an all-reduce that a chip takes part in
+CHIPS_A_HOST, CORES_A_HOST = 8, 112  # 224 virtual ones
+
+
+def line(rows: list[Row]) -> tuple[float, float, float]:
+    """ms = a + b batch by least squares of relative errors; (a, b, the largest relative error)."""
+    batch, took = np.array([(row["batch"], row["ms"]["median"]) for row in rows]).T
+    design = np.stack([np.ones_like(batch), batch], 1)
+    a, b = np.linalg.lstsq(design / took[:, None], np.ones_like(took), rcond=None)[0]
+    return a, b, float(np.max(np.abs((a + b * batch) / took - 1)))
+
+
+def steps(rows: list[Row]) -> str:
+    """Markdown: a row each."""
+    lines = [
+        "| what grows | | ms a step: median (lowest to highest) | images/s "
+        "| MB a device: program | MB of the first process: data | seconds to the first batch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name, ms = row["grows"], row["ms"]
+        how = f"{row[name]:,}{', ' + row['pipeline'] if 'pipeline' in row else ''}"
+        lines.append(
+            f"| {name} | {how} | {ms['median']:,.1f} ({ms['low']:,.1f} to {ms['high']:,.1f}) "
+            f"| {1e3 * row['batch'] / ms['median']:,.0f} | {row['program_bytes'] / words.MB:,.0f} "
+            f"| {row['data_bytes'] / words.MB:,.0f} | {row['start_seconds']:.1f} |"
+        )
+    a, b, off = line([row for row in rows if row["grows"] == "batch"])
+    where = rows[0]["environment"]
+    lines += ["", f"A step takes {a:.1f} ms + {b:.3f} ms an image of its batch. The line is off by "
+              f"at most {100 * off:.0f} %.", "",
+              f"{rows[0]['ms']['n']} steps a row. {where}"]  # fmt: skip
+    return "\n".join([*lines, ""])
+
+
+def prediction(rows: list[Row], blocks: list[Row]) -> str:
+    """Markdown: what the compiler's counts and the rows say of 100 million images."""
+    block = next(x for x in blocks if x["topology"] == TOPOLOGY and x["network"] == "resnet50")
+    lines = ["| what | ResNet-50, 100 million images, 256 chips |", "|---|---|"]
+    for step in (row for row in block["programs"] if row["batch"]):
+        lines += [f"| {name} | {value} |" for name, value in of_a_step(step, block["chips"])]
+    lines += [f"| {name} | {value} |" for name, value in of_the_data(rows, block["chips"])]
+    return "\n".join([*lines, ""])
+
+
+def of_a_step(step: Row, chips: int) -> Iterator[tuple[str, str]]:
+    """Its floor: no step is faster than its slowest part at the chip's ceiling."""
+    told = words.exchanged(step)[1]
+    parts = {"products": step["flops"] / FLOPS, "memory": step["bytes"] / BYTES,
+             "exchange": told / EXCHANGED}  # fmt: skip
+    least, count = max(parts.values()), IMAGES / step["batch"]
+    said = ", ".join(f"{name} {1e3 * seconds:.0f}" for name, seconds in parts.items())
+    yield f"{words.SAYS[step['name']]}, ms a step at the ceilings", said
+    yield "images a second, at most", f"{step['batch'] / least:,.0f}"
+    yield "an epoch, at least", f"{count:,.0f} steps, {count * least / 60:.0f} minutes"
+    each = step["batch"] / least / chips * CHIPS_A_HOST
+    enough = f"{each:,.0f}: {1e3 * CORES_A_HOST / each:.0f} ms of a core an image"
+    yield f"images a second that a host of {CORES_A_HOST} cores then has to decode", enough
+
+
+def of_the_data(rows: list[Row], chips: int) -> Iterator[tuple[str, str]]:
+    """What is kept by example."""
+    yield "labels and rows, on each chip", size(12 * IMAGES)
+    split = {"a stored teacher's features": DIM, "targets, or a memory": CLASSES}
+    for name, width in split.items():
+        yield f"{name}, split over the chips", f"{size(4 * width * IMAGES / chips)} a chip"
+    hosts = chips // CHIPS_A_HOST
+    yield "features for correction, on each chip", f"{size(4 * DIM * IMAGES)}: does not fit"
+    files = [row for row in rows if row.get("pipeline") == "streaming"]
+    counts, took = np.array([(row["files"], row["start_seconds"]) for row in files]).T
+    slope = np.polyfit(counts, took, 1)[0]
+    yield f"start, streamed from a folder, on each of {hosts} hosts", (
+        f"{1e6 * slope:.0f} s a million files, {slope * IMAGES / 3600:.1f} hours")  # fmt: skip
+
+
+def size(count: float) -> str:
+    """Bytes as gigabytes."""
+    return f"{count / words.GB:,.2f} GB"
+
+
+def show(page: pathlib.Path, rows: list[Row]) -> None:
+    """Puts the tables into the page."""
+    text = placed(page.read_text(), steps(rows), MARKS["steps"])
+    made = prediction(rows, json.loads(PODS.read_text()))
+    page.write_text(placed(text, made, MARKS["prediction"]))
