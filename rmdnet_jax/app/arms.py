@@ -84,7 +84,8 @@ def settings(config: Config, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any
     of its own in tables.
     """
     guided = config.relation_guided.to_dict()
-    data = {name: value for name, value in config.data.items() if name not in ("dir", "pipeline")}
+    how = ("dir", "pipeline", "workers")
+    data = {name: value for name, value in config.data.items() if name not in how}
     used: dict[str, Any] = {"encoder": config.encoder.to_dict(), "data": data}
     if arm.stage:
         names = ("method", "mixup", "augmentation", "optimizer", "epochs", "batch_size", "average")

@@ -57,6 +57,9 @@ def _host() -> float:
 def streamed(config: Config, source: Source) -> Source:
     """The source, its images to be streamed though they are in memory, where the config says so."""
     images, test = source.images, source.test_images
+    for one in (images, test):
+        if isinstance(one, Encoded):
+            one.workers = config.data.workers
     large = jax.default_backend() == "tpu" and max(images.shape[1:3]) > TPU_SIDE
     large &= config.data.pipeline == "auto"
     if isinstance(images, Encoded) or not (large or streams(config)(images.nbytes + test.nbytes)):

@@ -128,6 +128,7 @@ ALLOWED = {
     "data.validation": "[0, 0.9]",
     "data.limit": "int [0, inf)",
     "data.image_size": "int [1, inf)",
+    "data.workers": "int [0, 1024]",
     "checkpoint_steps": "int [1, inf)",
     "steps_per_call": "int [0, 1000]",
     "relation_modeling.epochs": "int [0, inf)",

@@ -107,6 +107,7 @@ def digits() -> Config:
             "limit": 0,  # so many training examples, drawn from all classes; 0: all
             "broken": "refuse",  # or skip: images of a folder that cannot be read
             "pipeline": "auto",  # out of PIPELINES
+            "workers": 0,  # processes that decode what is streamed; 0: threads of this one
         },
         "noise": choice("symmetric"),
         "encoder": choice("cnn"),

@@ -22,7 +22,7 @@ GIVEN = "given"  # the entry of config.json that holds what the user gave: it ma
 ABSENT = "absent"
 SECTIONS = {"seed", "data", "noise", "encoder", "relation_modeling", "relation_guided"}
 PLACES = ("data.dir", "data.labels", "noise.path", "teacher")  # data.json knows what lies there
-HARMLESS = ("audit", "checkpoint_steps", "data.pipeline", "tensorboard")
+HARMLESS = ("audit", "checkpoint_steps", "data.pipeline", "data.workers", "tensorboard")
 
 
 def _more_epochs(there: Any, here: Any, config: dict) -> str:

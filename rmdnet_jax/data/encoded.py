@@ -1,22 +1,17 @@
-"""Images that need not fit in memory: read like an array, decoded when they are asked for.
-
-Threads decode: Pillow lets others run while it unpacks an image.
-"""
+"""Images that need not fit in memory: read like an array, decoded when they are asked for."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from rmdnet_jax.data.images import THREADS, unpacked
+from rmdnet_jax.data import workers
 from rmdnet_jax.errors import UserError, first_line
 
 PIECE = 8  # images a task at least: a task costs more than a small image
@@ -68,6 +63,7 @@ class Encoded:
       size: (height, width, channel) that each gets, as `images.unpacked` says.
       rows: which of the stored ones these are, in this order; None: `count` from the first.
       count: see `rows`.
+      workers: processes that decode; 0: threads of this one.
 
     Example:
       >>> import numpy as np
@@ -85,8 +81,10 @@ class Encoded:
         size: Sequence[int],
         rows: np.ndarray | None = None,
         count: int = 0,
+        workers: int = 0,
     ):
         self.stored: Any = stored
+        self.workers = workers
         self.rows = np.arange(count) if rows is None else np.asarray(rows)
         self.shape = (len(self.rows), *size)
 
@@ -109,7 +107,7 @@ class Encoded:
 
     def take(self, rows: np.ndarray) -> Encoded:
         """Some of the images, still encoded."""
-        return Encoded(self.stored, self.shape[1:], self.rows[rows])
+        return Encoded(self.stored, self.shape[1:], self.rows[rows], workers=self.workers)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Images of some rows [m]; raises `UserError` for one that cannot be read."""
@@ -121,21 +119,26 @@ class Encoded:
         found = np.empty((len(rows), *self.shape[1:]), np.uint8)
 
         def fill(places: range) -> None:
-            for i in places:
-                found[i] = self._decoded(int(self.rows[rows[i]]))
+            part = slice(places.start, places.stop)
+            stored = [int(at) for at in self.rows[rows[part]]]
+            encoded = [self._encoded(at) for at in stored]
+            for at, why in [*zip(stored, workers.unpack(encoded, found[part]))]:  # all are told
+                if why:
+                    raise self._broken(at, why)
 
-        _each(fill, len(rows))
+        _each(fill, len(rows), self.workers)
         return found
 
-    def _decoded(self, at: int) -> np.ndarray:
-        """A stored image."""
+    def _encoded(self, at: int) -> Path | bytes:
+        """A stored image, as it lies there."""
         try:
-            return unpacked(self.stored.encoded(at), self.shape[1:])[0]
-        except Exception as error:  # a damaged file raises anything
-            remedy = "repair it, or set data.broken=skip, and choose another workdir"
-            raise UserError(
-                f"cannot read {self.stored.name(at)} ({first_line(error)}): {remedy}"
-            ) from error
+            return self.stored.encoded(at)
+        except Exception as error:  # whatever a damaged record raises
+            raise self._broken(at, first_line(error)) from error
+
+    def _broken(self, at: int, why: str) -> UserError:
+        remedy = "repair it, or set data.broken=skip, and choose another workdir"
+        return UserError(f"cannot read {self.stored.name(at)} ({why}): {remedy}")
 
     def digest(self) -> str:
         """What tells these images apart, and costs no pass over all of them.
@@ -174,14 +177,10 @@ def _content(stored: Stored, row: int) -> bytes:
     return hashlib.sha256(encoded).digest()
 
 
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, "decode")
-
-
-def _each(work: Callable[[range], None], count: int) -> None:
+def _each(work: Callable[[range], None], count: int, processes: int = 0) -> None:
     """Does `work` for pieces of `range(count)`, in all threads; raises the first piece's error."""
-    piece = max(PIECE, -(-count // (4 * THREADS)))
+    pool = workers.pool(processes)
+    piece = max(PIECE, -(-count // (4 * (processes or workers.THREADS))))
     parts: Iterator[range] = (range(i, min(i + piece, count)) for i in range(0, count, piece))
-    for done in [_pool().submit(work, part) for part in parts]:
+    for done in [pool.submit(work, part) for part in parts]:
         done.result()
