@@ -16,7 +16,7 @@ from __future__ import annotations
 import pathlib
 import warnings
 
-from rmdnet_jax.app.command import Parser, say
+from rmdnet_jax.app.command import Parser, soon
 from rmdnet_jax.errors import UserError, within, wrong
 
 FILES = ("features", "labels", "probabilities", "names", "texts")
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     within("--top", args.top, "[0, inf)")
     within("--size", args.size, "[0, inf)")
-    say("rmdnet audit", "loading JAX and the data", 0)
+    soon("rmdnet audit", "loading JAX and the data")
     out = _out(args)
     from rmdnet_jax import cpu, files
     from rmdnet_jax.app.audit import inputs, outputs, run
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     read = run.of_path(args) if args.path else inputs.of_files(args)
 
     def find():
-        say("rmdnet audit", f"comparing {len(read.labels):,} examples", 0)
+        soon("rmdnet audit", f"comparing {len(read.labels):,} examples")
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "labels hold")  # `told` says it
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with outputs.folder(out) as place:
         found = find()
-        say("rmdnet audit", "drawing the report", 0)
+        soon("rmdnet audit", "drawing the report")
         outputs.write(place, found, read, ["rmdnet", "audit", *(argv or [])])
     print(outputs.told(found, read, args.top))
     print(f"written   {out}/: {', '.join(sorted(path.name for path in out.iterdir()))}")
