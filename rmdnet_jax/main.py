@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rmdnet_jax.app.command import Parser, guarded, lasting, parted
+from rmdnet_jax.app.command import Parser, guarded, lasting, parted, soon
 from rmdnet_jax.errors import UserError
 
 NAME = "python -m rmdnet_jax.main"
@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
 def run(prog: str, *words: str) -> int:
     """What was asked for."""
     args, overrides = read(words, prog)
+    if not args.print_config:
+        soon(prog, "loading JAX and the data")
     if args.multihost:  # before the runtime is loaded, which would warn of what we ask it for
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from rmdnet_jax.app.load import get_config

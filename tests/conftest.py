@@ -40,6 +40,12 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RMDNET_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """On a busy machine no test sees what commands say to somebody who waits."""
+    monkeypatch.setattr("rmdnet_jax.app.command.PATIENCE", 3600.0)
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):

@@ -373,14 +373,47 @@ class Kernel(Screen):
 def test_progress_is_one_bar_where_it_can_be_redrawn_and_lines_elsewhere(screen, bar, monkeypatch):
     monkeypatch.setattr("sys.stderr", screen)
     progress = Progress("stage", 20, 0, 10, 64)
+    assert "stage: compiling" in screen.getvalue(), "before anything takes its time"
     for done in (1, 10, 20):
         progress.due(done)
         progress.show(done, 0.5)
     progress.close()
     text = screen.getvalue()
-    assert text.count("\n") == (1 if bar else 3)
+    assert text.count("\n") == (1 if bar else 4)
     assert ("\r" in text) is bar
     assert "epoch 2.0/2  loss 0.5000" in text.splitlines()[-1]
+
+
+def test_a_rate_is_that_of_steps_without_what_compiles(monkeypatch):
+    """The first step and the first evaluation do; the second evaluation counts."""
+    clock, screen = [0.0], Screen(False)
+    monkeypatch.setattr("rmdnet_jax.training.metrics.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("sys.stderr", screen)
+    progress = Progress("stage", 40, 0, 10, 64, interval=5)
+
+    def at(seconds, done, evaluation=0.0):
+        clock[0] = seconds + evaluation
+        if evaluation:
+            progress.leave_out(evaluation)
+        if progress.due(done):
+            progress.show(done, 0.5)
+
+    at(60, 1)  # compiled for a minute
+    at(69, 10, 31)  # 9 steps in 9 s, then the first evaluation
+    at(110, 20, 10)  # 10 steps in 10 s, then another one: 19 steps in 29 s
+    first, second, third = screen.getvalue().splitlines()[1:]
+    assert "images/s" not in first
+    assert "left" not in first
+    assert "  64 images/s  30 s left" in second
+    assert f"  {64 * 19 / 29:.0f} images/s" in third
+
+
+@pytest.mark.parametrize("start", [0, 7, 20])
+def test_progress_begins_with_what_is_to_do(start, monkeypatch):
+    monkeypatch.setattr("sys.stderr", screen := Screen(False))
+    Progress("stage", 20, start, 10, 64).close()
+    said = {0: "stage: compiling\n", 7: "stage: compiling, continues at step 7 of 20\n", 20: ""}
+    assert screen.getvalue() == said[start]
 
 
 @pytest.mark.parametrize(

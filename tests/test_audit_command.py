@@ -13,11 +13,13 @@ import pandas
 import pytest
 import scipy.sparse
 from conftest import ROOT
+from PIL import Image
 from safetensors.numpy import save_file
 
 from rmdnet_jax import cli
 from rmdnet_jax.app import lock
-from rmdnet_jax.app.audit import outputs
+from rmdnet_jax.app.audit import inputs, outputs
+from rmdnet_jax.app.audit.command import parser
 from rmdnet_jax.app.schema import digits
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.files import FORMULA, read_table
@@ -838,3 +840,17 @@ def test_an_audit_of_digits_finds_wrong_labels(place, capsys):
     assert audit("--features e.npy --labels y.npy --out out.csv") == 0
     top = pandas.read_csv("out.csv")["index"][:20]
     assert np.isin(top, wrong).mean() > 0.8
+
+
+def test_a_table_may_name_pictures_from_the_home_on(tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "home" / "0.png")
+    table = "file,label\n" + "~/0.png,a\n" + "".join(f"{i}.png,b\n" for i in range(1, 20))
+    (tmp_path / "y.csv").write_text(table)
+    np.save(tmp_path / "x.npy", np.zeros((20, 2)))
+    words = ["--features", f"{tmp_path}/x.npy", "--labels", f"{tmp_path}/y.csv:label"]
+    pictures = inputs.of_files(parser().parse_args(words)).images
+    assert pictures is not None
+    np.testing.assert_array_equal(pictures(0), pixels)

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rmdnet_jax import main
-from rmdnet_jax.app import experiment, schema, workdir
+from rmdnet_jax.app import experiment, report, schema, workdir
 from rmdnet_jax.app.command import _no_echo as no_echo
-from rmdnet_jax.app.command import guarded
+from rmdnet_jax.app.command import guarded, say, soon
 from rmdnet_jax.app.load import get_config
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.training.stop import Stopped, at_once
@@ -409,6 +409,31 @@ def test_ctrl_c_and_a_signal_have_their_status(command, monkeypatch):
         assert command() == (status, [f"rmdnet_jax: {said}"])
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (lambda: None, "x: loading\n"),
+        (lambda: say("x", "no", 0), "x: no\n"),
+        (lambda: report.say("data"), "data\n"),
+    ],
+)
+def test_who_waits_for_a_second_is_told_for_what(ends, said, monkeypatch, capsys):
+    monkeypatch.setattr("rmdnet_jax.app.command.PATIENCE", 0.05)
+
+    def waits():
+        soon("x", "another")
+        soon("x", "loading")  # in place of that
+        ends()
+        time.sleep(1)  # and then it says no more
+
+    assert guarded("x", waits) == 0
+    soon("x", "done")
+    assert guarded("x", lambda: None) == 0
+    time.sleep(0.2)
+    printed = capsys.readouterr()
+    assert printed.err + printed.out == said
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command_in_any_phase(number, capsys):
     before = signal.getsignal(number)
@@ -448,7 +473,9 @@ def test_the_status_reaches_the_shell(tmp_path):
     flags = ["--config", "configs/digits.py", "--config.noise.rate=1.4", "--workdir", str(tmp_path)]
     run = shell_to(subprocess.DEVNULL, *flags)
     assert run.returncode == 2
-    assert run.stderr == f"{main.NAME}: noise.rate must be in [0, 1], got 1.4\n"
+    *before, last = run.stderr.splitlines()
+    assert last == f"{main.NAME}: noise.rate must be in [0, 1], got 1.4"
+    assert before in ([], [f"{main.NAME}: loading JAX and the data"])  # of a busy machine
     assert list(tmp_path.iterdir()) == []
 
 

@@ -180,7 +180,7 @@ def refused(processes, text):
 def test_a_host_with_another_config_is_named_before_anything_is_written(two, tmp_path):
     processes = two(*command(tmp_path / "run"), second=("--config.relation_guided.epochs=7",))
     host = socket.gethostname()
-    text = f"process 1 on host {host} has another config than process 0 on {host}: "
+    text = f"process 1 on host {host} differs in its config from process 0 on {host}: "
     text += "relation_guided.epochs is 7, not 3"
     refused(processes, text)
     assert not (tmp_path / "run").exists()
@@ -195,7 +195,7 @@ def test_a_host_with_other_files_is_named(two, tmp_path):
         return f"--config.noise.path={tmp_path / name}.npy"
 
     words = (*command(tmp_path / "run"), "--config.noise=file", labels("a"))
-    refused(two(*words, second=(labels("c"),)), "has another files than process 0")
+    refused(two(*words, second=(labels("c"),)), "differs in its files from process 0")
     processes = two(*words, second=(labels("b"),))
     until_it_trains(tmp_path / "run", processes)
 
@@ -221,4 +221,4 @@ def test_images_that_differ_in_a_pixel_are_one_line(two, tmp_path):
     processes = two(
         *command(tmp_path / "run", *fields), second=(f"--config.data.dir={tmp_path / 'b'}",)
     )
-    refused(processes, "has another data set than process 0 on ")
+    refused(processes, "differs in its data set from process 0 on ")

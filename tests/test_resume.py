@@ -155,13 +155,17 @@ def test_what_a_method_or_an_objective_remembers_is_continued(short, name, tmp_p
         assert_same(states[place], expected[place])
 
 
-def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch):
+def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole[0], tmp_path / "run")
     monkeypatch.setattr(steps, "step", lambda *_: pytest.fail("a finished stage was trained"))
     again = experiment.run(tiny(controls=("base",)), tmp_path / "run").summary
     assert again["relation_guided"]["test_accuracy"] == whole[1]["relation_guided"]["test_accuracy"]
     assert again["noise"] == whole[1]["noise"]
     assert_equal_runs(tmp_path / "run", whole)
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.out.splitlines() if "is complete" in line]
+    assert line.startswith(f"done   {tmp_path / 'run'} is complete, with student.safetensors, ")
+    assert printed.err == ""
 
 
 def other_number(lines):

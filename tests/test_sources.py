@@ -5,6 +5,7 @@ Every array that is read back was made, or is decoded again by hand, in this fil
 
 import importlib.util
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from rmdnet_jax.data import tfds as loader
 from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.errors import UserError, under
 from rmdnet_jax.files import digest
+from rmdnet_jax.labels import given
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -770,6 +772,64 @@ def test_a_path_of_tfds_that_cannot_be_is_one_line(dir):
         sources.load("cifar10", dir=dir)
 
 
+REFUSED = """
+import pathlib
+import sys
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from rmdnet_jax.data import sources
+from rmdnet_jax.errors import UserError
+
+def error(name):
+    body = '{\\n  "error": {\\n    "message": "nobody@x may not list b."\\n  }\\n}'
+    text = f"HTTP response code 403 with body '{body}'"
+    return getattr(tf.errors, name)(None, None, text)
+
+class Path:
+    def exists(self):
+        raise failing
+
+class Builder:
+    data_path = Path()
+    info = tfds.builder("mnist", data_dir=sys.argv[1]).info
+
+def builder(*args, **more):
+    if step == "open":
+        with tfds.core.utils.try_reraise("Failed to construct dataset: "):
+            raise failing
+    return Builder()
+
+tfds.builder = builder
+for name in ("PermissionDeniedError", "UnauthenticatedError", "NotFoundError",
+             "FailedPreconditionError", "UnavailableError"):
+    for step in ("open", "look"):
+        failing = error(name)
+        try:
+            sources.load("mnist", dir="gs://b/x")
+        except UserError as found:
+            print(found)
+"""
+
+
+def test_what_a_bucket_refuses_is_one_line(tmp_path):
+    """In a process of its own, to keep TensorFlow out; its errors are those of the file system."""
+    pytest.importorskip("tensorflow_datasets")
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("TensorFlow reads buckets: the extra tfds")
+    kinds = (
+        "permission denied",
+        "unauthenticated",
+        "not found",
+        "failed precondition",
+        "unavailable",
+    )
+    assert python(REFUSED, tmp_path).splitlines() == [
+        f"dir: 'gs://b/x' cannot be read: {kind}: nobody@x may not list b."
+        for kind in kinds
+        for _ in ("open", "look")
+    ]
+
+
 @pytest.mark.skipif(not TOOL.exists(), reason="the CIFAR-10 images are not beside the repository")
 def test_cifar10_is_in_the_original_order(prepared):
     source = sources.load("cifar10", dir=str(prepared / "real"))
@@ -916,6 +976,41 @@ def test_a_list_says_what_is_in_both_splits_and_takes_one_test_set(photos):
     assert (source.names, len(source.labels), len(source.test_labels)) == (("a", "b"), 2, 1)
     text = error("table", dir=listed(photos, f"file,label,split\n{rows}p/3.png,a,val\n"))
     assert "have one name for the test images in column 'split', got 'test' and 'val'" in text
+
+
+def test_a_list_may_name_files_from_the_home_on(photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos))
+    monkeypatch.setenv("PHOTOS", str(photos / "p"))
+    files = ["~/p/1.png", "$PHOTOS/2.png", "${PHOTOS}/3.png", "p/~4.png"]
+    shutil.copy(photos / "p/4.png", photos / "p/~4.png")
+    text = "file,label\n" + "".join(f"{file},{i % 2}\n" for i, file in enumerate(files))
+    source = sources.load("table", dir=listed(photos, text), image_size=8)
+    np.testing.assert_array_equal(source.images, images_of(1, 2, 3, 4))
+    (photos / "labels.csv").write_text(text)  # the same names are known there
+    found = given.read(
+        str(photos / "labels.csv"), "", source.names, total=4, rows=np.arange(4),
+        images=source.files,
+    )  # fmt: skip
+    assert found.tolist() == [0, 1, 0, 1]
+    text = error("table", dir=listed(photos, "file,label\n$RMDNET_NOT_SET/1.png,a\np/2.png,b\n"))
+    assert "$RMDNET_NOT_SET is not set" in text
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_list_says_which_files_it_names_twice(split, photos):
+    rows = "p/0.png,a,train\np/1.png,b,train\n" + "".join(
+        f"{file},{label},{split}\n"
+        for file, label in (
+            ("p/2.png", "a"), ("p/2.png", "a"), ("p/3.png", "b"), ("p/./3.png", "a"),
+            ("p/4.png", "b"),
+        )
+    )  # fmt: skip
+    told = f"^2 images more than once in {split}: p/3.png \\(labels a, b\\), p/2.png$"
+    with pytest.warns(UserWarning, match=told):
+        source = sources.load(
+            "table", dir=listed(photos, f"file,label,split\n{rows}"), image_size=8
+        )
+    assert len(source.labels) + len(source.test_labels) == 7, "all are kept"
 
 
 def test_a_list_has_one_label_a_row(photos):

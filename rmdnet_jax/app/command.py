@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
@@ -14,6 +15,8 @@ from rmdnet_jax.errors import UserError, first_line
 from rmdnet_jax.training.stop import at_once
 
 FIELD = "--config."
+PATIENCE = 1.0  # seconds without a word
+_WAITS: list[threading.Timer] = []
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,6 +70,8 @@ def guarded(prog: str, call: Callable[[], int | None], interrupted: str = "inter
         Lasting(sys.stdout).flush()  # perhaps it is what cannot be written
         where = f"{error.filename!r}: " if error.filename else ""
         return say(prog, where + (error.strerror or first_line(error)), 2)
+    finally:
+        spoken()
 
 
 def _called(call: Callable[[], int | None]) -> int:
@@ -144,8 +149,30 @@ def lasting() -> Iterator[None]:
         yield
 
 
+def soon(prog: str, text: str) -> None:
+    """Says what goes on, unless something else is said within a second."""
+
+    def tell() -> None:
+        from tqdm import tqdm
+
+        with contextlib.suppress(OSError, ValueError):
+            tqdm.write(f"{prog}: {text}", sys.stderr)  # above a bar, if there is one
+
+    spoken()
+    _WAITS.append(threading.Timer(PATIENCE, tell))
+    _WAITS[0].daemon = True
+    _WAITS[0].start()
+
+
+def spoken() -> None:
+    """Ends the wait of `soon`."""
+    while _WAITS:
+        _WAITS.pop().cancel()
+
+
 def say(prog: str, text: object, status: int) -> int:
     """Prints the one line that a warning is, or that comes with a status; returns that."""
+    spoken()
     with contextlib.suppress(OSError):
         print(f"{prog}: {text}", file=sys.stderr, flush=True)
     return status

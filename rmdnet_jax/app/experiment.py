@@ -156,6 +156,8 @@ def begin(made: Run, given: Mapping[str, Any], teacher: Any, classes: tuple) -> 
             (made.workdir / finish.SUMMARY).unlink(missing_ok=True)
     directory.create(made.workdir, config={**config, directory.GIVEN: dict(given)}, data=data)
     report.say(report.describe(made.config, made.source, labels, made.reviewed))
+    if (made.workdir / finish.SUMMARY).exists():
+        report.say(finish.complete(made.workdir))
     return made, labels
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 
 from rmdnet_jax import files, sharding
@@ -43,6 +45,13 @@ def end(
     if made.config.audit and teacher:
         audit(made, teacher)
     return student
+
+
+def complete(workdir: pathlib.Path) -> str:
+    """What a run that has ended before has left."""
+    names = (FILE, "teacher", "figures", outputs.SUSPECTS, "audit", SUMMARY)
+    left = ", ".join(name for name in names if (workdir / name).exists())
+    return f"done   {workdir} is complete, with {left}: only what was deleted is trained again"
 
 
 def student_of(made: Run, variables: Variables, classes: tuple) -> Student:

@@ -100,7 +100,7 @@ def agree(what: str, fields: Mapping[str, Any]) -> None:
         if rows:
             who = f"process {other or state.process_id} on host {host}"
             than = f"process 0 on {main}: {'; '.join(rows)}"
-            raise UserError(f"{who} has another {what} than {than}")
+            raise UserError(f"{who} differs in its {what} from {than}")
 
 
 def content(path: pathlib.Path) -> str:

@@ -16,7 +16,7 @@ import rmdnet_jax
 from rmdnet_jax import sharding
 from rmdnet_jax.app import doctor, figures, tables
 from rmdnet_jax.app.arms import title
-from rmdnet_jax.app.command import Parser
+from rmdnet_jax.app.command import Parser, spoken
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
 from rmdnet_jax.data.sources import Source
@@ -26,6 +26,7 @@ from rmdnet_jax.labels.signals import doubted
 
 def say(text: str) -> None:
     """Prints from the main process only."""
+    spoken()
     if sharding.is_main():
         print(text, flush=True)
 

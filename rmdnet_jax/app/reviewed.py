@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ import numpy as np
 from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import UserError, unknown, wrong
 from rmdnet_jax.labels.files import TABLES, naming, plain, read_table, refuse_twice
+from rmdnet_jax.labels.given import listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -131,7 +132,7 @@ def _examples(table: DataFrame, source: Source, size: int) -> np.ndarray:
     if name is not None and (not indexed or (source.files and name.lower() != "id")):
         if not source.files:
             raise wrong(ARGUMENT, f"name examples of {source.name} by an index, got {name!r}")
-        rows = [*_by_file([plain(cell) for cell in table[name]], source.files)]
+        rows = [*_by_file(map(listed, table[name]), source.files)]
     elif indexed:
         rows = [*_by_index(table["index"].tolist(), size)]
     else:
@@ -144,7 +145,7 @@ def _examples(table: DataFrame, source: Source, size: int) -> np.ndarray:
     return np.array(rows)
 
 
-def _by_file(names: list[str], files: tuple[str, ...]) -> Iterator[int]:
+def _by_file(names: Iterable[str], files: tuple[str, ...]) -> Iterator[int]:
     """Rows by file: its path below the folder, or the end of that path where one file has it."""
     places: dict[str, int] = {}
     for row, file in enumerate(files):
@@ -155,7 +156,7 @@ def _by_file(names: list[str], files: tuple[str, ...]) -> Iterator[int]:
     places |= {file.strip(): row for row, file in enumerate(files)}
     places |= {file: row for row, file in enumerate(files)}
     for name in names:
-        row = places.get(name.replace("\\", "/"))
+        row = places.get(name)
         if row is None:
             near = difflib.get_close_matches(name, files, n=5, cutoff=0.5)
             hint = f"; near: {', '.join(near)}" if near else ""

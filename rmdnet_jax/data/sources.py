@@ -73,7 +73,8 @@ def load(
         raise wrong("dir", f"be empty for name='digits', got {dir!r}: is name=folder meant?")
     if name in KINDS:
         return KINDS[name](name, dir, int(image_size)).cut(limit, seed)
-    return _small(tfds.load(name, dir, int(image_size), stream).cut(limit, seed), stream)
+    with tfds.reached(dir):
+        return _small(tfds.load(name, dir, int(image_size), stream).cut(limit, seed), stream)
 
 
 def _small(source: Source, stream: Streams) -> Source:

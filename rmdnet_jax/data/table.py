@@ -1,11 +1,13 @@
 """A list of images and their labels: a `.csv` or `.parquet` with a row for each image.
 
 Its columns are `file` and `label`; perhaps `split`, of `train` and `test`. Files are named from the
-list's folder on, or by a whole path. Labels are names, or numbers of classes.
+list's folder on, or by a whole path, which may begin with `~/` or `$VARIABLE/`. Labels are names,
+or numbers of classes.
 """
 
 from __future__ import annotations
 
+import posixpath
 import warnings
 from typing import Any
 
@@ -18,7 +20,7 @@ from rmdnet_jax.data.store import Streams, never
 from rmdnet_jax.errors import one_of, wrong
 from rmdnet_jax.files import place
 from rmdnet_jax.labels import files
-from rmdnet_jax.labels.given import LABEL
+from rmdnet_jax.labels.given import LABEL, listed
 
 SPLIT = ("split", "subset", "set")
 MUST = "be a .csv or .parquet with a column of files and one of labels for name=table"
@@ -57,16 +59,21 @@ def load(
     cells = cells.astype(str)
     tested = _tested(table, split, dir)
     classes, numbers = _classes(cells, tested, dir)
-    named = [files.plain(str(cell)).replace("\\", "/") for cell in table[file]]
+    named = [listed(cell) for cell in table[file]]
     splits = {
         field: [(named[i], int(numbers[i])) for i in np.flatnonzero(tested == test)]
         for field, test in (("images", False), ("test_images", True))
     }
-    both = {file for file, _ in splits["images"]} & {file for file, _ in splits["test_images"]}
-    if both:
-        warnings.warn(
-            f"{counted(len(both), 'image')} in train and test: {some(sorted(both))}", stacklevel=3
-        )
+    train, test = (_labels(splits[field], classes) for field in ("images", "test_images"))
+    if both := train.keys() & test.keys():
+        told = f"{counted(len(both), 'image')} in train and test: {some(sorted(both))}"
+        warnings.warn(told, stacklevel=3)
+    for split, found in (("train", train), ("test", test)):
+        if twice := _twice(found):
+            warnings.warn(
+                f"{counted(len(twice), 'image')} more than once in {split}: {some(twice)}",
+                stacklevel=3,
+            )
     return folder.read(name, path.parent, image_size, classes, splits, broken, stream)
 
 
@@ -83,6 +90,24 @@ def _columns(table: Any, dir: str) -> tuple:
         got = f"{dir!r} with {', '.join(map(str, table.columns)) or 'no columns'}"
         raise wrong("dir", f"{MUST}, got {got}")
     return file, label, split
+
+
+def _labels(split: folder.Split, classes: list[str]) -> dict[str, list[str]]:
+    """The labels that a split gives each file."""
+    found: dict[str, list[str]] = {}
+    for file, label in split:
+        found.setdefault(posixpath.normpath(file), []).append(classes[label])
+    return found
+
+
+def _twice(found: dict[str, list[str]]) -> list[str]:
+    """Files that are listed more than once, those with labels that differ first."""
+    twice = {file: sorted({*labels}) for file, labels in found.items() if len(labels) > 1}
+    twice = dict(sorted(twice.items(), key=lambda row: -len(row[1])))
+    return [
+        f"{file} (labels {', '.join(labels)})" if len(labels) > 1 else file
+        for file, labels in twice.items()
+    ]
 
 
 def _tested(table: Any, split: object, dir: str) -> np.ndarray:

@@ -5,11 +5,12 @@ TensorFlow is imported only to prepare a data set, or to read one prepared as tf
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,30 @@ def labels(name: str, dir: str, field: str) -> np.ndarray:
     return rows_and_labels(builder, "train", field)[1]
 
 
+@contextlib.contextmanager
+def reached(dir: str) -> Iterator[None]:
+    """Makes one line of whatever the reader of a bucket raises; TensorFlow is that reader."""
+    bucket = SCHEME.match(dir)
+    if bucket:
+        with contextlib.suppress(ImportError):
+            import_tensorflow()  # else TFDS does it, and shows it our GPUs
+    try:
+        yield
+    except Exception as error:
+        if not bucket or isinstance(error, UserError):
+            raise
+        raise UserError(f"dir: {dir!r} cannot be read: {_refusal(error)}", argument=True) from error
+
+
+def _refusal(error: BaseException) -> str:
+    """What a bucket answers: PermissionDeniedError: ... -> permission denied: ..."""
+    if isinstance(error.__cause__, Exception):  # TFDS puts a long text before it
+        error = error.__cause__
+    kind = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(error).__name__.removesuffix("Error")).lower()
+    answer = re.search(r'"message": "([^"]*)', str(error))  # of the JSON that is in the text
+    return f"{kind}: {answer[1] if answer else first_line(error)}"
+
+
 def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, int, int]]:
     """TFDS's builder of that name, and its images' shape: squares where it is not fixed."""
     import tensorflow_datasets as tfds
@@ -152,6 +177,8 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
         known = dict.fromkeys([*OTHERS, *near, "other image data sets of TFDS"])
         raise unknown("name", name, known) from None
     except Exception as error:  # an unknown config or version, a package that the builder needs
+        if SCHEME.match(dir):
+            raise
         text = f"name: TFDS cannot open {name!r}: {first_line(error)}"
         raise UserError(text, argument=True) from error
     features: dict[str, Any] = dict(builder.info.features or {})

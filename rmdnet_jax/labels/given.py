@@ -6,18 +6,21 @@ of the training set. A label is the name of a class, or its number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmdnet_jax.errors import unknown, wrong
+from rmdnet_jax.files import place as local
 from rmdnet_jax.labels import files
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 LABEL = ("label", "labels", "given", "given_label", "class")
+HOME = re.compile(r"(~|\$\w+|\$\{\w+\})/")
 SEVERAL = -2
 WHOLE, LARGEST = 100, 10  # classes of a transition matrix that is kept whole; else shares a row
 
@@ -88,13 +91,17 @@ def _table(
 def _by_file(path: str, cells: list, images: Sequence[str]) -> list[int]:
     """The example of each row of a table; -1 for a file that is none of theirs."""
     known = places(images)
-    found = [
-        known.get(files.plain(str(c)).replace("\\", "/").removeprefix("./"), -1) for c in cells
-    ]
+    found = [known.get(listed(cell).removeprefix("./"), -1) for cell in cells]
     if SEVERAL in found:
         name = cells[found.index(SEVERAL)]
         raise wrong(f"path {path!r}", f"tell files apart by their class folder, got {name!r}")
     return found
+
+
+def listed(cell: object) -> str:
+    """A file as a list names it, with `/`; `~/` or `$VARIABLE/` at its beginning is filled in."""
+    file = files.plain(str(cell)).replace("\\", "/")
+    return str(local(file, "a listed file")) if HOME.match(file) else file
 
 
 def _by_index(cells: list, rows: np.ndarray) -> list[int]:

@@ -66,9 +66,10 @@ def fit(
         stack.enter_context(jax.set_mesh(mesh))
         manager = stack.enter_context(checkpoint.opened(directory, save_every))
         stop = stack.enter_context(on_stop())
-        begin, state = start(stage, mesh, manager, writer)
-        bar = Progress(stage.name, total, begin, per_epoch, stage.pipeline.batch_size)
+        newest, batch = manager.latest_step() or 0, stage.pipeline.batch_size
+        bar = Progress(stage.name, total, newest, per_epoch, batch)
         progress = stack.enter_context(contextlib.closing(bar))
+        begin, state = start(stage, mesh, manager, writer)
         many, call = steps.caller(stage)
         loss, first, began, done = None, begin, time.perf_counter(), begin
         while done < total:
@@ -134,6 +135,7 @@ def _end_epoch(
     values["learning_rate"] = float(stage.optimizer.learning_rate(done - 1))
     values |= stage.evaluate(steps.final_variables(state), epoch, values)
     times = {"train_seconds": trained - began, "evaluate_seconds": time.perf_counter() - trained}
+    progress.leave_out(times["evaluate_seconds"])
     times["images"] = run * stage.pipeline.batch_size
     writer.write(stage.name, done, {"epoch": epoch, **values}, times)
     if epoch == stage.epochs or progress.due(done):

@@ -167,7 +167,10 @@ class Writer:
 
 
 class Progress:
-    """A bar on a terminal or in a notebook, else a line every `interval` seconds."""
+    """A bar on a terminal or in a notebook, else a line every `interval` seconds.
+
+    It begins by saying that a stage compiles; where all steps are done it says nothing.
+    """
 
     def __init__(
         self,
@@ -186,12 +189,13 @@ class Progress:
             interval,
         )
         self.mark, self.said = None, time.perf_counter()
-        bar = (sys.stderr.isatty() or _in_notebook()) and sharding.is_main()
-        self.bar = (
-            tqdm(total=steps, initial=start, desc=stage, bar_format="|{bar:20}| {desc}")
-            if bar
-            else None
-        )
+        self.evaluated = False
+        self.bar, shown = None, start < steps and sharding.is_main()
+        text = f"{stage}: compiling" + (f", continues at step {start} of {steps}" if start else "")
+        if shown and (sys.stderr.isatty() or _in_notebook()):
+            self.bar = tqdm(total=steps, initial=start, desc=text, bar_format="|{bar:20}| {desc}")
+        elif shown:
+            print(text, file=sys.stderr, flush=True)
 
     def due(self, done: int) -> bool:
         """Whether it is time to show something: reading a loss from the device must stay rare."""
@@ -200,13 +204,20 @@ class Progress:
             self.mark = done, now  # the first step compiles: the clock starts behind it
         return now - self.said > (0.2 if self.bar else self.interval)
 
+    def leave_out(self, seconds: float) -> None:
+        """Leaves the first evaluation, which compiles, out of the rate."""
+        if self.mark and not self.evaluated:
+            self.mark = self.mark[0], self.mark[1] + seconds
+        self.evaluated = True
+
     def show(self, done: int, loss: float, note: str = "") -> None:
         """Shows the state after `done` steps."""
         first, began = self.mark or (done, time.perf_counter())
         self.said = time.perf_counter()
         rate = (done - first) / max(self.said - began, 1e-9)
         epochs = f"{done / self.per_epoch:.1f}/{self.steps // self.per_epoch}"
-        text = f"epoch {epochs}  loss {loss:.4f}  {self.batch * rate:,.0f} images/s{note}"
+        speed = f"  {self.batch * rate:,.0f} images/s" if rate else ""
+        text = f"epoch {epochs}  loss {loss:.4f}{speed}{note}"
         if rate and done < self.steps:
             text += f"  {(self.steps - done) / rate:.0f} s left"
         if self.bar:

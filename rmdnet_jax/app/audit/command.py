@@ -16,10 +16,8 @@ from __future__ import annotations
 import pathlib
 import warnings
 
-from rmdnet_jax import files
-from rmdnet_jax.app.command import Parser
+from rmdnet_jax.app.command import Parser, soon
 from rmdnet_jax.errors import UserError, within, wrong
-from rmdnet_jax.labels.files import named
 
 FILES = ("features", "labels", "probabilities", "names", "texts")
 
@@ -53,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     within("--top", args.top, "[0, inf)")
     within("--size", args.size, "[0, inf)")
+    soon("rmdnet audit", "loading JAX and the data")
     out = _out(args)
-    from rmdnet_jax import cpu
+    from rmdnet_jax import cpu, files
     from rmdnet_jax.app.audit import inputs, outputs, run
     from rmdnet_jax.labels.audit import find_label_errors  # beside what is slow to import
 
@@ -63,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     read = run.of_path(args) if args.path else inputs.of_files(args)
 
     def find():
+        soon("rmdnet audit", f"comparing {len(read.labels):,} examples")
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "labels hold")  # `told` says it
@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with outputs.folder(out) as place:
         found = find()
+        soon("rmdnet audit", "drawing the report")
         outputs.write(place, found, read, ["rmdnet", "audit", *(argv or [])])
     print(outputs.told(found, read, args.top))
     print(f"written   {out}/: {', '.join(sorted(path.name for path in out.iterdir()))}")
@@ -93,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _out(args) -> pathlib.Path:
     """Where the answer goes; refuses what cannot be, before any work."""
+    from rmdnet_jax import files
     from rmdnet_jax.app.audit import outputs
+    from rmdnet_jax.labels.files import named
 
     if args.path and not files.place(args.path, "the audited PATH").exists():
         got = f"{args.path!r}, which is not there"

@@ -27,6 +27,7 @@ from rmdnet_jax.labels.files import (
     read_table,
     values,
 )
+from rmdnet_jax.labels.given import listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -273,14 +274,14 @@ def _column(text: str, argument: str, size: int) -> list[str]:
 
 def _pictures(root: pathlib.Path, names: list[str] | None) -> Images | None:
     """The pictures of names that are image files below a folder."""
-    if not names or not (root / names[0]).is_file():
+    if not names or not (root / listed(names[0])).is_file():
         return None
 
     def picture(index: int) -> np.ndarray | None:
         from PIL import Image
 
         try:
-            with Image.open(root / names[index]) as file:
+            with Image.open(root / listed(names[index])) as file:
                 file.thumbnail((LARGE, LARGE))
                 return np.asarray(file.convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
