@@ -5,8 +5,8 @@
 
 Every row is a run of its own: the relation-guided step of the small CNN, teacher online, started by
 `launch/local.sh`. Devices and processes share the cores of one machine. So their rows show what
-splitting costs, not what more chips would bring. JPEG files of 200x200 pixels are the data of the
-last rows; nothing of them is in a cache.
+splitting costs, not what more chips would bring. The data of the last rows are JPEG files of
+200x200 pixels, 1,000 of them and links to these; no decoded image is in a cache.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from rmdnet_jax.training import steps
 SCRIPT = pathlib.Path(__file__).parents[1] / "launch" / "local.sh"
 FILE, PAGE = pathlib.Path("docs/scaling_steps.json"), pathlib.Path("docs/scaling.md")
 BATCHES, DEVICES, PROCESSES = (32, 64, 128, 256, 512, 1024), (1, 2, 4, 8), (1, 2, 4)
-FILES, SIDE, BATCH = (1_000, 4_000, 16_000), 64, 128
+FILES, SIDE, BATCH = (1_000, 16_000, 64_000, 256_000), 64, 128
+WRITTEN, RESIDENT = 1_000, 64_000  # files of their own, the others are links; the most in memory
 WARM, STEPS = 3, 30  # steps that do not count, and those that do
 Row = dict[str, Any]
 
@@ -48,6 +49,8 @@ def rows(folder: pathlib.Path) -> Iterator[Row]:
     for name, values in (("batch", BATCHES), ("devices", DEVICES), ("processes", PROCESSES)):
         yield from ({**base, "grows": name, name: value} for value in values)
     for count, pipeline in itertools.product(FILES, ("resident", "streaming")):
+        if pipeline == "resident" and count > RESIDENT:
+            continue
         yield {**base, "grows": "files", "files": count, "pipeline": pipeline,
                "data": str(folder / f"photos{count}")}  # fmt: skip
 
@@ -55,9 +58,16 @@ def rows(folder: pathlib.Path) -> Iterator[Row]:
 def make(folder: pathlib.Path) -> None:
     """Writes the data."""
     write_data(str(folder / "data.npz"), 2 * max(BATCHES), 32, 20)
+    (first := folder / "first").mkdir()
+    streaming.make(first, WRITTEN)
+    written = [*first.rglob("*.jpg")]
     for count in FILES:
-        (place := folder / f"photos{count}").mkdir()
-        streaming.make(place, count)
+        for number in range(count):
+            file = written[number % WRITTEN]
+            place = folder / f"photos{count}" / file.parent.name
+            if number < WRITTEN:
+                place.mkdir(parents=True, exist_ok=True)
+            os.link(file, place / f"{number}.jpg")
 
 
 def run(asked: Row, folder: pathlib.Path) -> Row:

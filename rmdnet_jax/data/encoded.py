@@ -180,7 +180,7 @@ def _content(stored: Stored, row: int) -> bytes:
 def _each(work: Callable[[range], None], count: int, processes: int = 0) -> None:
     """Does `work` for pieces of `range(count)`, in all threads; raises the first piece's error."""
     pool = workers.pool(processes)
-    piece = max(PIECE, -(-count // (4 * (processes or workers.THREADS))))
+    piece = max(PIECE, -(-count // (2 * (processes or workers.THREADS))))
     parts: Iterator[range] = (range(i, min(i + piece, count)) for i in range(0, count, piece))
     for done in [pool.submit(work, part) for part in parts]:
         done.result()
