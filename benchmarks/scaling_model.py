@@ -54,11 +54,14 @@ def steps(rows: list[Row]) -> str:
             f"| {row['data_bytes'] / words.MB:,.0f} | {row['start_seconds']:.1f} |"
         )
     a, b, off = line([row for row in rows if row["grows"] == "batch"])
-    where = rows[0]["environment"]
-    lines += ["", f"A step takes {a:.1f} ms + {b:.3f} ms an image of its batch. The line is off by "
-              f"at most {100 * off:.0f} %.", "",
-              f"{rows[0]['ms']['n']} steps a row, {where['device']}, {where['cores']} cores, "
-              f"Python {where['python']}, jax {where['jax']}, commit {where['git']}."]  # fmt: skip
+    where, count = rows[0]["environment"], rows[0]["ms"]["n"]
+    lines += [
+        "",
+        f"A step takes {a:.1f} ms + {b:.3f} ms an image of its batch: at most {100 * off:.0f} % off.",
+        "",
+        f"{count} steps a row, {where['cores']} cores of an {where['processor']}, "
+        f"Python {where['python']}, jax {where['jax']}, commit {where['git']}.",
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -96,11 +99,13 @@ def of_the_data(rows: list[Row], chips: int) -> Iterator[tuple[str, str]]:
     hosts = chips // CHIPS_A_HOST
     yield "features for correction, on each chip", f"{size(4 * DIM * IMAGES)}: does not fit"
     files = [row for row in rows if row.get("pipeline") == "streaming"]
-    counts, took = np.array([(row["files"], row["start_seconds"]) for row in files]).T
-    (fewer, many), (before, after) = counts[-2:], took[-2:]  # more than are looked at
-    slope = (after - before) / (many - fewer)
-    yield f"start, streamed from a folder, on each of {hosts} hosts", (
-        f"{1e6 * slope:.0f} s a million files, {slope * IMAGES / 3600:.1f} hours")  # fmt: skip
+    before, after = files[-2:]  # both of more files than are looked into
+    more = after["files"] - before["files"]
+    slope, held = ((after[name] - before[name]) / more for name in ("start_seconds", "data_bytes"))
+    where = f"streamed from a folder, each of {hosts} hosts"
+    took = f"{1e6 * slope:.0f} s a million files, {slope * IMAGES / 60:.0f} minutes"
+    yield f"start, {where}", took
+    yield f"names of files, {where}", size(held * IMAGES)
 
 
 def size(count: float) -> str:
