@@ -57,7 +57,8 @@ def steps(rows: list[Row]) -> str:
     where, count = rows[0]["environment"], rows[0]["ms"]["n"]
     lines += [
         "",
-        f"A step takes {a:.1f} ms + {b:.3f} ms an image of its batch: at most {100 * off:.0f} % off.",
+        f"A step takes {a:.1f} ms + {b:.3f} ms an image of its batch: "
+        f"at most {100 * off:.0f} % off.",
         "",
         f"{count} steps a row, {where['cores']} cores of an {where['processor']}, "
         f"Python {where['python']}, jax {where['jax']}, commit {where['git']}.",
