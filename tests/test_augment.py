@@ -394,6 +394,7 @@ def test_crop_flip_flips_half_of_the_time():
 def test_simsiam_defaults_are_the_recipe_of_method_section_3():
     recipe = {
         "min_scale": 0.2,
+        "max_scale": 1.0,
         "flip_probability": 0.5,
         "jitter_probability": 0.8,
         "grey_probability": 0.2,
@@ -484,3 +485,17 @@ def test_every_hyper_parameter_is_a_keyword_with_a_plain_default(name):
     for parameter in inspect.signature(A.AUGMENTATIONS[name]).parameters.values():
         assert parameter.kind is parameter.KEYWORD_ONLY
         assert isinstance(parameter.default, int | float)
+
+
+def test_small_crops_are_of_one_size_alone():
+    """EMP-SSL's: each shows a quarter of the image, whose sides differ by the ratio alone."""
+    image = jnp.broadcast_to(jnp.arange(32.0)[:, None, None] / 32, (32, 32, 3))
+    only = A.simsiam(min_scale=0.25, max_scale=0.25, flip_probability=0.0, jitter_probability=0.0,
+                     grey_probability=0.0)  # fmt: skip
+    found = np.asarray(jit(jax.vmap(only, in_axes=(0, None)))(keys(200), image))
+    height = (found.max((1, 2, 3)) - found.min((1, 2, 3))) * 32
+    low, high = (16 * ratio**0.5 for ratio in (3 / 4, 4 / 3))
+    assert height.min() > low - 3  # pixels at the rim are cut, and sides are whole numbers
+    assert height.max() < high + 1
+    with pytest.raises(UserError, match=r"max_scale must be in \[0.5, 1\], got 0.2"):
+        A.simsiam(min_scale=0.5, max_scale=0.2)

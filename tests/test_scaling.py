@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from tests.conftest import ROOT
 
 from benchmarks import scaling, scaling_model
+from tests.conftest import ROOT
 
 
 def test_a_line_is_found_where_there_is_one():

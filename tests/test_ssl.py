@@ -10,6 +10,7 @@ from rmdnet_jax import ssl
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.networks.encoders import cnn
 from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.ssl import apart, parts, predicted
 from rmdnet_jax.types import Variables
 
 Z1, Z2 = np.random.default_rng(0).normal(size=(2, 6, 4))
@@ -19,7 +20,8 @@ Z1, Z2 = np.random.default_rng(0).normal(size=(2, 6, 4))
 def through(monkeypatch):
     """Heads that give their input: projections are then what a test says they are."""
     same = Network(lambda key, x: Variables({}, {}), lambda variables, x, train: (x, {}))
-    monkeypatch.setattr(ssl, "mlp", lambda *args, **kwargs: same)
+    for module in (apart, parts, predicted):
+        monkeypatch.setattr(module, "mlp", lambda *args, **kwargs: same)
     return same
 
 
@@ -96,9 +98,65 @@ def test_no_gradient_reaches_byols_target():
     assert not any(np.any(g) for g in jax.tree.leaves(gradient))
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("views", [2, 3, 4])
+def test_simsiam_of_several_views(views, through):
+    z = np.random.default_rng(1).normal(size=(views, 6, 4))
+    slow = []
+    for v in range(views):
+        target = np.mean([z[u] for u in range(views) if u != v], axis=0)
+        slow += [-np.mean([a @ b for a, b in zip(rows(z[v]), rows(target))])]
+    objective = ssl.simsiam(through, "float64", views=views)
+    variables, memory = objective.init(jax.random.key(0), jnp.asarray(z[0]))
+    found = objective.loss(*variables, memory, jnp.asarray(z), 0.0)[0]
+    assert objective.views == views
+    np.testing.assert_allclose(found, np.mean(slow), rtol=1e-10)
+
+
+def slow_rate(z, eps):
+    """The definition, by eigenvalues."""
+    batch, dim = z.shape
+    return 0.5 * np.sum(np.log(np.linalg.eigvalsh(np.eye(dim) + dim / (batch * eps) * z.T @ z)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("batch", "dim"), [(6, 4), (4, 9)])
+def test_the_coding_rate_and_its_gradient(batch, dim):
+    z = np.random.default_rng(2).normal(size=(batch, dim))
+    np.testing.assert_allclose(ssl.coding_rate(jnp.asarray(z), 0.3), slow_rate(z, 0.3), rtol=1e-10)
+    toward = np.random.default_rng(3).normal(size=z.shape)
+    step = 1e-5
+    slope = (slow_rate(z + step * toward, 0.3) - slow_rate(z - step * toward, 0.3)) / (2 * step)
+    gradient = jax.grad(ssl.coding_rate)(jnp.asarray(z), 0.3)
+    np.testing.assert_allclose(np.sum(gradient * toward), slope, rtol=1e-6)
+
+
+def test_the_coding_rate_falls_to_that_of_one_row_where_all_collapse():
+    z = rows(np.random.default_rng(4).normal(size=(32, 8)))
+    alike = np.tile(z[:1], (32, 1))
+    assert ssl.coding_rate(jnp.asarray(z), 0.2) > 3 * ssl.coding_rate(jnp.asarray(alike), 0.2)
+    # one direction alone: log(1 + 8 / 0.2) / 2
+    np.testing.assert_allclose(ssl.coding_rate(jnp.asarray(alike), 0.2), np.log(41) / 2, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_emp(through):
+    z = np.random.default_rng(5).normal(size=(3, 6, 4))
+    units = np.stack([rows(view) for view in z])
+    mean = rows(units.mean(0))
+    near = np.mean([units[v, i] @ mean[i] for v in range(3) for i in range(6)])
+    slow = 7.0 * (1 - near) - np.mean([slow_rate(view, 0.2) for view in units])
+    objective = ssl.emp(through, "float64", views=3, invariance=7.0)
+    variables, memory = objective.init(jax.random.key(0), jnp.asarray(z[0]))
+    found = objective.loss(*variables, memory, jnp.asarray(z), 0.0)[0]
+    np.testing.assert_allclose(found, slow, rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("factory", "argument", "value"),
     [
+        *((factory, "views", value) for factory in (ssl.simsiam, ssl.emp) for value in (1, 2.5)),
+        *((ssl.emp, name, -1.0) for name in ("invariance", "eps")),
         *((ssl.byol, "momentum", value) for value in (-1.0, 1.1, float("nan"), "0.9")),
         *((ssl.simclr, "temperature", value) for value in (-1.0, 0.0, float("nan"), None)),
         (ssl.barlow_twins, "redundancy", -1.0),

@@ -214,6 +214,7 @@ def digits(
 def simsiam(
     *,
     min_scale: float = 0.2,
+    max_scale: float = 1.0,
     flip_probability: float = 0.5,
     brightness: float = 0.4,
     contrast: float = 0.4,
@@ -226,6 +227,7 @@ def simsiam(
 
     Args:
       min_scale: the least area of the resized crop, a fraction in (0, 1].
+      max_scale: the largest, from `min_scale` on; 0.25 for both gives EMP-SSL's small crops.
       flip_probability: in [0, 1], as all probabilities.
       brightness: its factor is uniform in [max(0, 1 - x), 1 + x], x >= 0.
       contrast: as brightness.
@@ -246,13 +248,14 @@ def simsiam(
       False
     """
     _within("(0, 1]", min_scale=min_scale)
+    _within(f"[{min_scale}, 1]", max_scale=max_scale)
     _within("[0, inf)", brightness=brightness, contrast=contrast, saturation=saturation)
     _within("[0, 0.5]", hue=hue)
     _within("[0, 1]", flip_probability=flip_probability, jitter_probability=jitter_probability)
     _within("[0, 1]", grey_probability=grey_probability)
     strengths = (brightness, contrast, saturation)
     return chain(
-        partial(random_resized_crop, scale=(min_scale, 1.0)),
+        partial(random_resized_crop, scale=(min_scale, max_scale)),
         partial(random_flip, probability=flip_probability),
         partial(random_jitter, strengths=strengths, hue=hue, probability=jitter_probability),
         partial(random_greyscale, probability=grey_probability),
