@@ -111,7 +111,6 @@ def measured(asked: Row) -> Row:
         "program_bytes": size.temp_size_in_bytes + size.argument_size_in_bytes,
         "data_bytes": held,
         "start_seconds": start,
-        "environment": report.environment(made.mesh),
     }
 
 
@@ -139,17 +138,18 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=pathlib.Path, default=FILE)
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--multihost", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--multihost", action="store_true", help=argparse.SUPPRESS)  # by local.sh
     args = parser.parse_args()
     if args.worker:
         return work(args.worker, args.out)
     if not args.show:
         with tempfile.TemporaryDirectory() as folder:
             place, found = pathlib.Path(folder), []
+            environment = report.environment(sharding.mesh())
             make(place)
             for asked in rows(place):
                 found.append(run(asked, place))
-                write_json(args.out, found)
+                write_json(args.out, {"environment": environment, "rows": found})
                 print(found[-1], flush=True)
     scaling_model.show(PAGE, json.loads(args.out.read_text()))
 

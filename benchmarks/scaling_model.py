@@ -21,7 +21,7 @@ MARKS = {
 PODS = pathlib.Path("docs/scaling.json")
 TOPOLOGY, IMAGES, DIM, CLASSES = "v5e:16x16", 10**8, 2048, 1000
 # A v5e chip: docs.cloud.google.com/tpu/docs/v5e, read on 26 November 2026.
-FLOPS, BYTES = 197e12, 819e9  # a second, in bfloat16; from memory
+FLOPS, BYTES = 197e12, 819e9  # FLOP/s in bfloat16; bytes/s of its memory
 EXCHANGED = 51.2e12 / 256  # bytes a second of an all-reduce that a chip takes part in
 CHIPS_A_HOST, CORES_A_HOST = 8, 112  # 224 virtual ones
 
@@ -38,11 +38,12 @@ def line(rows: list[Row]) -> tuple[float, float, float]:
     return a, b, float(np.max(np.abs((a + b * batch) / took - 1)))
 
 
-def steps(rows: list[Row]) -> str:
+def steps(rows: list[Row], where: Row) -> str:
     """Markdown: a row each."""
     lines = [
         "| what grows | | ms a step: median (lowest to highest) | images/s "
-        "| MB a device: program | MB of the first process: data | seconds to the first batch |",
+        "| MB a device: program "
+        "| MB that set-up adds to the first process | seconds to the first batch |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -54,7 +55,7 @@ def steps(rows: list[Row]) -> str:
             f"| {row['data_bytes'] / words.MB:,.0f} | {row['start_seconds']:.1f} |"
         )
     a, b, off = line([row for row in rows if row["grows"] == "batch"])
-    where, count = rows[0]["environment"], rows[0]["ms"]["n"]
+    count = rows[0]["ms"]["n"]
     lines += [
         "",
         f"A step takes {a:.1f} ms + {b:.3f} ms an image of its batch: "
@@ -104,7 +105,7 @@ def of_the_data(rows: list[Row], chips: int) -> Iterator[tuple[str, str]]:
     more = after["files"] - before["files"]
     slope, held = ((after[name] - before[name]) / more for name in ("start_seconds", "data_bytes"))
     where = f"streamed from a folder, each of {hosts} hosts"
-    took = f"{1e6 * slope:.0f} s a million files, {slope * IMAGES / 60:.0f} minutes"
+    took = f"{1e6 * slope:.0f} s a million files: at least {slope * IMAGES / 60:.0f} minutes"
     yield f"start, {where}", took
     yield f"names of files, {where}", size(held * IMAGES)
 
@@ -114,8 +115,8 @@ def size(count: float) -> str:
     return f"{count / words.GB:,.2f} GB"
 
 
-def show(page: pathlib.Path, rows: list[Row]) -> None:
+def show(page: pathlib.Path, found: Row) -> None:
     """Puts the tables into the page."""
-    text = placed(page.read_text(), steps(rows), MARKS["steps"])
-    made = prediction(rows, json.loads(PODS.read_text()))
+    text = placed(page.read_text(), steps(found["rows"], found["environment"]), MARKS["steps"])
+    made = prediction(found["rows"], json.loads(PODS.read_text()))
     page.write_text(placed(text, made, MARKS["prediction"]))

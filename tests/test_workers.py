@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmdnet_jax.app import experiment
+from rmdnet_jax.app import experiment, setup
+from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.data import workers
 from rmdnet_jax.data.encoded import Encoded, Files
 from rmdnet_jax.errors import UserError
@@ -76,19 +77,18 @@ def test_what_cannot_be_read_is_named_and_the_next_images_are_right(written):
 def of(processes):
     """The process numbers of a pool's workers."""
     threads = workers.pool(processes)
-    found = set()
-    while len(found) < processes:
-        jobs = [threads.submit(own_number) for _ in range(4 * processes)]
-        found |= {job.result() for job in jobs}
+    jobs = [threads.submit(own_number) for _ in range(20 * processes)]
+    found = {job.result() for job in jobs}
+    assert len(found) == processes
     return found
 
 
 def own_number():
     time.sleep(0.01)  # so that another thread takes the next one
-    return workers._own.worker._process.pid
+    return workers._own.process.pid
 
 
-def test_signals_of_a_group_are_for_the_process_that_asks(written):
+def test_signals_do_not_end_a_worker(written):
     root, names, pixels = written
     images = asked(Files(root, names))
     images[:]
@@ -112,7 +112,7 @@ def test_they_end_with_the_process_that_asks():
     code = (
         "from rmdnet_jax.data import workers\n"
         "pool = workers.pool(1)\n"
-        "print(pool.submit(lambda: workers._own.worker._process.pid).result(), flush=True)\n"
+        "print(pool.submit(lambda: workers._own.process.pid).result(), flush=True)\n"
         "import time; time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
@@ -134,17 +134,6 @@ def running(number):
         return False
 
 
-def test_answers_are_whole_or_an_error(written):
-    root, names, pixels = written
-    worker = workers.Worker()
-    found = np.zeros((2, *SIZE), np.uint8)
-    encoded = [pathlib.Path(root) / names[0], b"no image"]
-    said = [*worker.unpack(encoded, found)]
-    assert said[0] == ""
-    assert "cannot identify" in said[1]
-    np.testing.assert_array_equal(found[0], pixels[0])
-
-
 def test_a_run_ends_the_same_with_any_number_of_them(tmp_path):
     root = photos(tmp_path / "x", (20, 14))
     experiment.run(own(root, **STREAMING), tmp_path / "threads")
@@ -153,6 +142,11 @@ def test_a_run_ends_the_same_with_any_number_of_them(tmp_path):
     experiment.run(own(root, **{**more, "data.workers": 1}), tmp_path / "whole")
     assert_same_end(ended(tmp_path / "whole"), ended(tmp_path / "threads"))
     experiment.run(own(root, **STREAMING, epochs=1), tmp_path / "run")  # finished: a harmless field
+
+
+def test_a_config_says_how_many(tmp_path):
+    config = resolve(own(photos(tmp_path / "x"), **STREAMING, **{"data.workers": 2}))
+    assert setup.setup(config, tmp_path / "run").source.images.workers == 2
 
 
 def test_a_number_that_cannot_be_is_one_line(tmp_path):

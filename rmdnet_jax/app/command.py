@@ -16,7 +16,7 @@ from rmdnet_jax.training.stop import at_once
 
 FIELD = "--config."
 PATIENCE = 1.0  # seconds without a word
-_WAITS: list[threading.Timer] = []
+_wait = threading.Timer(0, print)
 
 
 class Parser(argparse.ArgumentParser):
@@ -158,16 +158,16 @@ def soon(prog: str, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             tqdm.write(f"{prog}: {text}", sys.stderr)  # above a bar, if there is one
 
+    global _wait
     spoken()
-    _WAITS.append(threading.Timer(PATIENCE, tell))
-    _WAITS[0].daemon = True
-    _WAITS[0].start()
+    _wait = threading.Timer(PATIENCE, tell)
+    _wait.daemon = True
+    _wait.start()
 
 
 def spoken() -> None:
     """Ends the wait of `soon`."""
-    while _WAITS:
-        _WAITS.pop().cancel()
+    _wait.cancel()
 
 
 def say(prog: str, text: object, status: int) -> int:

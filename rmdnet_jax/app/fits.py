@@ -55,7 +55,10 @@ def _host() -> float:
 
 
 def streamed(config: Config, source: Source) -> Source:
-    """The source, its images to be streamed though they are in memory, where the config says so."""
+    """The source, its images to be streamed though they are in memory, where the config says so.
+
+    Sets how many processes decode them.
+    """
     images, test = source.images, source.test_images
     for one in (images, test):
         if isinstance(one, Encoded):

@@ -119,10 +119,9 @@ class Encoded:
         found = np.empty((len(rows), *self.shape[1:]), np.uint8)
 
         def fill(places: range) -> None:
-            part = slice(places.start, places.stop)
-            stored = [int(at) for at in self.rows[rows[part]]]
+            stored = self.rows[rows[places]].tolist()
             encoded = [self._encoded(at) for at in stored]
-            for at, why in [*zip(stored, workers.unpack(encoded, found[part]))]:  # all are told
+            for at, why in zip(stored, workers.unpack(encoded, found[places.start : places.stop])):
                 if why:
                     raise self._broken(at, why)
 

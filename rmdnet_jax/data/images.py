@@ -108,13 +108,13 @@ def unpacked(encoded: Path | bytes, shape: tuple[int, ...]) -> tuple[np.ndarray,
         return np.asarray(image).reshape(shape), moves
 
 
-def _shown(file: Image, mode: str) -> Image:
+def _shown(image: Image, mode: str) -> Image:
     """What an image shows, upright, in a mode of `MODES`."""
     from PIL import Image, ImageOps
 
-    ImageOps.exif_transpose(image := file, in_place=True)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
-        image = _eight_bits(image, file)
+        image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if mode != "RGBA":
@@ -122,12 +122,12 @@ def _shown(file: Image, mode: str) -> Image:
     return image if image.mode == mode else image.convert(mode)  # which copies
 
 
-def _eight_bits(image: Image, file: Any) -> Image:
-    """A grey image of 16 bits, or of 12, scaled to [0, 255]; `file` tells its form."""
+def _eight_bits(image: Any) -> Image:
+    """A grey image of 16 bits, or of 12, scaled to [0, 255]."""
     from PIL import Image
 
-    tags = getattr(file, "tag_v2", {})  # of a TIFF
-    if not (image.mode.startswith("I;16") or file.format in ("PNG", "PPM")):
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if not (image.mode.startswith("I;16") or image.format in ("PNG", "PPM")):
         raise ValueError(f"nobody knows the range of its mode {image.mode}: save it with 8 bits")
     if image.has_transparency_data:
         raise ValueError("16 bits with a transparent value: save it with 8 bits")

@@ -80,7 +80,8 @@ def usable(builder: Any, choice: Sequence[str]) -> Iterator[tuple[str, list[int]
 
 def import_tensorflow() -> None:
     """Imports TensorFlow where TFDS needs it, and hides the GPUs from it: those are JAX's."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # JAX has set 1
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # as JAX sets it
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it tells of them on the screen
     import tensorflow as tf
 

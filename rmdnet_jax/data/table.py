@@ -65,15 +65,13 @@ def load(
         for field, test in (("images", False), ("test_images", True))
     }
     train, test = (_labels(splits[field], classes) for field in ("images", "test_images"))
-    if both := train.keys() & test.keys():
-        told = f"{counted(len(both), 'image')} in train and test: {some(sorted(both))}"
-        warnings.warn(told, stacklevel=3)
-    for split, found in (("train", train), ("test", test)):
-        if twice := _twice(found):
-            warnings.warn(
-                f"{counted(len(twice), 'image')} more than once in {split}: {some(twice)}",
-                stacklevel=3,
-            )
+    for where, found in (
+        ("in train and test", sorted(train.keys() & test.keys())),
+        ("more than once in train", _twice(train)),
+        ("more than once in test", _twice(test)),
+    ):
+        if found:
+            warnings.warn(f"{counted(len(found), 'image')} {where}: {some(found)}", stacklevel=3)
     return folder.read(name, path.parent, image_size, classes, splits, broken, stream)
 
 

@@ -139,7 +139,7 @@ def labels(name: str, dir: str, field: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def reached(dir: str) -> Iterator[None]:
-    """Makes one line of whatever the reader of a bucket raises; TensorFlow is that reader."""
+    """Makes one line of what a bucket refuses; imports its reader, TensorFlow."""
     bucket = SCHEME.match(dir)
     if bucket:
         with contextlib.suppress(ImportError):
@@ -147,15 +147,16 @@ def reached(dir: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not bucket or isinstance(error, UserError):
+        if not (bucket and (said := _refusal(error))):
             raise
-        raise UserError(f"dir: {dir!r} cannot be read: {_refusal(error)}", argument=True) from error
+        raise UserError(f"dir: {dir!r} cannot be read: {said}", argument=True) from error
 
 
 def _refusal(error: BaseException) -> str:
-    """What a bucket answers: PermissionDeniedError: ... -> permission denied: ..."""
-    if isinstance(error.__cause__, Exception):  # TFDS puts a long text before it
-        error = error.__cause__
+    """What a bucket answers: PermissionDeniedError: ... -> permission denied: ...; "": nothing."""
+    error = error.__cause__ or error  # TFDS puts a long text before it
+    if not (isinstance(error, OSError) or hasattr(error, "error_code")):  # TensorFlow's have one
+        return ""
     kind = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(error).__name__.removesuffix("Error")).lower()
     answer = re.search(r'"message": "([^"]*)', str(error))  # of the JSON that is in the text
     return f"{kind}: {answer[1] if answer else first_line(error)}"
@@ -177,7 +178,7 @@ def _open_tfds(name: str, dir: str, image_size: int) -> tuple[Any, tuple[int, in
         known = dict.fromkeys([*OTHERS, *near, "other image data sets of TFDS"])
         raise unknown("name", name, known) from None
     except Exception as error:  # an unknown config or version, a package that the builder needs
-        if SCHEME.match(dir):
+        if SCHEME.match(dir) and _refusal(error):
             raise
         text = f"name: TFDS cannot open {name!r}: {first_line(error)}"
         raise UserError(text, argument=True) from error
