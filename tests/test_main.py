@@ -1,5 +1,6 @@
 """The command as a user types it: mistakes are one line and exit status 2, before any work."""
 
+import importlib.machinery
 import json
 import os
 import signal
@@ -546,6 +547,25 @@ def test_a_signal_while_a_native_module_is_loaded_is_a_stop(capsys):
 
     assert guarded("x", loads) == 143
     assert capsys.readouterr().err == "x: interrupted\n"
+
+
+def test_a_signal_waits_until_a_native_module_is_loaded():
+    """What is raised while jaxlib is set up aborts the process."""
+    whole = []
+
+    class Loader(importlib.machinery.ExtensionFileLoader):
+        def exec_module(self, module):
+            signal.raise_signal(signal.SIGTERM)
+            whole.append(module)
+
+    def work():
+        Loader("x", "x.so").exec_module("x")
+        time.sleep(20)
+
+    with pytest.raises(Stopped) as stopped, at_once():
+        work()
+    assert stopped.value.status == 143
+    assert whole == ["x"]
 
 
 PENDING = """

@@ -85,6 +85,7 @@ def of(processes):
 
 def own_number():
     time.sleep(0.01)  # so that another thread takes the next one
+    workers.unpack([], np.empty((0, *SIZE), np.uint8))  # starts it, if there is none
     return workers._own.process.pid
 
 
@@ -110,10 +111,14 @@ def test_a_process_that_is_killed_is_one_line_and_another_takes_its_place(writte
 
 def test_they_end_with_the_process_that_asks():
     code = (
+        "import time\n"
+        "import numpy as np\n"
         "from rmdnet_jax.data import workers\n"
-        "pool = workers.pool(1)\n"
-        "print(pool.submit(lambda: workers._own.process.pid).result(), flush=True)\n"
-        "import time; time.sleep(60)"
+        "def number():\n"
+        "    workers.unpack([], np.empty((0, 1, 1, 3), np.uint8))\n"
+        "    return workers._own.process.pid\n"
+        "print(workers.pool(1).submit(number).result(), flush=True)\n"
+        "time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     number = int(process.stdout.readline())
@@ -132,6 +137,41 @@ def running(number):
         return pathlib.Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_fork_decodes_with_processes_of_its_own(written):
+    root, names, pixels = written
+    images = asked(Files(root, names), 1)
+    images[:]
+    if not (child := os.fork()):  # pytest must not go on in it
+        try:
+            os._exit(0 if (images[:] == pixels).all() else 1)
+        finally:
+            os._exit(2)
+    end = time.monotonic() + 60
+    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+        time.sleep(0.05)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+    assert ended == (child, 0)
+    np.testing.assert_array_equal(images[:], pixels)
+
+
+def test_where_none_can_start_is_one_line(written, monkeypatch):
+    root, names, pixels = written
+    images = asked(Files(root, names), 3)
+    with monkeypatch.context() as broken:
+        broken.setattr(workers.sys, "executable", "/no/such/python")
+        with pytest.raises(UserError, match="a process that decodes images cannot start"):
+            images[:]
+    np.testing.assert_array_equal(images[:], pixels)
+
+
+def test_modules_of_the_folder_are_not_theirs(written, tmp_path, monkeypatch):
+    root, names, pixels = written
+    (tmp_path / "numpy.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(asked(Files(root, names), 4)[:], pixels)
 
 
 def test_a_run_ends_the_same_with_any_number_of_them(tmp_path):

@@ -51,7 +51,7 @@ def complete(workdir: pathlib.Path) -> str:
     """What a run that has ended before has left."""
     names = (FILE, "teacher", "figures", outputs.SUSPECTS, "audit", SUMMARY)
     left = ", ".join(name for name in names if (workdir / name).exists())
-    return f"done   {workdir} is complete, with {left}: only what was deleted is trained again"
+    return f"done   {workdir} has ended, with {left}: only what was deleted is made again"
 
 
 def student_of(made: Run, variables: Variables, classes: tuple) -> Student:

@@ -39,7 +39,7 @@ class Files:
     """Images in files, named from a folder on."""
 
     def __init__(self, root: str, names: Sequence[str]):
-        self.root, self.names = root, names
+        self.root, self.names = os.path.abspath(root), names
 
     def encoded(self, row: int) -> Path:
         return Path(self.name(row))

@@ -64,7 +64,8 @@ def load(
         field: [(named[i], int(numbers[i])) for i in np.flatnonzero(tested == test)]
         for field, test in (("images", False), ("test_images", True))
     }
-    train, test = (_labels(splits[field], classes) for field in ("images", "test_images"))
+    root = path.parent.as_posix()
+    train, test = (_labels(splits[field], classes, root) for field in ("images", "test_images"))
     for where, found in (
         ("in train and test", sorted(train.keys() & test.keys())),
         ("more than once in train", _twice(train)),
@@ -90,11 +91,12 @@ def _columns(table: Any, dir: str) -> tuple:
     return file, label, split
 
 
-def _labels(split: folder.Split, classes: list[str]) -> dict[str, list[str]]:
-    """The labels that a split gives each file."""
+def _labels(split: folder.Split, classes: list[str], root: str) -> dict[str, list[str]]:
+    """The labels that a split gives each file, however that is named."""
     found: dict[str, list[str]] = {}
     for file, label in split:
-        found.setdefault(posixpath.normpath(file), []).append(classes[label])
+        whole = posixpath.normpath(posixpath.join(root, file))
+        found.setdefault(whole.removeprefix(f"{root}/"), []).append(classes[label])
     return found
 
 

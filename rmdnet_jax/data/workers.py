@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,24 +34,28 @@ def pool(workers: int) -> ThreadPoolExecutor:
     """Threads that decode, or that have a process each; they last as long as this process."""
 
     def start() -> None:
-        _own.process = _started() if workers else None
+        _own.process, _own.here = None, not workers
 
     return ThreadPoolExecutor(workers or THREADS, "decode", start)
 
 
+os.register_at_fork(after_in_child=pool.cache_clear)  # a fork has none of these threads
+
+
 def unpack(encoded: Encodings, found: np.ndarray) -> list[str]:
     """Fills found [n, ...], in a thread of `pool`; why each image cannot be read, or ""."""
-    if not _own.process:
+    if _own.here:
         return _unpack(encoded, found)
+    process = _own.process = _own.process or _started()
     try:
-        pickle.dump((found.shape, encoded), _own.process.stdin)
-        _own.process.stdin.flush()
-        why, found[...] = pickle.load(_own.process.stdout)
+        pickle.dump((found.shape, encoded), process.stdin)
+        process.stdin.flush()
+        why, found[...] = pickle.load(process.stdout)
         return why
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-        _own.process.communicate()
-        text = f"a process that decodes images ended with status {_own.process.returncode}"
-        _own.process = _started()  # for what is asked next
+        _own.process = None  # what is asked next starts another
+        process.communicate()
+        text = f"a process that decodes images ended with status {process.returncode}"
         raise UserError(f"{text}: start again, perhaps with fewer data.workers") from None
 
 
@@ -65,12 +70,17 @@ def _unpack(encoded: Encodings, found: np.ndarray) -> list[str]:
     return [*map(why, found, encoded)]
 
 
-def _started() -> subprocess.Popen:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+def _started() -> Any:
+    path = os.pathsep.join(map(str, sys.path))
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # no module of the folder here
     command = [sys.executable, "-W", "ignore", "-m", "rmdnet_jax.data.workers"]
-    return subprocess.Popen(
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    )
+    try:
+        return subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        text = f"a process that decodes images cannot start ({first_line(error)})"
+        raise UserError(f"{text}: set fewer data.workers") from error
 
 
 def serve(requests: io.BufferedReader, answers: io.BufferedWriter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import signal
 import sys
 import threading
@@ -76,20 +77,27 @@ def on_stop() -> Iterator[Asked]:
 def at_once() -> Iterator[None]:
     """Within it a signal raises `Stopped`: for work that is short, or that is done again.
 
-    In a destructor, say, Python drops what is raised: then it is raised once more. A native module
-    that is being loaded makes an `ImportError` of it: what ends so was stopped as well.
+    In a destructor, say, Python drops what is raised: then it is raised once more. While a native
+    module is loaded a signal waits. Native code may make another error of it: what ends so was
+    stopped as well.
     """
-    told, stopped = sys.unraisablehook, []
+    told, stopped, waits = sys.unraisablehook, [], []
 
     def handle(number: int, frame: Any) -> None:
+        if _loading(frame):
+            return again(number, 0.05)
         stopped.append(Stopped("", number))
         raise stopped[-1]
+
+    def again(number: int, seconds: float) -> None:
+        signal.signal(number, handle)
+        waits.append(threading.Timer(seconds, signal.raise_signal, [number]))
+        waits[-1].start()
 
     def dropped(unraisable: Any) -> None:
         if not isinstance(stop := unraisable.exc_value, Stopped):
             return told(unraisable)
-        signal.signal(stop.number, handle)
-        threading.Timer(0.5, signal.raise_signal, [stop.number]).start()
+        again(stop.number, 0.5)
 
     with handling(handle):
         sys.unraisablehook = dropped
@@ -101,6 +109,17 @@ def at_once() -> Iterator[None]:
             raise stopped[-1] from error
         finally:
             sys.unraisablehook = told
+            for wait in waits:
+                wait.cancel()
+
+
+def _loading(frame: Any) -> bool:
+    """Whether a native module is being loaded: what is raised in it may abort the process."""
+    while frame:
+        if isinstance(frame.f_locals.get("self"), importlib.machinery.ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def agreed(stop: Asked, epoch_ends: bool) -> bool:
