@@ -84,12 +84,13 @@ def of_a_step(step: Row, chips: int) -> Iterator[tuple[str, str]]:
              "exchange": told / EXCHANGED}  # fmt: skip
     least, count = max(parts.values()), IMAGES / step["batch"]
     said = ", ".join(f"{name} {1e3 * seconds:.0f}" for name, seconds in parts.items())
-    yield f"{words.SAYS[step['name']]}, ms a step at the ceilings", said
-    yield "images a second, at most", f"{step['batch'] / least:,.0f}"
-    yield "an epoch, at least", f"{count:,.0f} steps, {count * least / 60:.0f} minutes"
+    stage = words.SAYS[step["name"]]
+    yield f"{stage}: ms a step at the ceilings", said
+    yield f"{stage}: images a second, at most", f"{step['batch'] / least:,.0f}"
+    yield f"{stage}: an epoch, at least", f"{count:,.0f} steps, {count * least / 60:.0f} minutes"
     each = step["batch"] / least / chips * CHIPS_A_HOST
     enough = f"{each:,.0f}: {1e3 * CORES_A_HOST / each:.0f} ms of a core an image"
-    yield f"images a second that a host of {CORES_A_HOST} cores then has to decode", enough
+    yield f"{stage}: images a second that a host of {CORES_A_HOST} cores then decodes", enough
 
 
 def of_the_data(rows: list[Row], chips: int) -> Iterator[tuple[str, str]]:

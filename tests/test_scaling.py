@@ -27,10 +27,10 @@ def test_a_step_is_no_faster_than_its_slowest_part():
         "collectives": [{"bytes": 1e9, "times": 2}],
     }
     found = dict(scaling_model.of_a_step(step, 16))
-    said = "relation-guided learning, ms a step at the ceilings"
-    assert found[said] == "products 10, memory 50, exchange 10"
-    assert found["images a second, at most"] == "20,000"
-    assert found["an epoch, at least"] == "100,000 steps, 83 minutes"
+    stage = "relation-guided learning"
+    assert found[f"{stage}: ms a step at the ceilings"] == "products 10, memory 50, exchange 10"
+    assert found[f"{stage}: images a second, at most"] == "20,000"
+    assert found[f"{stage}: an epoch, at least"] == "100,000 steps, 83 minutes"
     # 16 chips: 20,000 / 16 * 8 = 10,000 a host, of 112 cores
     told = next(value for name, value in found.items() if "decode" in name)
     assert told == "10,000: 11 ms of a core an image"
