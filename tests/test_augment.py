@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from rmdnet_jax.data import augment as A
+from rmdnet_jax.data import draws as D
 from rmdnet_jax.data import operations as O
 from rmdnet_jax.errors import UserError
 
@@ -106,7 +107,7 @@ def test_padded_crop_is_a_window_of_the_padded_image(backend, monkeypatch):
 def test_random_padded_crop_draws_every_offset_as_often():
     image = np.zeros((3, 3, 1), np.float32)
     image[1, 1] = 1.0
-    shifted = np.asarray(jit(jax.vmap(lambda key: A.random_padded_crop(key, image, 1)))(keys(1800)))
+    shifted = np.asarray(jit(jax.vmap(lambda key: D.random_padded_crop(key, image, 1)))(keys(1800)))
     counts = shifted.sum(axis=0).ravel()
     assert counts.sum() == 1800
     assert all(about(count, 1 / 9, 1800) for count in counts)
@@ -114,7 +115,7 @@ def test_random_padded_crop_draws_every_offset_as_often():
 
 def test_random_flip_mirrors_width_with_its_probability():
     image = images((2, 3, 3))
-    flipped = np.asarray(jit(jax.vmap(lambda key: A.random_flip(key, image, 0.3)))(keys(1000)))
+    flipped = np.asarray(jit(jax.vmap(lambda key: D.random_flip(key, image, 0.3)))(keys(1000)))
     mirrored = (flipped == image[:, ::-1]).all(axis=(1, 2, 3))
     assert (mirrored | (flipped == image).all(axis=(1, 2, 3))).all()
     assert about(mirrored.sum(), 0.3, 1000)
@@ -175,7 +176,7 @@ def test_fit_box_takes_the_first_that_fits_or_falls_back(areas, height, width):
 
 
 def test_draw_box_has_the_ranges_of_torchvision():
-    draw = jit(jax.vmap(lambda key: jnp.stack(A.draw_box(key, 64, 96, (0.1, 0.3), (0.5, 2.0)))))
+    draw = jit(jax.vmap(lambda key: jnp.stack(D.draw_box(key, 64, 96, (0.1, 0.3), (0.5, 2.0)))))
     top, left, height, width = np.asarray(draw(keys(2000))).T
     assert ((top >= 0) & (left >= 0) & (top + height <= 64) & (left + width <= 96)).all()
     assert {top.min(), left.min(), (64 - top - height).min(), (96 - left - width).min()} == {0}
@@ -190,7 +191,7 @@ def test_draw_box_has_the_ranges_of_torchvision():
 
 
 def test_draw_box_falls_back_to_the_centre():
-    box = jit(lambda key: A.draw_box(key, 10, 60, (1.0, 1.0), (3 / 4, 4 / 3)))(jax.random.key(0))
+    box = jit(lambda key: D.draw_box(key, 10, 60, (1.0, 1.0), (3 / 4, 4 / 3)))(jax.random.key(0))
     assert tuple(map(int, box)) == (0, (60 - 13) // 2, 10, 13)
 
 
@@ -272,7 +273,7 @@ def test_jitter_without_a_hue_shift_keeps_the_order_of_the_others():
 
 def test_draw_jitter_is_uniform_over_ranges_and_orders():
     happens, factors, shift, order = jit(
-        jax.vmap(lambda key: A.draw_jitter(key, (0.4, 1.5, 0.0), 0.1, 0.3))
+        jax.vmap(lambda key: D.draw_jitter(key, (0.4, 1.5, 0.0), 0.1, 0.3))
     )(keys(2400))
     assert about(happens.sum(), 0.3, 2400)
     for value, low, high in [
@@ -295,8 +296,8 @@ def test_colour_changes_happen_with_their_probability():
     jittered, greyed = jit(
         jax.vmap(
             lambda key: (
-                A.random_jitter(key, image, (0.4, 0.4, 0.4), 0.1, 0.8),
-                A.random_greyscale(key, image, 0.2),
+                D.random_jitter(key, image, (0.4, 0.4, 0.4), 0.1, 0.8),
+                D.random_greyscale(key, image, 0.2),
             )
         )
     )(keys(1000))
@@ -318,7 +319,7 @@ def test_one_channel_has_no_colour_to_change():
     np.testing.assert_array_equal(saturated, image)
     np.testing.assert_allclose(dark, 0.5 * image, atol=1e-6)
     np.testing.assert_allclose(flat, 0.5 * image + 0.5 * image.mean(), atol=1e-6)
-    np.testing.assert_array_equal(A.random_greyscale(jax.random.key(0), image, 1.0), image)
+    np.testing.assert_array_equal(D.random_greyscale(jax.random.key(0), image, 1.0), image)
 
 
 def test_two_channels_are_refused():
@@ -329,10 +330,10 @@ def test_two_channels_are_refused():
 def test_normalise_gives_each_channel_its_mean_and_std():
     image = images((6, 5, 3))
     mean, std = image.mean(axis=(0, 1)), image.std(axis=(0, 1))
-    ours = A.normalise(image, mean, std)
+    ours = D.normalise(image, mean, std)
     np.testing.assert_allclose(ours, (image - mean) / std, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.asarray(ours).std(axis=(0, 1)), 1, atol=1e-5)
-    np.testing.assert_array_equal(A.normalise(image, (0.0,) * 3, (1.0,) * 3), image)
+    np.testing.assert_array_equal(D.normalise(image, (0.0,) * 3, (1.0,) * 3), image)
 
 
 # Table

@@ -1,141 +1,26 @@
-"""Random augmentations of one image, to be vmapped over (keys, images); each by name in a table.
+"""Random augmentations of one image, by name in a table; see `draws`.
 
-Images are float32 [height, width, channel] in [0, 1] with one or three (RGB) channels, before and
-after every function except `normalise`. Paddings are in pixels, probabilities and areas are
-fractions. Each augmentation draws the parameters of an operation (`operations.py`) from a key. No
-draw depends on the x64 flag or on the rest of the batch. Add one by writing a factory
-`f(*, fields) -> (key, image) -> image` and naming it in `AUGMENTATIONS`.
+Add one by writing a factory `f(*, fields) -> (key, image) -> image` and naming it in
+`AUGMENTATIONS`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-from jax.typing import ArrayLike
-
-from rmdnet_jax.data.operations import (
-    Box,
-    fit_box,
-    flip,
-    greyscale,
-    jitter,
-    padded_crop,
-    resized_crop,
+from rmdnet_jax.data.draws import (
+    Augment,
+    chain,
+    random_cutout,
+    random_flip,
+    random_greyscale,
+    random_jitter,
+    random_operations,
+    random_padded_crop,
+    random_resized_crop,
 )
 from rmdnet_jax.errors import within
-from rmdnet_jax.types import Array
-
-Augment = Callable[[Array, Array], Array]  # (key, image) -> image of the same shape
-
-# width / height, and the number of tries: torchvision's RandomResizedCrop
-CROP_RATIO = (3 / 4, 4 / 3)
-CROP_TRIES = 10
-
-
-def _uniforms(key: Array, count: int) -> Array:
-    # One draw a function: each costs compile time, and jax.random.bernoulli's and permutation's
-    # would depend on the x64 flag.
-    return jax.random.uniform(key, (count,), jnp.float32)
-
-
-def _between(draws: Array, low: Array | float, high: Array | float) -> Array:
-    return low + draws * (high - low)
-
-
-def _below(draws: Array, count: Array | int) -> Array:
-    return jnp.floor(draws * count).astype(jnp.int32)  # < count: draws are at most 1 - 2^-23
-
-
-def _happens(key: Array, probability: float) -> Array:
-    return _uniforms(key, 1)[0] < probability
-
-
-def draw_box(
-    key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Box:
-    """Box (top, left, height, width): area uniform in scale, ratio log-uniform, position uniform.
-
-    The fallback of `fit_box` lies in the centre.
-    """
-    draws = _uniforms(key, 2 * CROP_TRIES + 2)
-    area = _between(draws[:CROP_TRIES], *scale)
-    log_ratio = _between(draws[CROP_TRIES:-2], math.log(ratio[0]), math.log(ratio[1]))
-    fitted, box_height, box_width = fit_box(area, log_ratio, height, width, ratio)
-    room = jnp.stack([height - box_height, width - box_width])
-    top, left = jnp.where(fitted, _below(draws[-2:], room + 1), room // 2)
-    return top, left, box_height, box_width
-
-
-def random_padded_crop(key: Array, image: Array, padding: int) -> Array:
-    """`padded_crop` at a uniform offset: a shift by at most padding pixels each way."""
-    top, left = _below(_uniforms(key, 2), 2 * padding + 1)
-    return padded_crop(image, top, left, padding)
-
-
-def random_flip(key: Array, image: Array, probability: float) -> Array:
-    """`flip` with the given probability."""
-    return jnp.where(_happens(key, probability), flip(image), image)
-
-
-def random_resized_crop(
-    key: Array, image: Array, scale: tuple[float, float], ratio: tuple[float, float] = CROP_RATIO
-) -> Array:
-    """`resized_crop` of a `draw_box`, back to the image's own size (so it never downsamples)."""
-    height, width = image.shape[:2]
-    return resized_crop(image, draw_box(key, height, width, scale, ratio), height, width)
-
-
-def normalise(image: Array, mean: ArrayLike, std: ArrayLike) -> Array:
-    """`(image - mean) / std` with mean and std [channel]: leaves [0, 1]."""
-    mean, std = (jnp.asarray(x, jnp.float32)[None, None, :] for x in (mean, std))
-    return (image - mean) / std
-
-
-def draw_jitter(
-    key: Array, strengths: tuple[float, ...], hue: float, probability: float
-) -> tuple[Array, Array, Array | None, Array]:
-    """(happens, factors [3], shift, order [4]) of `jitter`.
-
-    Factors are uniform in [max(0, 1 - x), 1 + x] for strengths x, the shift in [-hue, hue]. A hue
-    of 0 gives the shift None. Source: torchvision's `ColorJitter`.
-    """
-    draws = _uniforms(key, 9)
-    strength = jnp.asarray(strengths, jnp.float32)
-    factors = _between(draws[:3], jnp.maximum(0.0, 1.0 - strength), 1.0 + strength)
-    shift = _between(draws[3], -hue, hue) if hue else None
-    return draws[8] < probability, factors, shift, jnp.argsort(draws[4:8]).astype(jnp.int32)
-
-
-def random_jitter(
-    key: Array, image: Array, strengths: tuple[float, ...], hue: float, probability: float
-) -> Array:
-    """`jitter` by a `draw_jitter` with the given probability.
-
-    The strengths are of brightness, contrast and saturation.
-    """
-    happens, factors, shift, order = draw_jitter(key, strengths, hue, probability)
-    return jnp.where(happens, jitter(image, factors, shift, order), image)
-
-
-def random_greyscale(key: Array, image: Array, probability: float) -> Array:
-    """Replaces every channel by the luma with the given probability."""
-    grey = jnp.broadcast_to(greyscale(image), image.shape)
-    return jnp.where(_happens(key, probability), grey, image)
-
-
-def chain(*steps: Augment) -> Augment:
-    """Applies the augmentations one after another, each with a key of its own."""
-
-    def augment(key: Array, image: Array) -> Array:
-        for step, step_key in zip(steps, jax.random.split(key, len(steps))):
-            image = step(step_key, image)
-        return image
-
-    return augment
 
 
 def _within(interval: str, **values: float) -> None:
@@ -262,10 +147,60 @@ def simsiam(
     )
 
 
+def cutout(*, square: float = 0.5, padding: int = 4) -> Augment:
+    """`crop_flip`, then a grey square.
+
+    Args:
+      square: its side, as a share of the image's shorter one, in [0, 1]; 0: none.
+      padding: of `crop_flip`.
+
+    Source: DeVries & Taylor 2017 (arXiv 1708.04552), which fills it with the mean.
+
+    Example:
+      >>> import jax, rmdnet_jax as rmd
+      >>> augment = rmd.AUGMENTATIONS["cutout"](square=0.125)
+      >>> image = augment(jax.random.key(0), jax.random.uniform(jax.random.key(1), (32, 32, 3)))
+      >>> 4 <= int((image == 0.5).all(-1).sum()) <= 16
+      True
+    """
+    _within("[0, 1]", square=square)
+    return chain(crop_flip(padding=padding), partial(random_cutout, square=square))
+
+
+def rand(
+    *, count: int = 2, strength: float = 1.0, square: float = 0.5, padding: int = 4
+) -> Augment:
+    """RandAugment: `crop_flip`, `count` operations of random strength, then a grey square.
+
+    Args:
+      count: operations, each out of the fourteen of `randaugment.KINDS`.
+      strength: the most that one may have, in [0, 1].
+      square: its side, as a share of the image's shorter one, in [0, 1]; 0: none.
+      padding: of `crop_flip`.
+
+    Source: Cubuk et al., NeurIPS 2020; the random strength and the square of FixMatch (Sohn et
+    al., NeurIPS 2020).
+
+    Example:
+      >>> import jax, rmdnet_jax as rmd
+      >>> augment = rmd.AUGMENTATIONS["randaugment"](strength=0.5)
+      >>> image = jax.random.uniform(jax.random.key(1), (32, 32, 3))
+      >>> augment(jax.random.key(0), image).shape
+      (32, 32, 3)
+    """
+    within("count", count, "[0, 14]", whole=True)
+    _within("[0, 1]", strength=strength)
+    operations = partial(random_operations, count=count, strength=strength)
+    _within("[0, 1]", square=square)
+    return chain(crop_flip(padding=padding), operations, partial(random_cutout, square=square))
+
+
 AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
     "none": none,
     "shift": shift,
     "crop_flip": crop_flip,
     "digits": digits,
     "simsiam": simsiam,
+    "cutout": cutout,
+    "randaugment": rand,
 }

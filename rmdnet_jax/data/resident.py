@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.data.augment import Augment, normalise
+from rmdnet_jax.data.draws import Augment, normalise
 from rmdnet_jax.data.encoded import LOOKED_AT, Encoded
 from rmdnet_jax.errors import wrong
 from rmdnet_jax.types import Array, Batch

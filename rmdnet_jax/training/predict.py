@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.data.augment import normalise
+from rmdnet_jax.data.draws import normalise
 from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.data.resident import Flat, to_float
 from rmdnet_jax.data.streaming import Ahead
