@@ -163,7 +163,7 @@ def test_a_finished_run_is_not_trained_again(whole, tmp_path, monkeypatch, capsy
     assert again["noise"] == whole[1]["noise"]
     assert_equal_runs(tmp_path / "run", whole)
     printed = capsys.readouterr()
-    (line,) = [line for line in printed.out.splitlines() if "is complete" in line]
+    (line,) = [line for line in printed.out.splitlines() if "has ended" in line]
     assert line.startswith(f"done   {tmp_path / 'run'} has ended, with student.safetensors, ")
     assert printed.err == ""
 
