@@ -167,7 +167,7 @@ def cutout(*, square: float = 0.5, padding: int = 4) -> Augment:
     return chain(crop_flip(padding=padding), partial(random_cutout, square=square))
 
 
-def rand(
+def randaugment(
     *, count: int = 2, strength: float = 1.0, square: float = 0.5, padding: int = 4
 ) -> Augment:
     """RandAugment: `crop_flip`, `count` operations of random strength, then a grey square.
@@ -202,5 +202,5 @@ AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
     "digits": digits,
     "simsiam": simsiam,
     "cutout": cutout,
-    "randaugment": rand,
+    "randaugment": randaugment,
 }
