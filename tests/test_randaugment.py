@@ -125,3 +125,12 @@ def test_a_square_of_half_a_side_lies_anywhere():
 def test_values_that_cannot_be_are_refused(name, field, value):
     with pytest.raises(UserError, match=f"^{field} must be .*, got {value}"):
         AUGMENTATIONS[name](**{field: value})
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_values_are_counted_alike_everywhere(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    image = picture(3)
+    found = randaugment.histogram(jnp.asarray(image, jnp.float32))
+    slow = [np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)]
+    np.testing.assert_array_equal(found, np.stack(slow, 1))

@@ -9,6 +9,7 @@ Images are float32 [height, width, channel] of whole numbers in [0, 255], one ch
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from rmdnet_jax.types import Array
@@ -96,17 +97,23 @@ def stretched(image: Array, value: Array) -> Array:
 
 def equalized(image: Array, value: Array) -> Array:
     """The table [256, channel] that makes each channel's values about as frequent."""
-    high, low = jnp.divmod(image, 16)
-    digits = jnp.arange(16, dtype=jnp.float32)
-    parts = [
-        (part[..., None] == digits[None, None, None]).astype(jnp.float32) for part in (high, low)
-    ]
-    count = jnp.einsum("hwca,hwcb->abc", *parts, precision="highest").reshape(256, -1)
+    count = histogram(image)
     last = jnp.take_along_axis(count, image.max((0, 1)).astype(jnp.int32)[None], 0)[0]
     step = jnp.floor((count.sum(0) - last) / 255)[None]
     before = jnp.cumsum(count, 0) - count
     table = jnp.floor((jnp.floor(step / 2) + before) / jnp.maximum(step, 1))
     return jnp.where(step > 0, jnp.clip(table, 0, 255), value)
+
+
+def histogram(image: Array) -> Array:
+    """How often each value occurs, [256, channel]."""
+    if jax.default_backend() == "tpu":  # where scatters are slow: a product of two digits' places
+        digits = jnp.arange(16, dtype=jnp.float32)[None, None, None]
+        places = [(part[..., None] == digits).astype(jnp.float32) for part in jnp.divmod(image, 16)]
+        return jnp.einsum("hwca,hwcb->abc", *places, precision="highest").reshape(256, -1)
+    channel = jnp.arange(image.shape[-1])[None, None]
+    start = jnp.zeros((256, image.shape[-1]), jnp.float32)
+    return start.at[image.astype(jnp.int32), channel].add(1.0)
 
 
 def moved(image: Array, kind: Array, strength: Array) -> Array:
