@@ -1,6 +1,6 @@
 """What a step takes as work grows: batch, devices, processes, data; and what follows for a pod.
 
-    python -m benchmarks.scaling            # about ten minutes on two idle cores
+    python -m benchmarks.scaling            # about five minutes on two idle cores
     python -m benchmarks.scaling --show     # the tables of docs/scaling.md
 
 Every row is a run of its own: the relation-guided step of the small CNN, teacher online, started by
@@ -27,6 +27,7 @@ from typing import Any
 import jax
 
 from benchmarks import ours, scaling_model, streaming
+from benchmarks.endurance_hosts import SCRIPT
 from benchmarks.speed import spread, write_data
 from rmdnet_jax import sharding
 from rmdnet_jax.app import processes, report
@@ -34,7 +35,6 @@ from rmdnet_jax.app.setup import setup
 from rmdnet_jax.files import write_json
 from rmdnet_jax.training import steps
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "launch" / "local.sh"
 FILE, PAGE = pathlib.Path("docs/scaling_steps.json"), pathlib.Path("docs/scaling.md")
 BATCHES, DEVICES, PROCESSES = (32, 64, 128, 256, 512, 1024), (1, 2, 4, 8), (1, 2, 4)
 FILES, SIDE, BATCH = (1_000, 16_000, 64_000, 256_000), 64, 128

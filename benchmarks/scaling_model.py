@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from benchmarks import pods
 from benchmarks.cost_figures import placed
 from rmdnet_jax.app.compile import words
 
@@ -18,7 +19,6 @@ MARKS = {
     name: (f"<!-- {name}: made by benchmarks.scaling -->", f"<!-- end of {name} -->")
     for name in ("steps", "prediction")
 }
-PODS = pathlib.Path("docs/scaling.json")
 TOPOLOGY, IMAGES, DIM, CLASSES = "v5e:16x16", 10**8, 2048, 1000
 # A v5e chip: docs.cloud.google.com/tpu/docs/v5e, read on 26 November 2026.
 FLOPS, BYTES = 197e12, 819e9  # FLOP/s in bfloat16; bytes/s of its memory
@@ -95,12 +95,12 @@ def of_a_step(step: Row, chips: int) -> Iterator[tuple[str, str]]:
 
 def of_the_data(rows: list[Row], chips: int) -> Iterator[tuple[str, str]]:
     """What is kept by example."""
-    yield "labels and rows, on each chip", size(12 * IMAGES)
+    yield "labels and rows, on each chip", f"{pods.gb(12 * IMAGES)} GB"
     split = {"a stored teacher's features": DIM, "targets, or a memory": CLASSES}
     for name, width in split.items():
-        yield f"{name}, split over the chips", f"{size(4 * width * IMAGES / chips)} a chip"
+        yield f"{name}, split over the chips", f"{pods.gb(4 * width * IMAGES / chips)} GB a chip"
     hosts = chips // CHIPS_A_HOST
-    yield "features for correction, on each chip", f"{size(4 * DIM * IMAGES)}: does not fit"
+    yield "features for correction, on each chip", f"{pods.gb(4 * DIM * IMAGES)} GB: does not fit"
     files = [row for row in rows if row.get("pipeline") == "streaming"]
     before, after = files[-2:]  # both of more files than are looked into
     more = after["files"] - before["files"]
@@ -108,16 +108,11 @@ def of_the_data(rows: list[Row], chips: int) -> Iterator[tuple[str, str]]:
     where = f"streamed from a folder, each of {hosts} hosts"
     took = f"{1e6 * slope:.0f} s a million files: at least {slope * IMAGES / 60:.0f} minutes"
     yield f"start, {where}", took
-    yield f"names of files, {where}", size(held * IMAGES)
-
-
-def size(count: float) -> str:
-    """Bytes as gigabytes."""
-    return f"{count / words.GB:,.2f} GB"
+    yield f"names of files, {where}", f"{pods.gb(held * IMAGES)} GB"
 
 
 def show(page: pathlib.Path, found: Row) -> None:
     """Puts the tables into the page."""
     text = placed(page.read_text(), steps(found["rows"], found["environment"]), MARKS["steps"])
-    made = prediction(found["rows"], json.loads(PODS.read_text()))
+    made = prediction(found["rows"], json.loads(pods.FILE.read_text()))
     page.write_text(placed(text, made, MARKS["prediction"]))

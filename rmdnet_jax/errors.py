@@ -65,6 +65,12 @@ def within(argument: str, value: object, interval: str, *, whole: bool = False) 
     raise UserError(f"{argument} must be {what}{allowed}, got {value!r:.80}", argument=True)
 
 
+def all_within(interval: str, *, whole: bool = False, **values: object) -> None:
+    """`within` for several arguments, each by its name."""
+    for argument, value in values.items():
+        within(argument, value, interval, whole=whole)
+
+
 def one_of(argument: str, value: object, allowed: Iterable[str]) -> None:
     """Raises `UserError` unless a name is among those allowed."""
     names = list(allowed)

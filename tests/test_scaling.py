@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import scaling, scaling_model
+from benchmarks import pods, scaling, scaling_model
 from benchmarks.cost_figures import placed
 from tests.conftest import ROOT
 
@@ -39,7 +39,7 @@ def test_a_step_is_no_faster_than_its_slowest_part():
 def test_the_page_shows_what_was_measured():
     found = json.loads((ROOT / scaling.FILE).read_text())
     rows = found["rows"]
-    blocks = json.loads((ROOT / scaling_model.PODS).read_text())
+    blocks = json.loads((ROOT / pods.FILE).read_text())
     text = (ROOT / scaling.PAGE).read_text()
     for name, table in (
         ("steps", scaling_model.steps(rows, found["environment"])),

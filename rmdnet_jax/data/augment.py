@@ -20,12 +20,7 @@ from rmdnet_jax.data.draws import (
     random_padded_crop,
     random_resized_crop,
 )
-from rmdnet_jax.errors import within
-
-
-def _within(interval: str, **values: float) -> None:
-    for name, value in values.items():
-        within(name, value, interval)
+from rmdnet_jax.errors import all_within, within
 
 
 def none() -> Augment:
@@ -84,10 +79,10 @@ def digits(
       >>> augment(jax.random.key(0), jax.numpy.ones((8, 8, 1))).shape
       (8, 8, 1)
     """
-    _within("(0, 1]", min_scale=min_scale)
+    all_within("(0, 1]", min_scale=min_scale)
     within("padding", padding, "[0, inf)", whole=True)
-    _within("[0, inf)", brightness=brightness, contrast=contrast)
-    _within("[0, 1]", jitter_probability=jitter_probability)
+    all_within("[0, inf)", brightness=brightness, contrast=contrast)
+    all_within("[0, 1]", jitter_probability=jitter_probability)
     strengths = (brightness, contrast, 0.0)
     return chain(
         partial(random_resized_crop, scale=(min_scale, 1.0)),
@@ -132,12 +127,12 @@ def simsiam(
       >>> bool((one == two).all())
       False
     """
-    _within("(0, 1]", min_scale=min_scale)
-    _within(f"[{min_scale}, 1]", max_scale=max_scale)
-    _within("[0, inf)", brightness=brightness, contrast=contrast, saturation=saturation)
-    _within("[0, 0.5]", hue=hue)
-    _within("[0, 1]", flip_probability=flip_probability, jitter_probability=jitter_probability)
-    _within("[0, 1]", grey_probability=grey_probability)
+    all_within("(0, 1]", min_scale=min_scale)
+    all_within(f"[{min_scale}, 1]", max_scale=max_scale)
+    all_within("[0, inf)", brightness=brightness, contrast=contrast, saturation=saturation)
+    all_within("[0, 0.5]", hue=hue)
+    all_within("[0, 1]", flip_probability=flip_probability, jitter_probability=jitter_probability)
+    all_within("[0, 1]", grey_probability=grey_probability)
     strengths = (brightness, contrast, saturation)
     return chain(
         partial(random_resized_crop, scale=(min_scale, max_scale)),
@@ -163,7 +158,7 @@ def cutout(*, square: float = 0.5, padding: int = 4) -> Augment:
       >>> 4 <= int((image == 0.5).all(-1).sum()) <= 16
       True
     """
-    _within("[0, 1]", square=square)
+    all_within("[0, 1]", square=square)
     return chain(crop_flip(padding=padding), partial(random_cutout, square=square))
 
 
@@ -189,9 +184,9 @@ def randaugment(
       (32, 32, 3)
     """
     within("count", count, "[0, 14]", whole=True)
-    _within("[0, 1]", strength=strength)
+    all_within("[0, 1]", strength=strength)
     operations = partial(random_operations, count=count, strength=strength)
-    _within("[0, 1]", square=square)
+    all_within("[0, 1]", square=square)
     return chain(crop_flip(padding=padding), operations, partial(random_cutout, square=square))
 
 

@@ -19,7 +19,6 @@ KINDS = (
     "autocontrast", "equalize", "rotate", "shear_x", "shear_y", "translate_x", "translate_y",
 )  # fmt: skip
 NUMBER = {name: number for number, name in enumerate(KINDS)}
-SIGNED = tuple(NUMBER[name] for name in (*KINDS[1:5], *KINDS[9:]))
 BLEND, BITS, SHEAR, TRANSLATE, DEGREES = 0.9, 4, 0.3, 150 / 331, 30.0  # at strength 1
 LUMA = (19595, 38470, 7471)  # of 65,536: Pillow's conversion to grey
 
@@ -120,8 +119,8 @@ def moved(image: Array, kind: Array, strength: Array) -> Array:
     """Each pixel from the nearest place of a map; black where that lies outside."""
     height, width = image.shape[:2]
 
-    def of(name: str, amount: Array | float, otherwise: float = 0.0) -> Array:
-        return jnp.where(kind == NUMBER[name], amount, otherwise)
+    def of(name: str, amount: Array) -> Array:
+        return jnp.where(kind == NUMBER[name], amount, 0.0)
 
     angle = jnp.deg2rad(of("rotate", DEGREES * strength))
     cosine, sine = jnp.cos(angle), jnp.sin(angle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax.errors import within
+from rmdnet_jax.errors import all_within, within
 from rmdnet_jax.networks.heads import mlp
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.losses import log_matrix
@@ -89,9 +89,7 @@ def vicreg(
 
     Source: Bardes et al., ICLR 2022, eq. 1 to 6; v is halved as in its code.
     """
-    within("invariance", invariance, "[0, inf)")
-    within("variance", variance, "[0, inf)")
-    within("covariance", covariance, "[0, inf)")
+    all_within("[0, inf)", invariance=invariance, variance=variance, covariance=covariance)
 
     def terms(z):
         centred = z - jnp.mean(z, axis=0)

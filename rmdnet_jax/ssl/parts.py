@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from rmdnet_jax.errors import within
+from rmdnet_jax.errors import all_within
 from rmdnet_jax.networks.heads import mlp
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.losses import cosine
@@ -105,8 +105,7 @@ def spread(projection: Array) -> Array:
 
 def widths(**given: int) -> None:
     """Refuses a width that cannot be."""
-    for argument, value in given.items():
-        within(argument, value, "[1, inf)", whole=True)
+    all_within("[1, inf)", whole=True, **given)
 
 
 def projected(encoder: Network, dtype: str, hidden: int, projection: int) -> Chain:
