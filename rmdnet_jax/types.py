@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     label: Array  # int32 [batch], possibly wrong; or corrected targets, float32 [batch, class]
     index: Array  # int32 [batch], position in the training set
     teacher: Array | None = None  # float32 [batch, dim], the teacher's features where stored
+    averaged: Array | None = None  # float32 [batch, class], the averaged network's logits
 
 
 class Variables(NamedTuple):

@@ -502,6 +502,8 @@ def test_values_that_contradict_each_other_are_refused():
         load("digits", "method=dividemix,epochs=5,relation_guided.method.warmup_epochs=5")
     with pytest.raises(UserError, match=r"relation_guided\.weight must be > 0 for the control"):
         load("digits", "weight=0,controls=('rmdnet',)")
+    with pytest.raises(UserError, match=r"teacher_crops must be 0 where .*, got 4 with crop_flip"):
+        load("digits", "teacher_crops=4,relation_modeling.augmentation.name=crop_flip")
 
 
 def test_quick_keeps_method_and_controls():

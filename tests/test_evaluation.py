@@ -1,12 +1,16 @@
 """Evaluation against slow lines of NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from rmdnet_jax import evaluation, sharding
+from rmdnet_jax.data.draws import CROP_RATIO, draw_box
 from rmdnet_jax.errors import UserError
-from rmdnet_jax.training.predict import predictor
+from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.training.predict import features_of, predictor
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(200, 5)) * 3, RNG.integers(0, 5, 200)
@@ -136,3 +140,27 @@ def test_outputs_of_an_evaluation_that_are_not_finite_are_refused(value):
     assert run(2.0, images)["y"].sum() == 4
     with pytest.raises(UserError, match=r"outputs are not finite for 2 of 20 images"):
         run(value, images)
+
+
+def test_features_over_crops_are_the_mean_of_pillows_crops():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 12, 3)).astype(np.uint8)
+    mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.3, 0.1], np.float32)
+    weights = np.random.default_rng(1).normal(size=(16 * 12 * 3, 5)).astype(np.float32)
+    network = Network(None, lambda v, x, train: (x.reshape(len(x), -1) @ v, None))
+    many = features_of(network, sharding.mesh(), 16, mean, std, crops=3, scale=(0.2, 0.9))
+    keys, found = jax.random.split(jax.random.key(0), 3), []
+    for number, key in enumerate(keys):
+        top, left, height, width = (int(x) for x in draw_box(key, 16, 12, (0.2, 0.9), CROP_RATIO))
+        box = (left, top, left + width, top + height)
+        for image in images:
+            parts = [Image.fromarray(image[..., c] / np.float32(255)) for c in range(3)]
+            size = (12, 16), Image.Resampling.BILINEAR
+            crop = np.stack([np.asarray(part.crop(box).resize(*size)) for part in parts], -1)
+            crop = crop[:, ::-1] if number % 2 else crop
+            row = ((crop - mean) / std).ravel() @ weights
+            found.append(row / np.linalg.norm(row))
+    expected = np.mean(np.reshape(found, (3, 3, 5)), axis=0)
+    np.testing.assert_allclose(many(weights, images), expected, atol=1e-4)
+    whole = features_of(network, sharding.mesh(), 16, mean, std)(weights, images)
+    plain = ((images / 255 - mean) / std).reshape(3, -1) @ weights
+    np.testing.assert_allclose(whole, plain, rtol=1e-3)

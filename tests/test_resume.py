@@ -123,7 +123,7 @@ REFRESHED = {"co_teaching": 8, "jocor": 8, "dividemix": 11}
     ("short", "name"),
     [("method", name) for name in METHODS if name != "ce"]
     + [("ssl", name) for name in SSL if name != "simsiam"]
-    + [("targets", "ce"), ("targets", "co_teaching")],
+    + [("targets", "ce"), ("targets", "co_teaching"), ("consistency", "elr")],
 )
 def test_what_a_method_or_an_objective_remembers_is_continued(short, name, tmp_path, monkeypatch):
     """Broken off after the first epoch, between two checkpoints."""
@@ -133,6 +133,9 @@ def test_what_a_method_or_an_objective_remembers_is_continued(short, name, tmp_p
     elif short == "targets":
         use = {"relation_guided.propagation.in_doubt": "use"}  # a small teacher's graph is in doubt
         config, at = tiny(method=name, targets="propagated", **use), 9 + 8  # stage 1 comes first
+    elif short == "consistency":  # its averaged network and the classes' shares
+        part = "relation_guided.consistency"
+        config = tiny(method=name, weight=0.0, **{f"{part}.weight": 1.0, f"{part}.threshold": 0.0})
     else:
         widths = {f"relation_modeling.ssl.{field}": 8 for field in ("projection", "hidden")}
         config, stage = tiny(ssl=name, epochs=1, **widths), "relation_modeling"

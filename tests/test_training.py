@@ -268,8 +268,11 @@ def test_the_average_of_parameters_follows_its_recursion(tmp_path):
         state, _ = steps.step(
             stage, state, stage.objective.frozen, stage.pipeline.batch(number), stage.key
         )
+        keep = min(0.9, (1 + number) / (10 + number))  # random first weights are soon forgotten
         slow = jax.tree.map(
-            lambda a, p: 0.9 * a + 0.1 * np.asarray(p), slow, state.variables.params
+            lambda a, p, keep=keep: keep * a + (1 - keep) * np.asarray(p),
+            slow,
+            state.variables.params,
         )
     for a, b in zip(jax.tree.leaves(slow), jax.tree.leaves(state.average)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -526,3 +529,21 @@ def test_images_on_the_devices_are_predicted_as_those_of_the_host(room, monkeypa
         np.testing.assert_allclose(found, slow, rtol=1e-5)
     for found in (say(2.0, images, rows), say(2.0, there, rows)):
         np.testing.assert_allclose(found, slow[rows], rtol=1e-5)
+
+
+def test_a_teachers_features_are_over_crops_where_asked(tmp_path):
+    one = experiment.run(tiny(epochs=0), tmp_path / "one").summary["relation_modeling"]
+    config = tiny(epochs=0, teacher_crops=4)
+    many = experiment.run(config, tmp_path / "many").summary["relation_modeling"]
+    assert one["loss"] == many["loss"]  # training is the same
+    made = setup(resolve(config), tmp_path / "again")
+    stage = teachers.prepared(made)
+    teacher = teachers._described(made, teachers._restored(made, tmp_path / "many"), {}, {})
+    scale = made.config.relation_modeling.augmentation.min_scale, 1.0
+    features = predict.features_of(
+        made.encoder, made.mesh, 64, *made.statistics, crops=4, scale=scale
+    )
+    expected = features(teacher.variables, made.source.images)
+    np.testing.assert_allclose(teacher.features, expected, atol=1e-5)
+    assert np.linalg.norm(teacher.features, axis=1).max() < 1  # a mean of unit rows
+    assert stage.name == "relation_modeling"

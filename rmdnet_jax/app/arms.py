@@ -95,9 +95,12 @@ def settings(config: Config, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any
             part |= {"weight": arm.weight} | {name: guided[name] for name in names}
         if arm.targets == "propagated":
             part["propagation"] = guided["propagation"]
+        if guided["consistency"]["weight"]:
+            part |= {name: guided[name] for name in ("consistency", "strong")}
         used["relation_guided"] = part
     if arm.reads_teacher:
         used |= teacher
+        used |= {"teacher_crops": config.teacher_crops} if config.teacher_crops else {}
     if arm.name == "teacher_knn":
         used["knn"] = config.relation_modeling.knn.to_dict()
     flat = flatten(used)  # as JSON holds it, so that a summary is what its file says

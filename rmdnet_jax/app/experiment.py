@@ -30,7 +30,7 @@ from rmdnet_jax.data.sources import Source
 from rmdnet_jax.errors import under, wrong
 from rmdnet_jax.files import place, write_json, writing
 from rmdnet_jax.labels import noise
-from rmdnet_jax.methods import Method, mixup
+from rmdnet_jax.methods import Method, consistency, mixup
 from rmdnet_jax.methods.method import Refresh
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.anchors import anchored_kl
@@ -174,8 +174,11 @@ def learner(made: Run) -> Learner:
     """The method, the relation losses and the student that a config names."""
     rows = sharding.padded(len(made.given))
     method = build("relation_guided.method", made.config, rows, made.classes)
+    guided = made.config.relation_guided
     with under("relation_guided"):
-        method = mixup(method, made.config.relation_guided.mixup, made.classes)
+        method = mixup(method, guided.mixup, made.classes)
+    with under("relation_guided.consistency"):
+        method = consistency(method, made.classes, **guided.consistency)
     edge, node = matching(made.config, "edge"), matching(made.config, "node")
     checked.anchors(made.config)
     return Learner(method, edge, node, classifier(made.encoder, made.classes))

@@ -37,6 +37,8 @@ WEIGHTS = {
     "pkt": 60000.0, "pearson_identity": 0.008, "infonce": 0.6,
 }  # fmt: skip
 
+AVERAGE = 0.99  # decay of the averaged parameters where these teach
+
 
 def recipe(path: str, config: Config) -> dict[str, Any]:
     """What fills the fields of a choice before the entry's own defaults do."""
@@ -91,8 +93,21 @@ def resolve(config: Config) -> Config:
         raise UserError(f"unknown field {min(rest)!r}")
     for node in schema.TABLES:  # noise first: others depend on its rate
         schema.put(full, node, _filled(full, node))
+    full.relation_guided.average = _average(full.relation_guided)
     check(full)
     return full.lock()
+
+
+def _average(guided: Config) -> float:
+    """The decay of the students' averaged parameters: there are some where they teach."""
+    average, teaches = guided.average, guided.consistency.weight > 0
+    if average == "auto":
+        return AVERAGE if teaches else 0.0
+    if isinstance(average, str):
+        raise wrong("relation_guided.average", f"be 'auto' or a number, got {average!r}")
+    if teaches and average == 0:
+        raise wrong("relation_guided.average", "be > 0 where consistency learns from it, got 0")
+    return float(average)
 
 
 def _pop(tree: dict, path: str, default: Any) -> Any:
@@ -130,6 +145,7 @@ ALLOWED = {
     "data.image_size": "int [1, inf)",
     "data.workers": "int [0, 1024]",
     "checkpoint_steps": "int [1, inf)",
+    "teacher_crops": "int [0, 256]",
     "steps_per_call": "int [0, 1000]",
     "relation_modeling.epochs": "int [0, inf)",
     "relation_modeling.batch_size": "int [2, inf)",
@@ -171,6 +187,12 @@ def check(config: Config) -> None:
     for path, names in NAMED.items():
         one_of(path, schema.at(config, path), names)
     within("relation_guided.warmup_epochs", guided.warmup_epochs, f"[0, {guided.epochs}]")
+    augment = config.relation_modeling.augmentation
+    if config.teacher_crops and "min_scale" not in augment:
+        got = f"got {config.teacher_crops} with {augment.name}"
+        raise wrong(
+            "teacher_crops", f"be 0 where relation_modeling.augmentation crops nothing, {got}"
+        )
     warm = guided.method.get("warmup_epochs", 0)
     if warm >= guided.epochs > 0:
         raise wrong(

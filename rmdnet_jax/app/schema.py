@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rmdnet_jax.data.augment import AUGMENTATIONS
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.noise import KINDS
-from rmdnet_jax.methods import METHODS
+from rmdnet_jax.methods import METHODS, consistency
 from rmdnet_jax.networks.encoders import ENCODERS
 from rmdnet_jax.relations.losses import EDGES, NODES
 from rmdnet_jax.relations.propagation import propagate
@@ -40,6 +40,7 @@ TABLES: dict[str, Mapping[str, Callable]] = {
     "relation_guided.edge": EDGES,
     "relation_guided.node": NODES,
     "relation_guided.augmentation": AUGMENTATIONS,
+    "relation_guided.strong": AUGMENTATIONS,
     "relation_guided.optimizer": OPTIMIZERS,
 }
 # Fields that a choice has beside its entry's own.
@@ -111,6 +112,7 @@ def digits() -> Config:
         },
         "noise": choice("symmetric"),
         "encoder": choice("cnn"),
+        "teacher_crops": 0,  # of an image, that its features are the mean of; 0: all of it
         "teacher": "",  # a run's workdir, a file of weights or of features; "": stage 1 trains it
         "relation_modeling": {
             "ssl": choice("simsiam", projection=128, hidden=64),
@@ -131,12 +133,14 @@ def digits() -> Config:
             "targets": "given",  # out of TARGETS
             "propagation": hyper(propagate),  # see its docstring
             "mixup": 0.0,  # alpha of Beta(alpha, alpha); 0: none; for ce, gce and sce
+            "consistency": hyper(consistency),  # see its docstring
             "warmup_epochs": 0.0,  # of K
             "augmentation": choice("none"),
+            "strong": choice("randaugment"),  # of the view that `consistency` teaches
             "optimizer": choice("sgd"),
             "epochs": 80,
             "batch_size": 128,
-            "average": 0.0,
+            "average": "auto",  # 0; with `consistency` 0.99
             "init": "random",  # out of INITS
             "teacher_features": "online",  # out of FEATURES
         },

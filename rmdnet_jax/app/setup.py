@@ -31,7 +31,7 @@ from rmdnet_jax.networks.layers import Network, grouped
 from rmdnet_jax.training import fit, steps
 from rmdnet_jax.training.metrics import Writer
 from rmdnet_jax.training.objectives import Objective, classifier, ensemble
-from rmdnet_jax.training.predict import Predict, predictor
+from rmdnet_jax.training.predict import Predict, features_of, predictor
 from rmdnet_jax.types import Array, Variables
 
 PREDICT_BATCH = 512
@@ -136,9 +136,17 @@ def setup(
         images=_near(mesh, source, examples),
         statistics=statistics,
         encoder=network,
-        features=predicts(lambda variables, image: network.apply(variables, image, False)[0]),
+        features=features(config, network, mesh, statistics),
         predict=predicts(ensemble(classifier(network, len(source.names)))),
     )
+
+
+def features(config: Config, network: Network, mesh: Mesh, statistics: tuple) -> Predict:
+    """An encoder's features of clean images: of all of each, or over `teacher_crops`."""
+    augment = config.relation_modeling.augmentation
+    scale = augment.get("min_scale", 1.0), augment.get("max_scale", 1.0)
+    crops = config.teacher_crops
+    return features_of(network, mesh, PREDICT_BATCH, *statistics, crops=crops, scale=scale)
 
 
 def network_of(config: Config, encoder: Any = None) -> Network:
@@ -240,15 +248,16 @@ def make_stage(
     with under(part):
         batches = _batches(made, examples, rows, config, key)
     checked.steps(part, config.epochs, batches.steps_per_epoch)
-    augment = build(f"{part}.augmentation", made.config)
+    augments = [build(f"{part}.augmentation", made.config)] * (objective.views - objective.strong)
+    if objective.strong:
+        augments += [build(f"{part}.strong", made.config)] * objective.strong
     optimizer = build(f"{part}.optimizer", made.config, batches.steps_per_epoch, config.epochs)
-    prepare = resident.prepare(augment, objective.views, *made.statistics)
     stage = steps.Stage(
         name=name,
         objective=objective,
         optimizer=optimizer,
         pipeline=batches,
-        prepare=prepare,
+        prepare=resident.prepare(augments, *made.statistics),
         key=key,
         epochs=config.epochs,
         average=config.average,

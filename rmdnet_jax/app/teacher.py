@@ -19,7 +19,8 @@ import numpy as np
 from rmdnet_jax import evaluation, sharding
 from rmdnet_jax.app import sight
 from rmdnet_jax.app.resolve import build
-from rmdnet_jax.app.setup import PREDICT_BATCH, Run, make_stage, train
+from rmdnet_jax.app.setup import Run, make_stage, train
+from rmdnet_jax.app.setup import features as features_by
 from rmdnet_jax.app.sight import Sight
 from rmdnet_jax.data import resident
 from rmdnet_jax.errors import UserError, wrong
@@ -30,7 +31,6 @@ from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.rows import unit
 from rmdnet_jax.training import checkpoint
 from rmdnet_jax.training.objectives import relation_modeling
-from rmdnet_jax.training.predict import predictor
 from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Variables
 
@@ -85,8 +85,7 @@ def _described(
     network = sight.fed(made.encoder, own, made.statistics, made.source.images.shape)
     features = made.features
     if network is not made.encoder:
-        apply = lambda v, x: network.apply(v, x, False)[0]  # noqa: E731
-        features = predictor(apply, made.mesh, PREDICT_BATCH, *made.statistics)
+        features = features_by(made.config, network, made.mesh, made.statistics)
     weights.check(variables, called)
     found, test = (features(variables, x) if len(x) else None for x in made.images)
     assert found is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -132,21 +132,21 @@ def split(index: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.nd
     return np.sort(train), np.sort(held)
 
 
-def prepare(augment: Augment, views: int, mean: np.ndarray, std: np.ndarray) -> Prepare:
-    """The part of the data path within the jitted step: `(rows, key) -> Batch` of augmented views.
+def prepare(augments: Sequence[Augment], mean: np.ndarray, std: np.ndarray) -> Prepare:
+    """The part of the data path within the jitted step: `(rows, key) -> Batch`, a view each.
 
     Every draw is a function of the key (of a stage and step), the view and the example index.
     """
 
     def run(rows: Examples, key: Array) -> Batch:
-        def view(number: int) -> Array:
+        def view(number: int, augment: Augment) -> Array:
             base = jax.random.fold_in(key, number)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(base, rows.index)
             one = jax.vmap(lambda k, x: normalise(augment(k, x), mean, std))
             return one(keys, to_float(rows.image))
 
         label = rows.given if rows.targets is None else rows.targets
-        image = jnp.stack([view(number) for number in range(views)])
+        image = jnp.stack([view(*one) for one in enumerate(augments)])
         return Batch(image, label, rows.index, rows.teacher)
 
     return run

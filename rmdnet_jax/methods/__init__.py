@@ -6,6 +6,7 @@ the configuration. Add a method by `METHODS["name"] = factory`.
 
 from collections.abc import Callable
 
+from rmdnet_jax.methods.consistency import consistency
 from rmdnet_jax.methods.dividemix import dividemix
 from rmdnet_jax.methods.elr import elr
 from rmdnet_jax.methods.method import Method, from_criterion
@@ -13,7 +14,7 @@ from rmdnet_jax.methods.mixup import mixup
 from rmdnet_jax.methods.peers import co_teaching, jocor
 from rmdnet_jax.methods.robust import ce, gce, sce
 
-__all__ = ["METHODS", "Method", "from_criterion", "mixup"]
+__all__ = ["METHODS", "Method", "consistency", "from_criterion", "mixup"]
 
 METHODS: dict[str, Callable[..., Method]] = {
     "ce": ce,

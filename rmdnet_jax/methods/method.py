@@ -58,6 +58,7 @@ class Method(NamedTuple):
     init: Callable[[], PyTree]  # the first memory
     loss: Loss
     refresh: Refresh | None = None  # after each epoch but the last
+    strong: int = 0  # so many of the views, the last ones, are strongly augmented
 
 
 def from_criterion(criterion: losses.Criterion) -> Method:

@@ -35,6 +35,8 @@ class Objective(NamedTuple):
     init: Callable[[Array, Array], tuple[Variables, PyTree]]  # (key, image) -> (.., memory)
     loss: Loss
     by_example: bool = False  # whether each axis 0 of the memory is of examples
+    strong: int = 0  # so many of the views, the last ones, are strongly augmented
+    averaged: Callable[[Variables, Array], Array] | None = None  # (averaged network, view 0) -> ..
 
 
 class Anchors(NamedTuple):
@@ -142,10 +144,14 @@ def relation_guided(
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
         return value, (new, memory, metrics, predicted)
 
+    def averaged(variables, image):
+        return ensemble(student)(variables, image).logits
+
     init = _init(student, method, start)
     bank = anchors and anchors.features
     frozen = (teacher, bank) if weight else None
-    return Objective(method.views, frozen, init, loss, by_example=True)
+    asked = averaged if method.strong else None
+    return Objective(method.views, frozen, init, loss, True, method.strong, asked)
 
 
 def _anchored(anchors: Anchors, bank: Array, batch: Batch, key: Array) -> RelationLoss:

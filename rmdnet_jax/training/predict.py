@@ -11,11 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmdnet_jax import sharding
-from rmdnet_jax.data.draws import normalise
+from rmdnet_jax.data.draws import CROP_RATIO, draw_box, normalise
 from rmdnet_jax.data.encoded import Encoded
+from rmdnet_jax.data.operations import flip, resized_crop
 from rmdnet_jax.data.resident import Flat, to_float
 from rmdnet_jax.data.streaming import Ahead
 from rmdnet_jax.errors import UserError
+from rmdnet_jax.networks.layers import Network
+from rmdnet_jax.relations.rows import unit
 from rmdnet_jax.types import Array, PyTree, Variables
 
 ROOM = 32  # batches of one call on an accelerator
@@ -93,6 +96,53 @@ def predictor(
         return found
 
     return predict
+
+
+def features_of(
+    network: Network,
+    mesh: Mesh,
+    batch_size: int,
+    mean: np.ndarray,
+    std: np.ndarray,
+    *,
+    crops: int = 0,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> Predict:
+    """`predict(variables, images)`: an encoder's features, float32 [n, dim].
+
+    Args:
+      network: the encoder.
+      mesh: the devices.
+      batch_size: images, or crops of them, that go through it at a time.
+      mean: per-channel mean of the pixels in [0, 1].
+      std: per-channel standard deviation, likewise.
+      crops: of each image; 0: the whole image. The mean of their features' unit rows is what comes
+        back. All images have the same crops, every other one mirrored: so nothing is drawn.
+      scale: least and largest area of a crop, fractions.
+
+    Source: Tong et al., EMP-SSL, 2023, which averages over crops as it is trained with.
+    """
+
+    def whole(variables: Any, image: Array) -> Array:
+        return network.apply(variables, image, False)[0]
+
+    def averaged(variables: Any, image: Array) -> Array:
+        height, width = image.shape[1:3]
+        keys = jax.random.split(jax.random.key(0), crops)
+        boxes = jax.vmap(lambda key: draw_box(key, height, width, scale, CROP_RATIO))(keys)
+
+        def cut(box: Any, x: Array) -> Array:
+            return normalise(resized_crop(x, box, height, width), mean, std)
+
+        pixels = image * jnp.asarray(std) + jnp.asarray(mean)
+        views = jax.vmap(jax.vmap(cut, (None, 0)), (0, None))(boxes, pixels)
+        views = views.at[1::2].set(jax.vmap(jax.vmap(flip))(views[1::2]))
+        rows = unit(whole(variables, views.reshape(-1, *image.shape[1:])))
+        return rows.reshape(crops, len(image), -1).mean(0)
+
+    if not crops:
+        return predictor(whole, mesh, batch_size, mean, std)
+    return predictor(averaged, mesh, max(1, batch_size // crops), mean, std)
 
 
 def _taken(mesh: Mesh, images: Any, rows: np.ndarray, room: int, size: int) -> Array:

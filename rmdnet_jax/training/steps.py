@@ -15,7 +15,7 @@ from rmdnet_jax import sharding
 from rmdnet_jax.data.resident import Examples, Pipeline, Prepare
 from rmdnet_jax.training.objectives import Objective
 from rmdnet_jax.training.optimizer import Optimizer
-from rmdnet_jax.types import Array, PyTree, Variables
+from rmdnet_jax.types import Array, Batch, PyTree, Variables
 
 ORDER, INIT, STEPS = range(3)  # the streams of a stage's key
 MANY = 16  # steps of one call on an accelerator, where starting a program takes its time
@@ -80,13 +80,27 @@ def _measure(
     return metrics
 
 
+def _batch(stage: Stage, averaged: Variables, rows: Examples, key: Array) -> Batch:
+    """The rows' views, and what the averaged network says of them where that teaches."""
+    batch, say = stage.prepare(rows, key), stage.objective.averaged
+    return batch if say is None else batch._replace(averaged=say(averaged, batch.image[0]))
+
+
+def _averaged(average: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
+    """The next moving average; in the first steps it decays faster, to forget random weights."""
+    if not decay:
+        return ()
+    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average, params)
+
+
 def step(
     stage: Stage, state: TrainState, frozen: PyTree, rows: Examples, key: Array
 ) -> tuple[TrainState, Array]:
     """One optimiser step; returns the new state and the loss."""
     keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, STEPS), state.step))
     epoch = state.step / stage.pipeline.steps_per_epoch
-    batch = stage.prepare(rows, keys[0])
+    batch = _batch(stage, final_variables(state), rows, keys[0])
 
     def loss(params):
         return stage.objective.loss(
@@ -102,13 +116,7 @@ def step(
         gradient, state.optimizer, state.variables.params
     )
     params = optax.apply_updates(state.variables.params, updates)
-    average = (
-        jax.tree.map(
-            lambda a, p: stage.average * a + (1 - stage.average) * p, state.average, params
-        )
-        if stage.average
-        else ()
-    )
+    average = _averaged(state.average, params, stage.average, state.step)
     metrics = _measure(value, metrics, predicted, rows)
     fresh = state.step % stage.pipeline.steps_per_epoch == 0
     totals = {
@@ -169,7 +177,7 @@ def initial(stage: Stage, frozen: PyTree, rows: Examples, key: Array) -> TrainSt
     variables, memory = stage.objective.init(jax.random.fold_in(key, INIT), image)
 
     def metrics():
-        batch = stage.prepare(rows, key)
+        batch = _batch(stage, variables, rows, key)
         value, (_, _, metrics, predicted) = stage.objective.loss(
             *variables, memory, frozen, batch, key, jnp.float32(0)
         )

@@ -127,7 +127,7 @@ def run(config: Config, data: Data, mesh: Mesh) -> setup.Run:
         images=(image, tests),
         statistics=(mean, std),
         encoder=network,
-        features=predicts(lambda variables, image: network.apply(variables, image, False)[0]),
+        features=setup.features(config, network, mesh, (mean, std)),
         predict=predicts(ensemble(classifier(network, data.classes))),
     )
 
