@@ -28,7 +28,8 @@ def _finite(**arrays: np.ndarray) -> None:
             raise wrong(argument, "be finite, got NaN or infinity")
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the softmax, float64 [n, class]; refuses what is not finite."""
     _finite(logits=logits)
     shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -36,7 +37,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def cross_entropy(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     """`-log softmax(logits_i)[label_i]`, [n]; logits [n, class]."""
-    return -_log_softmax(logits)[np.arange(len(label)), label]
+    return -log_softmax(logits)[np.arange(len(label)), label]
 
 
 def negative_log_likelihood(logits: np.ndarray, label: np.ndarray) -> float:
@@ -69,7 +70,7 @@ def expected_calibration_error(logits: np.ndarray, label: np.ndarray, bins: int 
     Source: Guo et al., ICML 2017.
     """
     within("bins", bins, "[1, inf)", whole=True)
-    probability = np.exp(_log_softmax(logits))
+    probability = np.exp(log_softmax(logits))
     confidence, right = probability.max(-1), probability.argmax(-1) == label
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gap = np.bincount(place, right - confidence, minlength=bins)

@@ -36,10 +36,13 @@ TITLES = {
     "rmdnet": "{} + RMDNet",
     "propagation": "{} + corrected labels",
     "rmdnet_propagation": "{} + RMDNet + corrected labels",
+    "rounds": "{} + rounds of correction",
+    "rmdnet_rounds": "{} + RMDNet + rounds of correction",
     "teacher_knn": "teacher kNN, given labels",
     "teacher_probe": "teacher linear probe, given labels",
 }
 NAMES = tuple(TITLES)
+CORRECTED = {"propagated": "propagation", "rounds": "rounds"}  # targets -> an arm's name
 FROZEN = ("teacher_knn", "teacher_probe")
 
 
@@ -51,12 +54,11 @@ def title(method: str, arm: str) -> str:
 def own(config: Config) -> Arm:
     """The experiment's own arm."""
     guided = config.relation_guided
-    corrected = guided.targets == "propagated"
+    labels = CORRECTED.get(guided.targets, "")
     if guided.weight:
-        name = "rmdnet_propagation" if corrected else "rmdnet"
+        name = f"rmdnet_{labels}" if labels else "rmdnet"
     else:
-        start = "base_from_teacher" if guided.init == "teacher" else "base"
-        name = "propagation" if corrected else start
+        name = labels or ("base_from_teacher" if guided.init == "teacher" else "base")
     return Arm(name, guided.weight, guided.targets, guided.init, OWN)
 
 
@@ -71,7 +73,7 @@ def _control(name: str, weight: float) -> Arm:
     return Arm(
         name,
         weight=weight if name.startswith("rmdnet") else 0.0,
-        targets="propagated" if name.endswith("propagation") else "given",
+        targets=next((t for t, labels in CORRECTED.items() if name.endswith(labels)), "given"),
         init="teacher" if name == "base_from_teacher" else "random",
         stage="" if name in FROZEN else f"controls/{name}",
     )
@@ -93,8 +95,10 @@ def settings(config: Config, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any
         if arm.weight:
             names = ("edge", "node", "anchors", "warmup_epochs", "teacher_features")
             part |= {"weight": arm.weight} | {name: guided[name] for name in names}
-        if arm.targets == "propagated":
+        if arm.targets != "given":
             part["propagation"] = guided["propagation"]
+        if arm.targets == "rounds":
+            part["rounds"] = guided["rounds"]
         if guided["consistency"]["weight"]:
             part |= {name: guided[name] for name in ("consistency", "strong")}
         used["relation_guided"] = part

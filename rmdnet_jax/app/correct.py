@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ class Corrected(NamedTuple):
 
     targets: np.ndarray  # float32 [n, class], rows sum to 1; the given label where held out
     summary: dict  # what the graph knows and what became of the labels
+    transition: np.ndarray  # [C, C], P(given j | class y) as the graph tells it
 
 
 def check(made: Run) -> None:
@@ -36,15 +38,17 @@ def check(made: Run) -> None:
     propagation.check_labels(made.unreviewed[made.train], made.classes)
 
 
-def corrected(made: Run, features: np.ndarray, teacher: str = "") -> Corrected:
+def corrected(made: Run, features: np.ndarray, teacher: str = "", name: str = NAME) -> Corrected:
     """The labels corrected over the graph of the teacher's features [n, dim].
 
-    Read where an earlier start of this run has found them, with the same `teacher` by its hash.
+    Read from the file `name` where an earlier start of this run has found them, with the same
+    `teacher` by its hash.
     What is noise is judged on the labels before a review, which takes the hardest first; those
     that are certain are put in afterwards.
     """
-    if sharding.main_says((made.workdir / NAME).exists()):
-        return _read(made, teacher)
+    path = made.workdir / name
+    if sharding.main_says(path.exists()):
+        return _read(made, teacher, path)
 
     def bar(items, what):
         silent = None if sharding.is_main() else True
@@ -59,7 +63,7 @@ def corrected(made: Run, features: np.ndarray, teacher: str = "") -> Corrected:
             watch=bar,
             **made.config.relation_guided.propagation.to_dict(),
         )
-    return _kept(made, found, teacher)
+    return _kept(made, found, teacher, path)
 
 
 def keep_certain(made: Run, targets: np.ndarray) -> np.ndarray:
@@ -68,7 +72,7 @@ def keep_certain(made: Run, targets: np.ndarray) -> np.ndarray:
     return np.where(made.certain[made.train, None], one_hot, targets)
 
 
-def _kept(made: Run, found: Propagated, teacher: str) -> Corrected:
+def _kept(made: Run, found: Propagated, teacher: str, path: pathlib.Path) -> Corrected:
     """Writes what was found, for the examples `index` that are trained on, and returns it.
 
     `name` is an example's file in an image folder.
@@ -84,25 +88,26 @@ def _kept(made: Run, found: Propagated, teacher: str) -> Corrected:
     if made.known:
         about["right"] = float(np.mean(label == made.source.labels[made.train]))
     files.write_arrays(
-        made.workdir / NAME,
+        path,
         index=made.train,
         given=given,
         label=label,
         confidence=np.where(certain, 1, found.confidence).astype(np.float32),
         targets=targets,
+        transition=found.transition,
         name=np.asarray(made.source.files or [""] * len(made.given))[made.train],
         about=np.array(json.dumps(about)),
         teacher=np.array(teacher),
     )
-    return _whole(made, targets, about)
+    return _whole(made, targets, about, found.transition)
 
 
-def _read(made: Run, teacher: str) -> Corrected:
+def _read(made: Run, teacher: str, path: pathlib.Path) -> Corrected:
     """What an earlier start of this run found."""
-    path = made.workdir / NAME
     try:
         with np.load(path, allow_pickle=False) as file:
             targets, about = file["targets"], json.loads(str(file["about"]))
+            transition = file["transition"]
             same = np.array_equal(file["given"], made.given[made.train])
             same = same and np.array_equal(file["index"], made.train)
             if str(file["teacher"]) != teacher:
@@ -114,10 +119,10 @@ def _read(made: Run, teacher: str) -> Corrected:
         raise UserError(
             f"{path} cannot be read ({first_line(error)}); delete it and it is made again"
         ) from None
-    return _whole(made, targets, about)
+    return _whole(made, targets, about, transition)
 
 
-def _whole(made: Run, targets: np.ndarray, about: dict) -> Corrected:
+def _whole(made: Run, targets: np.ndarray, about: dict, transition: np.ndarray) -> Corrected:
     table = np.eye(made.classes, dtype=np.float32)[made.given]
     table[made.train] = targets
-    return Corrected(table, about)
+    return Corrected(table, about, transition)

@@ -15,7 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import checked, correct, exact, finish, identity, processes, report, setup
+from rmdnet_jax.app import (
+    checked,
+    correct,
+    exact,
+    finish,
+    identity,
+    processes,
+    report,
+    rounds,
+    setup,
+)
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
@@ -86,7 +96,7 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
     parts = learner(made)
     for arm in made.arms:  # everything is built, and so checked, before anything is written
         if arm.stage:
-            stage(made, parts, arm)
+            stage(rounds.held_out(made) if arm.targets == "rounds" else made, parts, arm)
     if correcting := any(arm.targets != "given" for arm in made.arms):
         correct.check(made)
     needed = any(arm.reads_teacher for arm in made.arms) or made.config.audit
@@ -264,6 +274,19 @@ def remember(
     return refresh(outputs, labels[made.train], made.train, memory, epoch)
 
 
+def fitted(
+    parts: Learner,
+    arm: Arm,
+    teacher: Teacher | None,
+    made: Run,
+    corrected: Corrected | None,
+    name: str,
+) -> tuple[Stage, Variables]:
+    """A student of an arm, and the stage of this name that trained it."""
+    built = stage(made, parts, arm._replace(stage=name), teacher, corrected)
+    return built, train(made, built)
+
+
 def result(
     made: Run, parts: Learner, arm: Arm, teacher: Teacher | None, corrected: Corrected | None
 ) -> tuple[dict, Variables | None]:
@@ -273,8 +296,14 @@ def result(
     if not arm.stage:
         assert teacher is not None
         return {**frozen(made, arm, teacher), **about}, None
-    built = stage(made, parts, arm, teacher, corrected)
-    variables = train(made, built)
+    if arm.targets == "rounds":
+        assert teacher is not None
+        made = rounds.held_out(made)
+        fit = functools.partial(fitted, parts, arm, teacher)
+        last, about["rounds"] = rounds.trained(made, teacher, arm.stage, fit)
+        built, variables, corrected, _ = last
+    else:
+        built, variables = fitted(parts, arm, teacher, made, corrected, arm.stage)
     if arm.targets != "given" and corrected:
         about["propagation"] = corrected.summary
     found = measured(made, built, variables, learnt(made, arm, corrected))

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from rmdnet_jax import files, sharding
-from rmdnet_jax.app import figures, report
+from rmdnet_jax.app import figures, report, rounds
 from rmdnet_jax.app.arms import title
 from rmdnet_jax.app.audit import outputs
 from rmdnet_jax.app.audit import run as audits
@@ -81,6 +81,12 @@ def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> 
     if sharding.is_main():
         place, edge = made.workdir / "figures", made.config.relation_guided.edge
         titles = {arm.stage: title(method, arm.name) for arm in made.arms if arm.stage}
+        titles |= {
+            rounds.name(arm.stage, number): f"{title(method, arm.name)}, {number}"
+            for arm in made.arms
+            if arm.targets == "rounds"
+            for number in range(made.config.relation_guided.rounds + 1)
+        }
         figures.curves(made.writer.metrics.all, titles, place / "accuracy.png")
         temperature = edge.get("student_temperature", 0.1)
         figures.relations(features, labels[rows], temperature, place / "relations.png")

@@ -16,6 +16,7 @@ from rmdnet_jax.data.encoded import Encoded
 from rmdnet_jax.files import digest, place
 from rmdnet_jax.labels import noise
 from rmdnet_jax.networks.layers import count
+from rmdnet_jax.types import Variables
 
 
 def content(made: Run, teacher: Any, classes: tuple) -> dict[str, Any]:
@@ -57,6 +58,11 @@ def _sight(made: Run) -> str | None:
 def of_teacher(teacher: Teacher) -> str:
     """A hash of a teacher's arrays: its network's, or the features where it is only those."""
     if teacher.variables is not None:
-        return digest(*jax.tree.leaves(teacher.variables))
+        return of(teacher.variables)
     given = (teacher.features, teacher.test_features)
     return digest(*(array for array in given if array is not None))
+
+
+def of(variables: Variables) -> str:
+    """A hash of a network's arrays."""
+    return digest(*jax.tree.leaves(variables))

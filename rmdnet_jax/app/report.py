@@ -70,6 +70,18 @@ def propagated(about: dict) -> str:
     return f"{graph}{doubt}{about['changed']:.4f} of the labels are changed{right} ({agreement})"
 
 
+def compared(number: int, found: dict) -> str:
+    """What a round of correction brought."""
+    if "gain" not in found:
+        return f"round {number}  the student's graph is in doubt, so rounds end"
+    gain, error = found["gain"], found["standard_error"]
+    done = "accepted" if found["accepted"] else "not accepted, so rounds end"
+    return (
+        f"round {number}  log-likelihood of held-out given labels {found['evidence']:.4f}, "
+        f"gain {gain:+.4f} ± {error:.4f}: {done}"
+    )
+
+
 def matrix(transition: list[list[float]]) -> list[str]:
     """A transition matrix as lines of text; none where it would be too wide to read."""
     if len(transition) > 20:
@@ -159,7 +171,7 @@ def below(summary: dict, held: int) -> str:
     arms = [row for row in summary["controls"].values() if "validation_accuracy" in row]
     best = max(arms, key=lambda row: row["validation_accuracy"], default=own)
     mine, theirs = (row.get("validation_accuracy", 0.0) for row in (own, best))
-    if mine >= theirs:
+    if mine >= theirs or not held:  # rounds hold out labels of their own
         return ""
     chance = theirs - mine < 2 * (2 * theirs * (1 - theirs) / held) ** 0.5
     return (

@@ -64,7 +64,7 @@ def method_recipe(config: Config) -> dict[str, Any]:
 
 def _unlabelled(config: Config) -> dict[str, Any]:
     """DivideMix's weight of unlabelled examples by noise; of corrected labels few are wrong."""
-    if config.relation_guided.targets == "propagated":
+    if config.relation_guided.targets != "given":
         return {"unlabelled_weight": 0.0}
     if config.data.name not in UNLABELLED:
         return {}
@@ -161,6 +161,7 @@ ALLOWED = {
     "relation_guided.anchors": "int [0, 1048576]",
     "relation_guided.edge.weight": "[0, inf)",
     "relation_guided.node.weight": "[0, inf)",
+    "relation_guided.rounds": "int [1, 10]",
     "relation_guided.propagation.mix": "[0, 1]",
 }
 MOST = 3.4028235e38  # what float32 holds

@@ -74,7 +74,8 @@ SHORT = {
     "labels": "data.labels",
     "validation": "data.validation",
 }
-TARGETS = ("given", "propagated")  # propagated: corrected over the teacher's relation graph
+# propagated: corrected over the teacher's relation graph; rounds: then over the student's own.
+TARGETS = ("given", "propagated", "rounds")
 FEATURES = ("online", "stored")  # of the augmented view, or of one clean view of each example
 PIPELINES = ("auto", "resident", "streaming")  # images decoded at once, or when it is their turn
 INITS = ("random", "teacher")
@@ -132,6 +133,7 @@ def digits() -> Config:
             "anchors": 0,  # stored teacher features a batch is related to; 0: to itself
             "targets": "given",  # out of TARGETS
             "propagation": hyper(propagate),  # see its docstring
+            "rounds": 2,  # at most so many corrections by the student, for targets=rounds
             "mixup": 0.0,  # alpha of Beta(alpha, alpha); 0: none; for ce, gce and sce
             "consistency": hyper(consistency),  # see its docstring
             "warmup_epochs": 0.0,  # of K

@@ -27,7 +27,8 @@ COLUMNS = {
     "noisy_validation": "at best noisy validation",
     "validation": "held-out given labels",
 }
-OURS = ("rmdnet", "propagation", "rmdnet_propagation")  # their gains over the others are shown
+# Their gains over the others are shown.
+OURS = ("rmdnet", "propagation", "rmdnet_propagation", "rounds", "rmdnet_rounds")
 CONTROLS = tuple(arm for arm in TITLES if arm not in OURS)
 PROTOCOL = ("data.name", "data.limit", "data.image_size", "data.validation", "noise.inclusive")
 METHOD, METHOD_NAME = "relation_guided.method.", "relation_guided.method.name"

@@ -34,6 +34,8 @@ def _more_epochs(there: Any, here: Any, config: dict) -> str:
         return "epochs can be added, not taken away"
     if guided["optimizer"]["schedule"] == "cosine":
         return "its learning rate follows a cosine over all epochs"
+    if guided["targets"] == "rounds":
+        return "its labels are corrected by the student as it was"
     fields = dict(guided["method"])
     method = schema.TABLES["relation_guided.method"][fields.pop("name")](2, 2, **fields)
     return "its method looks at all examples between epochs" if method.refresh else ""
