@@ -138,12 +138,15 @@ def chain(*steps: Augment) -> Augment:
 def random_operations(key: Array, image: Array, count: int, strength: float) -> Array:
     """`count` of `randaugment.KINDS`, each kind as often, its strength uniform up to `strength`."""
     draws = _uniforms(key, 3 * count).reshape(count, 3)
-    image = jnp.round(255 * image)
-    for kind, much, sign in draws:
+
+    def step(image: Array, draw: Array) -> tuple[Array, None]:
+        kind, much, sign = draw
         direction = jnp.where(sign < 0.5, -1.0, 1.0)
         number = _below(kind, len(randaugment.KINDS))
-        image = randaugment.operation(image, number, direction * strength * much)
-    return image / 255
+        return randaugment.operation(image, number, direction * strength * much), None
+
+    # A loop: XLA would otherwise do the first operation anew wherever the second reads a pixel.
+    return jax.lax.scan(step, jnp.round(255 * image), draws)[0] / 255
 
 
 def random_cutout(key: Array, image: Array, square: float) -> Array:
