@@ -107,8 +107,14 @@ def looked_up(image: Array, kind: Array | int, strength: Array) -> Array:
     table = jnp.where(kind == NUMBER["solarize"], turned, table)
     table = jnp.where(kind == NUMBER["autocontrast"], stretched(image, value), table)
     table = jnp.where(kind == NUMBER["equalize"], equalized(image, value), table)
-    found = jnp.take_along_axis(table, image.reshape(-1, channels).astype(jnp.int32), 0)
-    return found.reshape(image.shape)
+    return table.reshape(-1)[places(image)].reshape(image.shape)
+
+
+def places(image: Array) -> Array:
+    """Where each value stands in a flat table [256, channel], int32 [height * width * channel]."""
+    channels = image.shape[-1]
+    channel = jnp.arange(channels, dtype=jnp.int32)[None, None]
+    return (channels * image.astype(jnp.int32) + channel).reshape(-1)
 
 
 def stretched(image: Array, value: Array) -> Array:
@@ -124,8 +130,9 @@ def equalized(image: Array, value: Array) -> Array:
     last = jnp.where(value == image.max((0, 1))[None], count, 0).sum(0, dtype=jnp.int32)
     step = ((image[..., 0].size - last) // 255)[None]
     before = jnp.cumsum(count, 0, dtype=jnp.int32) - count
-    table = jnp.minimum((step // 2 + before) // jnp.maximum(step, 1), 255)
-    return jnp.where(step > 0, table.astype(jnp.float32), value)
+    above = (step // 2 + before).astype(jnp.float32) + 0.5  # far from where a division may err
+    table = jnp.floor(above / jnp.maximum(step, 1).astype(jnp.float32))
+    return jnp.where(step > 0, jnp.minimum(table, 255), value)
 
 
 def histogram(image: Array) -> Array:
@@ -133,12 +140,12 @@ def histogram(image: Array) -> Array:
     channels = image.shape[-1]
     if jax.default_backend() == "tpu":  # where scatters are slow: a product of two digits' places
         digits = jnp.arange(16, dtype=jnp.float32)[None, None, None]
-        places = (part[..., None] == digits for part in jnp.divmod(image, 16))
-        ones = (place.astype(jnp.bfloat16) for place in places)
+        ones = (
+            (part[..., None] == digits).astype(jnp.bfloat16) for part in jnp.divmod(image, 16)
+        )
         count = jnp.einsum("hwca,hwcb->abc", *ones, preferred_element_type=jnp.float32)
         return count.reshape(256, channels).astype(jnp.int32)
-    place = channels * image.astype(jnp.int32) + jnp.arange(channels, dtype=jnp.int32)[None, None]
-    return jnp.zeros(256 * channels, jnp.int32).at[place.reshape(-1)].add(1).reshape(256, channels)
+    return jnp.zeros(256 * channels, jnp.int32).at[places(image)].add(1).reshape(256, channels)
 
 
 def moved(image: Array, kind: Array | int, strength: Array) -> Array:
@@ -166,5 +173,7 @@ def moved(image: Array, kind: Array | int, strength: Array) -> Array:
     up = height * 2**16 + fixed(2 * jnp.trunc(of("translate_y", TRANSLATE * height * strength)))
     column, row = (column + over) >> 17, (row + up) >> 17
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    place = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
-    return jnp.where(inside[..., None], image.reshape(-1, channels)[place], 0.0)
+    pixel = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
+    place = channels * pixel[..., None] + jnp.arange(channels, dtype=jnp.int32)[None, None]
+    found = image.reshape(-1)[place.reshape(-1)].reshape(image.shape)
+    return jnp.where(inside[..., None], found, 0.0)
