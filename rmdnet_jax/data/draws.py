@@ -146,7 +146,8 @@ def random_operations(key: Array, image: Array, count: int, strength: float) -> 
         return randaugment.operation(image, number, direction * strength * much), None
 
     # A loop: XLA would otherwise do the first operation anew wherever the second reads a pixel.
-    return jax.lax.scan(step, jnp.round(255 * image), draws)[0] / 255
+    planes = jnp.moveaxis(jnp.round(255 * image), -1, 0)
+    return jnp.moveaxis(jax.lax.scan(step, planes, draws)[0], 0, -1) / 255
 
 
 def random_cutout(key: Array, image: Array, square: float) -> Array:

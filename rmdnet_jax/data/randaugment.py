@@ -5,7 +5,8 @@ meet all operations, told by what the kinds share: a blend with another image, a
 values a channel, and a map of places. Whatever an image is not to have is the identity. Both give
 the same bits.
 
-Images are float32 [height, width, channel] of whole numbers in [0, 255], one channel or RGB.
+Images are float32 [channel, height, width] of whole numbers in [0, 255], one channel or RGB: no
+device is quick at a last axis of 3.
 """
 
 from __future__ import annotations
@@ -66,25 +67,24 @@ def at_once(image: Array, kind: Array, strength: Array) -> Array:
 
 
 def grey(image: Array) -> Array:
-    """Pillow's luma [height, width, 1]."""
-    if image.shape[-1] == 1:
+    """Pillow's luma [1, height, width]."""
+    if image.shape[0] == 1:
         return image
-    red, green, blue = (image[..., i : i + 1] * weight for i, weight in enumerate(LUMA))
+    red, green, blue = (image[i : i + 1] * weight for i, weight in enumerate(LUMA))
     return jnp.floor((red + green + blue + 2**15) / 2**16)
 
 
 def smooth(image: Array) -> Array:
     """Pillow's SMOOTH: 3x3 means, the middle five times as heavy; the rim stays."""
-    height, width, channels = image.shape
+    height, width = image.shape[1:]
     if min(height, width) < 3:
         return image
-    flat = image.reshape(height, -1)  # a CPU is slow at a last axis of 3
-    wide = jnp.pad(flat, ((1, 1), (channels, channels)))
-    three = wide[:-2] + wide[1:-1] + wide[2:]
-    nine = three[:, : -2 * channels] + three[:, channels:-channels] + three[:, 2 * channels :]
-    row, column = jnp.arange(height)[:, None], jnp.arange(width * channels)[None] // channels
-    inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
-    return jnp.where(inner, jnp.floor((nine + 4 * flat) / 13 + 0.5), flat).reshape(image.shape)
+    wide = jnp.pad(image, ((0, 0), (1, 1), (1, 1)))
+    three = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
+    nine = three[..., :-2] + three[..., 1:-1] + three[..., 2:]
+    y, x = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
+    inner = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
+    return jnp.where(inner, jnp.floor((nine + 4 * image) / 13 + 0.5), image)
 
 
 def blended(image: Array, kind: Array | int, strength: Array) -> Array:
@@ -99,53 +99,57 @@ def blended(image: Array, kind: Array | int, strength: Array) -> Array:
 
 def looked_up(image: Array, kind: Array | int, strength: Array) -> Array:
     """Each value through a table of its channel."""
-    strength, channels = jnp.abs(strength), image.shape[-1]
-    value = jnp.broadcast_to(jnp.arange(256, dtype=jnp.float32)[:, None], (256, channels))
+    strength = jnp.abs(strength)
+    value = jnp.arange(256, dtype=jnp.float32)[None]
+    value = jnp.broadcast_to(value, (len(image), 256))
     step = 2.0 ** jnp.round(BITS * strength)
     table = jnp.where(kind == NUMBER["posterize"], jnp.floor(value / step) * step, value)
     turned = jnp.where(value < 255 * (1 - strength), value, 255 - value)
     table = jnp.where(kind == NUMBER["solarize"], turned, table)
     table = jnp.where(kind == NUMBER["autocontrast"], stretched(image, value), table)
     table = jnp.where(kind == NUMBER["equalize"], equalized(image, value), table)
-    return table.reshape(-1)[places(image)].reshape(image.shape)
+    return taken(table, image.astype(jnp.int32))
 
 
-def places(image: Array) -> Array:
-    """Where each value stands in a flat table [256, channel], int32 [height * width * channel]."""
-    channels = image.shape[-1]
-    channel = jnp.arange(channels, dtype=jnp.int32)[None, None]
-    return (channels * image.astype(jnp.int32) + channel).reshape(-1)
+def taken(planes: Array, index: Array) -> Array:
+    """What stands at the places [channel, ...] of each channel's plane, by one flat gather."""
+    size = planes[0].size
+    start = size * jnp.arange(len(planes), dtype=jnp.int32)[:, None, None]
+    return planes.reshape(-1)[(start + index).reshape(-1)].reshape(len(planes), *index.shape[1:])
 
 
 def stretched(image: Array, value: Array) -> Array:
-    """The table [256, channel] that gives each channel the whole range."""
-    low, high = image.min((0, 1))[None], image.max((0, 1))[None]
+    """The table [channel, 256] that gives each channel the whole range."""
+    low, high = image.min((1, 2))[:, None], image.max((1, 2))[:, None]
     table = jnp.floor(255 * (value - low) / jnp.maximum(high - low, 1))
     return jnp.where(high > low, jnp.clip(table, 0, 255), value)
 
 
 def equalized(image: Array, value: Array) -> Array:
-    """The table [256, channel] that makes each channel's values about as frequent."""
+    """The table [channel, 256] that makes each channel's values about as frequent."""
     count = histogram(image)
-    last = jnp.where(value == image.max((0, 1))[None], count, 0).sum(0, dtype=jnp.int32)
-    step = ((image[..., 0].size - last) // 255)[None]
-    before = jnp.cumsum(count, 0, dtype=jnp.int32) - count
+    highest = value == image.max((1, 2))[:, None]
+    last = jnp.where(highest, count, 0).sum(1, dtype=jnp.int32)
+    step = ((image[0].size - last) // 255)[:, None]
+    before = jnp.cumsum(count, 1, dtype=jnp.int32) - count
     above = (step // 2 + before).astype(jnp.float32) + 0.5  # far from where a division may err
     table = jnp.floor(above / jnp.maximum(step, 1).astype(jnp.float32))
     return jnp.where(step > 0, jnp.minimum(table, 255), value)
 
 
 def histogram(image: Array) -> Array:
-    """How often each value occurs, int32 [256, channel]."""
-    channels = image.shape[-1]
+    """How often each value occurs, int32 [channel, 256]."""
+    channels = len(image)
     if jax.default_backend() == "tpu":  # where scatters are slow: a product of two digits' places
         digits = jnp.arange(16, dtype=jnp.float32)[None, None, None]
         ones = (
             (part[..., None] == digits).astype(jnp.bfloat16) for part in jnp.divmod(image, 16)
         )
-        count = jnp.einsum("hwca,hwcb->abc", *ones, preferred_element_type=jnp.float32)
-        return count.reshape(256, channels).astype(jnp.int32)
-    return jnp.zeros(256 * channels, jnp.int32).at[places(image)].add(1).reshape(256, channels)
+        count = jnp.einsum("chwa,chwb->cab", *ones, preferred_element_type=jnp.float32)
+        return count.reshape(channels, 256).astype(jnp.int32)
+    start = 256 * jnp.arange(channels, dtype=jnp.int32)[:, None, None]
+    place = (start + image.astype(jnp.int32)).reshape(-1)
+    return jnp.zeros(256 * channels, jnp.int32).at[place].add(1).reshape(channels, 256)
 
 
 def moved(image: Array, kind: Array | int, strength: Array) -> Array:
@@ -153,7 +157,7 @@ def moved(image: Array, kind: Array | int, strength: Array) -> Array:
 
     Places are whole numbers of 1 / 65,536 pixel, as Pillow's: the same wherever it runs.
     """
-    height, width, channels = image.shape
+    height, width = image.shape[1:]
 
     def of(name: str, amount: Array) -> Array:
         return jnp.where(kind == NUMBER[name], amount, 0.0)
@@ -174,6 +178,4 @@ def moved(image: Array, kind: Array | int, strength: Array) -> Array:
     column, row = (column + over) >> 17, (row + up) >> 17
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     pixel = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
-    place = channels * pixel[..., None] + jnp.arange(channels, dtype=jnp.int32)[None, None]
-    found = image.reshape(-1)[place.reshape(-1)].reshape(image.shape)
-    return jnp.where(inside[..., None], found, 0.0)
+    return jnp.where(inside[None], taken(image, pixel[None]), 0.0)
