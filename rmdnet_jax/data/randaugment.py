@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from rmdnet_jax.errors import wrong
 from rmdnet_jax.types import Array
 
 KINDS = (
@@ -52,11 +53,11 @@ def operation(image: Array, kind: Array, strength: Array) -> Array:
 
 @operation.def_vmap
 def _of_many(size: int, batched: Sequence[bool], *given: Array) -> tuple[Array, bool]:
-    every = (x if own else jnp.repeat(x[None], size, 0) for x, own in zip(given, batched))
-    image, kind, strength = every
+    every = tuple(x if own else jnp.repeat(x[None], size, 0) for x, own in zip(given, batched))
+    # of several devices each would take all images, one by one
     if jax.default_backend() == "cpu" and jax.device_count() == 1:
-        return jax.lax.map(lambda one: operation(*one), (image, kind, strength)), True
-    return jax.vmap(at_once)(image, kind, strength), True
+        return jax.lax.map(lambda one: operation(*one), every), True
+    return jax.vmap(at_once)(*every), True
 
 
 def at_once(image: Array, kind: Array, strength: Array) -> Array:
@@ -68,8 +69,10 @@ def at_once(image: Array, kind: Array, strength: Array) -> Array:
 
 def grey(image: Array) -> Array:
     """Pillow's luma [1, height, width]."""
-    if image.shape[0] == 1:
+    if len(image) == 1:
         return image
+    if len(image) != 3:
+        raise wrong("image", f"have 1 or 3 channels to change its colours, got {len(image)}")
     red, green, blue = (image[i : i + 1] * weight for i, weight in enumerate(LUMA))
     return jnp.floor((red + green + blue + 2**15) / 2**16)
 
@@ -142,9 +145,7 @@ def histogram(image: Array) -> Array:
     channels = len(image)
     if jax.default_backend() == "tpu":  # where scatters are slow: a product of two digits' places
         digits = jnp.arange(16, dtype=jnp.float32)[None, None, None]
-        ones = (
-            (part[..., None] == digits).astype(jnp.bfloat16) for part in jnp.divmod(image, 16)
-        )
+        ones = ((part[..., None] == digits).astype(jnp.bfloat16) for part in jnp.divmod(image, 16))
         count = jnp.einsum("chwa,chwb->cab", *ones, preferred_element_type=jnp.float32)
         return count.reshape(channels, 256).astype(jnp.int32)
     start = 256 * jnp.arange(channels, dtype=jnp.int32)[:, None, None]
