@@ -76,7 +76,7 @@ def test_operations_are_pillows(name, channels):
             assert differ.max() <= 1
 
 
-@pytest.mark.parametrize("shape", [(32, 24, 3), (7, 9, 3), (32, 24, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(32, 24, 3), (7, 9, 1)], ids=str)
 def test_a_cpus_images_one_by_one_get_the_same_bits(shape, monkeypatch):
     """As all at once, which several devices and accelerators do."""
     count = 16 * len(randaugment.KINDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,12 @@ def chain(*steps: Augment) -> Augment:
 
 def random_operations(key: Array, image: Array, count: int, strength: float) -> Array:
     """`count` of `randaugment.KINDS`, each kind as often, its strength uniform up to `strength`."""
+    where = jax.default_backend(), jax.device_count()  # traced anew where these are others
+    return _operations(key, image, count, strength, where)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _operations(key: Array, image: Array, count: int, strength: float, _where: object) -> Array:
     draws = _uniforms(key, 3 * count).reshape(count, 3)
 
     def step(image: Array, draw: Array) -> tuple[Array, None]:
