@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -137,13 +138,23 @@ def chain(*steps: Augment) -> Augment:
 
 def random_operations(key: Array, image: Array, count: int, strength: float) -> Array:
     """`count` of `randaugment.KINDS`, each kind as often, its strength uniform up to `strength`."""
+    where = jax.default_backend(), jax.device_count()  # traced anew where these are others
+    return _operations(key, image, count, strength, where)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _operations(key: Array, image: Array, count: int, strength: float, _where: object) -> Array:
     draws = _uniforms(key, 3 * count).reshape(count, 3)
-    image = jnp.round(255 * image)
-    for kind, much, sign in draws:
+
+    def step(image: Array, draw: Array) -> tuple[Array, None]:
+        kind, much, sign = draw
         direction = jnp.where(sign < 0.5, -1.0, 1.0)
         number = _below(kind, len(randaugment.KINDS))
-        image = randaugment.operation(image, number, direction * strength * much)
-    return image / 255
+        return randaugment.operation(image, number, direction * strength * much), None
+
+    # A loop: XLA would otherwise do the first operation anew wherever the second reads a pixel.
+    planes = jnp.moveaxis(jnp.round(255 * image), -1, 0)
+    return jnp.moveaxis(jax.lax.scan(step, planes, draws)[0], 0, -1) / 255
 
 
 def random_cutout(key: Array, image: Array, square: float) -> Array:
