@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
 
 def sweep(root: str) -> dict[str, str]:
     """Directory below `root` -> config argument, teachers before the students that they serve."""
-    points = {f"teacher/{seed}": f"seed={seed},epochs=1" for seed in SEEDS}
+    points = {f"teacher/{seed}": f"seed={seed},epochs=0" for seed in SEEDS}
     for noise, (kind, share) in NOISES.items():
         for method, own in OWN.items():
             for seed in SEEDS:
