@@ -98,8 +98,8 @@ MAY_NOT = {  # there, here, what is said
         "its method looks at all examples between epochs",
     ),
     "refreshed by the graph's rate": (
-        {**CONSTANT, "method": "dividemix", "relation_guided.method.rate": "graph"},
-        {**CONSTANT, "method": "dividemix", "relation_guided.method.rate": "graph", "epochs": 9},
+        {**CONSTANT, "method": "jocor", "relation_guided.method.rate": "graph"},
+        {**CONSTANT, "method": "jocor", "relation_guided.method.rate": "graph", "epochs": 9},
         "its method looks at all examples between epochs",
     ),
     "teacher's epochs": ({}, {"modeling": 3}, "its students learn from the teacher as it was"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, losses
-from rmdnet_jax.errors import within
+from rmdnet_jax.errors import all_within, within
 from rmdnet_jax.methods.method import Method
 from rmdnet_jax.methods.mixup import mixed
 from rmdnet_jax.methods.peers import known
@@ -143,8 +143,7 @@ def dividemix(
     A warm-up by cross entropy comes first.
 
     Args:
-      num_examples: rows of the memory [example, peer]: how likely each given label is right,
-        for this peer to learn by.
+      num_examples: rows of the memory [example, peer]: how likely a label is right, to this peer.
       num_classes: not read.
       warmup_epochs: of cross entropy, at least 2, as losses tell nothing before; the authors take
         10 for CIFAR-10, 30 for CIFAR-100.
@@ -156,31 +155,25 @@ def dividemix(
       confidence_penalty: of the warm-up, times the negative entropy of predictions; theirs is 1
         for asymmetric noise, else 0.
       rate: "mixture": two Gaussians on the losses part the examples, as theirs. A number r in
-        [0, 1): the 1 - r of them with the smallest losses count as labelled. Gaussians still say
-        how likely a label is right, but never put an example on the threshold's other side.
-        "graph": see `co_teaching`.
+        [0, 1): the 1 - r of smallest losses are labelled. There Gaussians say how likely a label
+        is right, at least the threshold. "graph": see `co_teaching`.
 
     Source: Li et al., ICLR 2020, Algorithm 1. Their steps take as many labelled as unlabelled
-    images, and train the peers in turn. Here a batch is a draw from all examples, and both peers
-    learn in each step.
+    images, one peer after the other. Here a batch is drawn from all, and both peers learn.
     """
-    within("warmup_epochs", warmup_epochs, "[2, inf)", whole=True)
-    within("threshold", threshold, "[0, 1]")
-    for name, value in (("alpha", alpha), ("temperature", temperature)):
-        within(name, value, "(0, inf)")
-    within("unlabelled_weight", unlabelled_weight, "[0, inf)")
-    within("confidence_penalty", confidence_penalty, "[0, inf)")
     told = known(rate, "mixture")
-    if told is not None:
-        within("threshold", threshold, "[0, 1)")
+    within("warmup_epochs", warmup_epochs, "[2, inf)", whole=True)
+    within("threshold", threshold, "[0, 1]" if told is None else "[0, 1)")
+    all_within("(0, inf)", alpha=alpha, temperature=temperature)
+    weights = {"unlabelled_weight": unlabelled_weight, "confidence_penalty": confidence_penalty}
+    all_within("[0, inf)", **weights)
     settings = {"temperature": temperature, "threshold": threshold}
     about = {} if told is None else {"noise_rate": jnp.float32(told)}
 
     def loss(outputs, batch, memory, forward, key, epoch):
+        clean = memory[batch.index].T
         weight = unlabelled_weight * jnp.clip((epoch - warmup_epochs) / RAMP, 0.0, 1.0)
-        value, metrics = _mixmatch(
-            outputs, batch, memory[batch.index].T, forward, key, alpha, weight, settings
-        )
+        value, metrics = _mixmatch(outputs, batch, clean, forward, key, alpha, weight, settings)
         first = sum(_warm(o.logits[0], batch.label, confidence_penalty) for o in outputs)
         return jnp.where(epoch < warmup_epochs, first, value), memory, metrics | about
 
