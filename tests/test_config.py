@@ -245,6 +245,17 @@ def test_auto_gives_a_field_back_to_what_it_depends_on():
     )
 
 
+@pytest.mark.parametrize(
+    ("rate", "weight"), [("mixture", 50.0), ("graph", 25.0), (0.2, 0.0), (0.5, 25.0), (0.9, 50.0)]
+)
+def test_the_weight_of_unlabelled_examples_follows_the_rate_that_is_used(rate, weight):
+    """The noise is of 90 %, which only its authors' way is told; a graph's is not known yet."""
+    values = {"method": "dividemix", "noise.rate": 0.9, "relation_guided.method.rate": rate}
+    config = resolve(override(get_config("cifar10_sym"), values))
+    assert config.relation_guided.method.unlabelled_weight == weight
+    assert resolve(config) == config
+
+
 # What a user types.
 
 

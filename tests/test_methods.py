@@ -1,5 +1,9 @@
 """Base methods: losses against NumPy in float64, what they remember, what they refuse."""
 
+import functools
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,8 @@ import pytest
 from conftest import tiny
 
 from rmdnet_jax import evaluation, losses
-from rmdnet_jax.app import experiment
+from rmdnet_jax.app import correct, experiment
+from rmdnet_jax.app.arms import Arm
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS, mixup
 from rmdnet_jax.methods.mixup import mixed
@@ -157,6 +162,87 @@ def test_the_rate_is_held_against_the_labels_that_are_learnt(tmp_path):
     assert guided["noise_rate"]["error"] == pytest.approx(
         guided["noise_rate"]["used"] - wrong, abs=1e-6
     )
+
+
+def by_graph(method, **values):
+    return tiny(method=method, **{"relation_guided.method.rate": "graph", **values})
+
+
+@pytest.mark.parametrize("method", ["co_teaching", "jocor", "dividemix"])
+def test_the_graphs_rate_is_the_number_that_it_tells(method, tmp_path):
+    """The method alone, which needs a teacher now; as if somebody had given the number."""
+    long = {"epochs": 4, "weight": 0.0}
+    found = experiment.run(by_graph(method, **long), tmp_path / "graph").summary
+    rate = found["relation_guided"]["noise_rate"]
+    with np.load(tmp_path / "graph" / "propagated.npz") as file:
+        about = json.loads(str(file["about"]))
+    for name, key in (("used", "noise_rate"), ("low", "noise_low"), ("high", "noise_high")):
+        assert rate[name] == pytest.approx(about[key], abs=1e-12)
+    assert rate["used"] > 0
+    assert rate["source"] == "graph"
+    assert rate["in_doubt"] == about["in_doubt"]
+    assert rate["error"] == pytest.approx(rate["used"] - found["noise"]["rate"])
+    assert not (tmp_path / "graph" / "suspects.csv").exists(), "no label was changed"
+    given = tiny(method=method, **long, **{"relation_guided.method.rate": rate["used"]})
+    experiment.run(given, tmp_path / "number")
+    one, two = (records(tmp_path / name) for name in ("graph", "number"))
+    assert one == two
+    assert one[-1]["noise_rate"] == pytest.approx(rate["used"], rel=1e-6)
+
+
+def records(workdir):
+    """What the student's epochs were worth."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = [r for r in map(json.loads, lines) if r["stage"] == "relation_guided"]
+    assert found
+    return found
+
+
+def test_a_run_goes_on_with_the_rate_that_it_has_found(tmp_path, monkeypatch):
+    whole = experiment.run(by_graph("jocor"), tmp_path).summary["relation_guided"]
+    before = records(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "relation_guided")
+    (tmp_path / "summary.json").unlink()
+    monkeypatch.setattr("rmdnet_jax.relations.propagation.propagate", None)
+    again = experiment.run(by_graph("jocor"), tmp_path).summary["relation_guided"]
+    assert again["noise_rate"] == whole["noise_rate"]
+    assert records(tmp_path) == before
+
+
+def test_each_arm_has_the_rate_of_the_labels_that_it_learns(tmp_path):
+    use = {"noise.rate": 0.4, "relation_guided.propagation.in_doubt": "use"}
+    config = by_graph("co_teaching", controls=("base", "propagation"), **use)
+    found = experiment.run(config, tmp_path).summary
+    controls, own = found["controls"], found["relation_guided"]["noise_rate"]
+    assert controls["base"]["noise_rate"] == own
+    left = controls["propagation"]["noise_rate"]
+    about = controls["propagation"]["propagation"]
+    assert left["used"] == about["wrong"]["propagated"] < own["used"]
+    assert left["error"] == pytest.approx(left["used"] - (1 - about["right"]))
+    assert (tmp_path / "suspects.csv").exists()
+
+
+def test_what_is_left_wrong_is_as_sure_as_what_was():
+    summary = {
+        "noise_rate": 0.4, "noise_low": 0.3, "noise_high": 0.45, "in_doubt": True,
+        "wrong": {"given": 0.375, "propagated": 0.05},
+    }  # fmt: skip
+    found = correct.Corrected(np.eye(2), summary)
+    one, two = (correct.rate(found, Arm("base", targets=y)) for y in ("given", "propagated"))
+    close = functools.partial(pytest.approx, abs=1e-12)
+    assert (one["used"], one["low"], one["high"]) == close((0.375, 0.275, 0.425))
+    assert (two["used"], two["low"], two["high"]) == close((0.05, 0.0, 0.1))
+    belief = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])
+    certain = np.array([False, True, False, False])
+    wrong = correct._wrong(belief, np.array([0, 1, 0, 0]), certain)
+    assert wrong == close((0.1 + 0.0 + 0.8 + 0.3) / 4)
+
+
+def test_a_rate_in_a_call_of_your_own_is_a_number():
+    with pytest.raises(UserError, match=r"^rate must be a number outside of a run, got 'graph'"):
+        METHODS["jocor"](6, 4, rate="graph")
+    with pytest.raises(UserError, match=r"^threshold must be in \[0, 1\), got 1"):
+        METHODS["dividemix"](6, 4, rate=0.5, threshold=1.0)
 
 
 @pytest.mark.usefixtures("x64")
@@ -312,6 +398,43 @@ def test_dividemix_peers_part_the_examples_for_each_other(rate, classes):
     assert method.refresh(lambda: pytest.fail("it warms up"), given, index, memory, 9) is memory
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 0.75, 0.999])
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_dividemix_counts_as_labelled_what_a_rate_says(rate, threshold):
+    """The smallest losses of the other peer; no probability goes farther than the threshold."""
+    n, generator = 200, np.random.default_rng(1)
+    given = generator.integers(0, 5, n)
+    logits = 4 * np.eye(5)[np.where(generator.random(n) < 0.3, (given + 1) % 5, given)]
+    logits = logits + generator.normal(size=(2, n, 5))
+    told, free = (
+        METHODS["dividemix"](n, 5, rate=r, threshold=threshold) for r in (rate, "mixture")
+    )
+    args = lambda: Outputs(None, logits), given, np.arange(n)
+    memory, mixture = (m.refresh(*args, m.init(), 10) for m in (told, free))
+    kept = max(int(np.floor((1 - rate) * n + 1e-4)), 1)
+    for peer in range(2):
+        p = softmax(logits[1 - peer])
+        order = np.argsort(-np.log(p[np.arange(n), given]), kind="stable")
+        labelled = memory[:, peer] > np.float32(threshold)
+        assert np.flatnonzero(labelled).tolist() == sorted(order[:kept].tolist())
+        same = labelled == (mixture[:, peer] > np.float32(threshold))
+        assert (memory[same, peer] == mixture[same, peer]).all()
+        np.testing.assert_allclose(memory[~same, peer], threshold, rtol=1e-6)
+    assert memory.dtype == np.float32
+    assert memory.max() <= 1
+
+
+def test_dividemix_says_the_rate_that_it_is_told():
+    image = jnp.asarray(np.random.default_rng(4).normal(size=(2, 6, 2, 2, 3)), jnp.float32)
+    batch, key = Batch(image, jnp.asarray(LABEL), jnp.arange(6)), jax.random.key(0)
+    outputs = network([image] * 2)
+    free, told = (METHODS["dividemix"](6, 4, **r) for r in ({}, {"rate": 0.25}))
+    one, two = (m.loss(outputs, batch, m.init(), network, key, 30.0) for m in (free, told))
+    assert one[0] == two[0], "only what counts as labelled differs, and here it does not"
+    assert two[2].keys() - one[2].keys() == {"noise_rate"}
+    assert float(two[2]["noise_rate"]) == 0.25
+
+
 def test_mixup_is_the_method_on_mixed_images_and_targets():
     method, image = (
         METHODS["gce"](6, 4),
@@ -357,6 +480,12 @@ def test_mixup_is_refused_where_it_does_not_suit(name):
         ("dividemix", "threshold", 1.5),
         ("dividemix", "unlabelled_weight", -1.0),
         ("dividemix", "confidence_penalty", -1.0),
+        ("dividemix", "rate", "estimate"),
+        ("dividemix", "rate", 1.0),
+        ("dividemix", "rate", "graph"),
+        ("co_teaching", "rate", "mixture"),
+        ("co_teaching", "rate", "graph"),
+        ("jocor", "rate", "graph"),
     ],
 )
 def test_bad_values_are_refused(name, field, value):

@@ -315,6 +315,48 @@ def test_rows_are_told_apart_by_what_each_run_stored(tmp_path):
     }
 
 
+def test_a_rate_of_a_graph_in_doubt_is_counted(tmp_path):
+    told = {"method": "jocor", "relation_guided.method.rate": "graph"}
+    places = [
+        write(tmp_path / str(seed), {"rmdnet": 0.9}, own=rated(doubt), seed=seed, **told)
+        for seed, doubt in enumerate((True, False, False))
+    ]
+    assert [row["n"] for row in table(places)] == ["3, 1 in doubt"]
+
+
+def rated(doubt, error: float | None = -0.0125):
+    ends = {"low": 0.25, "high": 0.5, "in_doubt": doubt}
+    return {"noise_rate": {"used": 0.375, "source": "graph", **ends, "error": error}}
+
+
+def test_a_run_says_the_noise_rate_that_was_used():
+    summary = summary_of()
+    summary["controls"]["base"] |= rated(False)
+    summary["relation_guided"]["noise_rate"] = {"used": 0.0625, "source": "estimate", "error": None}
+    assert report.table(summary).splitlines()[-2:] == [
+        "noise rate of elr + RMDNet: 0.062 (estimate)",
+        "noise rate of elr: 0.375 (graph, 0.250 to 0.500), off by -0.013",
+    ]
+    assert "0.250 to 0.500, in doubt)" in report.rate("elr", rated(True)["noise_rate"])
+
+
+@pytest.mark.parametrize("doubt", [False, True])
+@pytest.mark.parametrize("targets", ["given", "propagated"])
+def test_a_graph_tells_its_arms_what_they_asked_for(doubt, targets):
+    told = {"method": "jocor", "relation_guided.method.rate": "graph", "targets": targets}
+    numbers = {"noise_rate": 0.375, "noise_low": 0.25, "noise_high": 0.5, "changed": 0.3}
+    about = {
+        "neighbours": 5, "temperature": 0.05, "alpha": 0.9, "neighbour_agreement": 0.4,
+        "chance_agreement": 0.1, "used": True, "in_doubt": doubt, "least_left": 1.0, **numbers,
+    }  # fmt: skip
+    text = report.graph(about, arms.arms(resolve(tiny(**told))))
+    assert "0.375 of the given labels are wrong, 95 % interval 0.250 to 0.500" in text
+    assert ("in doubt, used nevertheless: perhaps labels" in text) == doubt
+    assert ("are changed" in text) == (targets == "propagated")
+    alone = report.graph(about, arms.arms(resolve(tiny(targets="propagated"))))
+    assert alone == report.propagated(about), "nobody asks for a rate"
+
+
 @pytest.mark.parametrize("name", arms.NAMES)
 def test_an_arm_stores_what_it_reads_and_nothing_else(name):
     """A field that an arm stores changes its row; one that it does not read cannot."""
@@ -351,6 +393,16 @@ def test_an_arm_stores_what_it_reads_and_nothing_else(name):
     assert stored == json.loads(json.dumps(stored)) | {
         key: value for key, value in stored.items() if isinstance(value, tuple)
     }, "plain values, which JSON keeps"
+
+
+def test_an_arm_that_takes_its_rate_from_the_graph_stores_what_that_depends_on():
+    told = {"method": "co_teaching", "relation_guided.method.rate": "graph", "weight": 0}
+    config = resolve(tiny(**told, controls=("teacher_knn",)))
+    base, frozen = arms.arms(config)
+    assert base.reads_teacher
+    stored = arms.settings(config, base, {"relation_modeling.epochs": 2})
+    assert {"relation_modeling.epochs", "relation_guided.propagation.alpha"} <= stored.keys()
+    assert not frozen.rated
 
 
 def test_a_control_stores_what_it_would_as_an_experiment_of_its_own():

@@ -97,6 +97,11 @@ MAY_NOT = {  # there, here, what is said
         {**CONSTANT, "method": "jocor", "epochs": 9},
         "its method looks at all examples between epochs",
     ),
+    "refreshed by the graph's rate": (
+        {**CONSTANT, "method": "jocor", "relation_guided.method.rate": "graph"},
+        {**CONSTANT, "method": "jocor", "relation_guided.method.rate": "graph", "epochs": 9},
+        "its method looks at all examples between epochs",
+    ),
     "teacher's epochs": ({}, {"modeling": 3}, "its students learn from the teacher as it was"),
 }
 
@@ -273,8 +278,9 @@ def test_corrected_labels_of_another_teacher_are_not_taken(tmp_path):
         source = type("Source", (), {"files": ()})
 
     found = SimpleNamespace(
-        targets=np.eye(2, dtype=np.float32)[Made.given], confidence=np.ones(4), summary={"used": 1}
-    )
+        targets=np.eye(2, dtype=np.float32)[Made.given], confidence=np.ones(4),
+        summary={"used": 1}, belief=np.full((4, 2), 0.5),
+    )  # fmt: skip
     correct._kept(Made, found, "a teacher's hash")
     assert np.array_equal(
         correct.corrected(Made, np.zeros((4, 2)), "a teacher's hash").targets, found.targets

@@ -21,13 +21,17 @@ class Arm(NamedTuple):
     targets: str = "given"
     init: str = "random"
     stage: str = ""  # where its records and checkpoints are; "": nothing is trained
+    rated: bool = False  # whether its method's noise rate is the graph's
 
     @property
     def reads_teacher(self) -> bool:
         """Whether a teacher is needed."""
-        return (
-            self.weight > 0 or self.targets != "given" or self.init == "teacher" or not self.stage
-        )
+        return self.weight > 0 or self.reads_graph or self.init == "teacher" or not self.stage
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether it needs what the teacher's graph tells of the labels."""
+        return self.targets != "given" or self.rated
 
 
 TITLES = {
@@ -59,23 +63,30 @@ def own(config: Config) -> Arm:
         name = f"rmdnet_{labels}" if labels else "rmdnet"
     else:
         name = labels or ("base_from_teacher" if guided.init == "teacher" else "base")
-    return Arm(name, guided.weight, guided.targets, guided.init, OWN)
+    return Arm(name, guided.weight, guided.targets, guided.init, OWN, rated(config))
+
+
+def rated(config: Config) -> bool:
+    """Whether the method takes its noise rate from the teacher's graph."""
+    return config.relation_guided.method.get("rate") == "graph"
 
 
 def arms(config: Config) -> list[Arm]:
     """All arms, the experiment's own first."""
     first = own(config)
     names = [name for name in dict.fromkeys(config.controls) if name != first.name]
-    return [first, *(_control(name, config.relation_guided.weight) for name in names)]
+    return [first, *(_control(name, config) for name in names)]
 
 
-def _control(name: str, weight: float) -> Arm:
+def _control(name: str, config: Config) -> Arm:
+    trained = name not in FROZEN
     return Arm(
         name,
-        weight=weight if name.startswith("rmdnet") else 0.0,
+        weight=config.relation_guided.weight if name.startswith("rmdnet") else 0.0,
         targets=next((t for t, labels in CORRECTED.items() if name.endswith(labels)), "given"),
         init="teacher" if name == "base_from_teacher" else "random",
-        stage="" if name in FROZEN else f"controls/{name}",
+        stage=f"controls/{name}" if trained else "",
+        rated=trained and rated(config),
     )
 
 
@@ -95,7 +106,7 @@ def settings(config: Config, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any
         if arm.weight:
             names = ("edge", "node", "anchors", "warmup_epochs", "teacher_features")
             part |= {"weight": arm.weight} | {name: guided[name] for name in names}
-        if arm.targets != "given":
+        if arm.reads_graph:
             part["propagation"] = guided["propagation"]
         if arm.targets == "rounds":
             part["rounds"] = guided["rounds"]

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rmdnet_jax import files, sharding
+from rmdnet_jax.app.arms import Arm
 from rmdnet_jax.app.setup import Run
 from rmdnet_jax.errors import UserError, first_line, under
 from rmdnet_jax.labels import noise
@@ -66,6 +67,21 @@ def corrected(made: Run, features: np.ndarray, teacher: str = "", name: str = NA
     return _kept(made, found, teacher, path)
 
 
+def rate(found: Corrected, arm: Arm) -> dict:
+    """The noise rate of the labels that an arm learns, as the graph tells it, with its interval.
+
+    Of corrected labels it is that of what is left wrong, by the posterior of what each has become.
+    Its interval is as wide as that of the given labels' rate: a wrong label too many or too few
+    there is one that stays wrong, or becomes so.
+    """
+    about = found.summary
+    used = about["wrong"]["given" if arm.targets == "given" else "propagated"]
+    low = used - (about["noise_rate"] - about["noise_low"])
+    high = used + (about["noise_high"] - about["noise_rate"])
+    ends = {"low": max(low, 0.0), "high": min(high, 1.0)}
+    return {"used": used, "source": "graph", **ends, "in_doubt": about["in_doubt"]}
+
+
 def keep_certain(made: Run, targets: np.ndarray) -> np.ndarray:
     """Targets of the examples that are trained on; those reviewed are what they are."""
     one_hot = np.eye(made.classes, dtype=np.float32)[made.given[made.train]]
@@ -83,6 +99,8 @@ def _kept(made: Run, found: Propagated, teacher: str, path: pathlib.Path) -> Cor
     targets = keep_certain(made, found.targets)
     label = targets.argmax(1)
     about = {**found.summary, "sha256": noise.digest(label)}
+    learnt = {"given": given, "propagated": label}
+    about["wrong"] = {name: _wrong(found.belief, y, certain) for name, y in learnt.items()}
     if certain.any():
         about |= {"certain": int(certain.sum()), "changed": float(np.mean(label != given))}
     if made.known:
@@ -100,6 +118,12 @@ def _kept(made: Run, found: Propagated, teacher: str, path: pathlib.Path) -> Cor
         teacher=np.array(teacher),
     )
     return _whole(made, targets, about, found.transition)
+
+
+def _wrong(belief: np.ndarray, label: np.ndarray, certain: np.ndarray) -> float:
+    """The share of labels [n] that are wrong by the probability [n, class] of each class."""
+    right = belief[np.arange(len(label)), label]
+    return float(np.mean(1 - np.where(certain, 1, right)))
 
 
 def _read(made: Run, teacher: str, path: pathlib.Path) -> Corrected:

@@ -97,7 +97,7 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
     for arm in made.arms:  # everything is built, and so checked, before anything is written
         if arm.stage:
             stage(rounds.held_out(made) if arm.targets == "rounds" else made, parts, arm)
-    if correcting := any(arm.targets != "given" for arm in made.arms):
+    if correcting := any(arm.reads_graph for arm in made.arms):
         correct.check(made)
     needed = any(arm.reads_teacher for arm in made.arms) or made.config.audit
     if made.config.audit:
@@ -109,7 +109,7 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
     corrected = None
     if correcting and teacher:
         corrected = correct.corrected(made, teacher.features, identity.of_teacher(teacher))
-        report.say(report.propagated(corrected.summary))
+        report.say(report.graph(corrected.summary, made.arms))
     results, students = {}, {}
     for arm in made.arms:
         results[arm.name], students[arm.name] = result(made, parts, arm, teacher, corrected)
@@ -122,7 +122,10 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
         # Of this process; the arms' own seconds count all.
         "session_seconds": round(time.perf_counter() - began, 3),
     }
-    student = finish.end(made, summary, teacher, corrected, students, classes)
+    learnt_by = any(arm.targets != "given" for arm in made.arms)
+    student = finish.end(
+        made, summary, teacher, corrected if learnt_by else None, students, classes
+    )
     return Outcome(summary, student)
 
 
@@ -182,16 +185,20 @@ class Learner(NamedTuple):
 
 def learner(made: Run) -> Learner:
     """The method, the relation losses and the student that a config names."""
-    rows = sharding.padded(len(made.given))
-    method = build("relation_guided.method", made.config, rows, made.classes)
-    guided = made.config.relation_guided
-    with under("relation_guided"):
-        method = mixup(method, guided.mixup, made.classes)
-    with under("relation_guided.consistency"):
-        method = consistency(method, made.classes, **guided.consistency)
     edge, node = matching(made.config, "edge"), matching(made.config, "node")
     checked.anchors(made.config)
-    return Learner(method, edge, node, classifier(made.encoder, made.classes))
+    return Learner(method(made), edge, node, classifier(made.encoder, made.classes))
+
+
+def method(made: Run, rate: float = 0.0) -> Method:
+    """The method that a config names; with this noise rate, where it is to be the graph's."""
+    rows = sharding.padded(len(made.given))
+    found = build("relation_guided.method", made.config, rows, made.classes, rate=rate)
+    guided = made.config.relation_guided
+    with under("relation_guided"):
+        found = mixup(found, guided.mixup, made.classes)
+    with under("relation_guided.consistency"):
+        return consistency(found, made.classes, **guided.consistency)
 
 
 def matching(config: Config, part: str) -> RelationLoss:
@@ -229,12 +236,14 @@ def stage(
 
     Without a teacher it is the base method's, which is enough to check the settings.
     """
-    config, method = made.config.relation_guided, parts.method
+    config, base = made.config.relation_guided, parts.method
+    if arm.rated and corrected:
+        base = method(made, correct.rate(corrected, arm)["used"])
     stored = config.teacher_features == "stored"
     variables = teacher.variables if teacher else None
     objective = relation_guided(
         parts.student,
-        method,
+        base,
         (teacher and teacher.network) or made.encoder,
         None if stored else variables,
         weight=arm.weight if teacher else 0.0,
@@ -246,8 +255,8 @@ def stage(
     )
     targets = corrected.targets if corrected and arm.targets != "given" else None
     refresh = None
-    if method.refresh is not None:
-        refresh = functools.partial(remember, made, method.refresh, learnt(made, arm, corrected))
+    if base.refresh is not None:
+        refresh = functools.partial(remember, made, base.refresh, learnt(made, arm, corrected))
     features = teacher.features if teacher and stored and arm.weight else None
     return make_stage(
         made, arm.stage, 1, objective, functools.partial(test, made), refresh,
@@ -306,5 +315,6 @@ def result(
         built, variables = fitted(parts, arm, teacher, made, corrected, arm.stage)
     if arm.targets != "given" and corrected:
         about["propagation"] = corrected.summary
-    found = measured(made, built, variables, learnt(made, arm, corrected))
+    rate = correct.rate(corrected, arm) if arm.rated and corrected else None
+    found = measured(made, built, variables, learnt(made, arm, corrected), rate)
     return {**found, **about}, variables

@@ -37,8 +37,18 @@ def frozen(made: Run, arm: Arm, teacher: Teacher) -> dict:
     return {"test_accuracy": {"last": evaluation.accuracy(predicted, made.source.test_labels)}}
 
 
-def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) -> dict:
-    """What a trained student is worth."""
+def measured(
+    made: Run, stage: Stage, variables: Variables, labels: np.ndarray, rate: dict | None = None
+) -> dict:
+    """What a trained student is worth.
+
+    Args:
+      made: what the arms share.
+      stage: the student's.
+      variables: the student's.
+      labels: int [n], those that it has learnt.
+      rate: their noise rate and where it is from; None: what the records tell of it.
+    """
     records = made.writer.metrics.of(stage.name)
     last = records[-1]
     found: dict[str, Any] = {"test_accuracy": evaluation.columns(records)}
@@ -47,14 +57,11 @@ def measured(made: Run, stage: Stage, variables: Variables, labels: np.ndarray) 
         found["nll"] = evaluation.negative_log_likelihood(logits, made.source.test_labels)
         found["ece"] = evaluation.expected_calibration_error(logits, made.source.test_labels)
     if "noise_rate" in last:  # what a method that selects examples took it to be
-        used = last["noise_rate"]
         true = float(np.mean((labels != made.source.labels)[made.train]))
         estimated = made.config.relation_guided.method.get("rate") == "estimate"
-        found["noise_rate"] = {
-            "used": used,
-            "source": "estimate" if estimated else "given",
-            "error": used - true if made.known else None,
-        }
+        source = "estimate" if estimated else "given"
+        about = rate or {"used": last["noise_rate"], "source": source}
+        found["noise_rate"] = {**about, "error": about["used"] - true if made.known else None}
     if "validation_accuracy" in last:  # on held-out given labels
         found["validation_accuracy"] = last["validation_accuracy"]
     kinds = ("given", "clean") if made.known else ("given",)

@@ -19,7 +19,7 @@ from rmdnet_jax.errors import UserError, one_of, wrong
 from rmdnet_jax.files import place
 from rmdnet_jax.labels.files import TABLES
 
-WORDS = ("auto", "estimate")  # a field that holds one of these takes a number as well
+WORDS = ("auto", "estimate", "mixture")  # a field that holds one of these takes a number as well
 # Fields of a preset's choice that another entry keeps: heads are as wide as the preset's encoder.
 KEPT = {"relation_modeling.ssl": ("projection", "hidden"), "encoder": ("dtype",)}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 
 from jax.sharding import Mesh
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 import rmdnet_jax
 from rmdnet_jax import sharding
 from rmdnet_jax.app import doctor, figures, tables
-from rmdnet_jax.app.arms import title
+from rmdnet_jax.app.arms import Arm, title
 from rmdnet_jax.app.command import Parser, spoken
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
@@ -48,6 +49,19 @@ def describe(config: Config, source: Source, labels: dict, reviewed: str = "") -
     shares = matrix(labels["transition"]) if labels["rate"] is not None else []
     lines += ["       " + line for line in shares]
     return "\n".join([*lines, reviewed] if reviewed else lines)
+
+
+def graph(about: dict, arms: Sequence[Arm]) -> str:
+    """What the graph tells these arms, in lines: corrected labels, or the noise rate."""
+    lines = [propagated(about)] if any(arm.targets != "given" for arm in arms) else []
+    if any(arm.rated for arm in arms):
+        between = f"{about['noise_low']:.3f} to {about['noise_high']:.3f}"
+        doubt = f"; in doubt, used nevertheless: {doubted(about)}" if about["in_doubt"] else ""
+        lines.append(
+            f"graph  {about['neighbours']} neighbours: {about['noise_rate']:.3f} of the given "
+            f"labels are wrong, 95 % interval {between}{doubt}"
+        )
+    return "\n".join(lines)
 
 
 def propagated(about: dict) -> str:
@@ -155,7 +169,16 @@ def table(summary: dict) -> str:
         known = summary["noise"]["rate"] is not None
         labels = "clean labels (an evaluation only)" if known else "the labels as they are"
         lines.append(f"teacher kNN with {labels}: {100 * knn:.2f} %")
-    return "\n".join(lines)
+    told = [rate(name, row["noise_rate"]) for name, row in rows.items() if "noise_rate" in row]
+    return "\n".join([*lines, *told])
+
+
+def rate(arm: str, about: dict) -> str:
+    """The noise rate that an arm's method took its labels to have, in a line."""
+    between = f", {about['low']:.3f} to {about['high']:.3f}" if "low" in about else ""
+    doubt = ", in doubt" if about.get("in_doubt") else ""
+    error = "" if about["error"] is None else f", off by {about['error']:+.3f}"
+    return f"noise rate of {arm}: {about['used']:.3f} ({about['source']}{between}{doubt}){error}"
 
 
 def _name(method: str, arm: str, row: dict) -> str:

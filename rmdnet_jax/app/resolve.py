@@ -70,7 +70,9 @@ def _unlabelled(config: Config) -> dict[str, Any]:
         return {}
     if config.noise.name == "asymmetric":
         return {"unlabelled_weight": 0.0, "confidence_penalty": 1.0}
-    rate = config.noise.get("rate", 0.4)
+    rate = config.relation_guided.method.get("rate", "mixture")
+    if isinstance(rate, str):  # that of the noise, which a graph is not to know
+        rate = 0.4 if rate == "graph" else config.noise.get("rate", 0.4)
     return {"unlabelled_weight": UNLABELLED[config.data.name][(rate > 0.35) + (rate > 0.85)]}
 
 
@@ -221,10 +223,14 @@ def _check_plain(path: str, value: Any) -> None:
         raise wrong(path, f"be numbers and text, got {value!r:.60}")
 
 
-def build(path: str, config: Config, *facts: Any) -> Any:
-    """Calls the entry that a choice names with the facts and its fields; errors say where."""
+def build(path: str, config: Config, *facts: Any, rate: float = 0.0) -> Any:
+    """Calls the entry that a choice names with the facts and its fields; errors say where.
+
+    `rate` is the noise rate of a method whose own is "graph"; any will do to try its shapes.
+    """
+    graph = {"rate": rate} if schema.at(config, path).get("rate") == "graph" else {}
     with under(path):
-        return bound(path, config)(*facts)
+        return bound(path, config)(*facts, **graph)
 
 
 def bound(path: str, config: Config) -> Callable:

@@ -43,7 +43,7 @@ class Run(NamedTuple):
     arm: str
     settings: dict  # flat, those that the arm reads
     accuracy: float | None  # fraction
-    doubt: bool  # the arm learnt given labels because the graph was in doubt
+    doubt: bool  # what the graph told the arm, or would have, was in doubt
 
 
 class Row(NamedTuple):
@@ -54,7 +54,7 @@ class Row(NamedTuple):
     arm: str
     settings: str
     values: dict[int, float]  # seed -> %
-    doubts: set[int]  # seeds whose graph was in doubt, so that labels stayed as given
+    doubts: set[int]  # seeds whose graph was in doubt: labels stayed as given, a rate was used
 
 
 def read(directories: list[str], column: str) -> list[Run]:
@@ -94,6 +94,7 @@ def accuracy(row: dict, column: str) -> float | None:
 
 def _arm(config: dict, row: dict, column: str) -> Run:
     doubt = not row.get("propagation", {}).get("used", True)
+    doubt = doubt or row.get("noise_rate", {}).get("in_doubt", False)
     return Run(config, row["arm"], row["settings"], accuracy(row, column), doubt)
 
 

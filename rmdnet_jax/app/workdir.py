@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rmdnet_jax.app import schema
-from rmdnet_jax.app.resolve import resolve
+from rmdnet_jax.app.resolve import build, resolve
 from rmdnet_jax.app.schema import flatten
 from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.files import write_json, writing
@@ -36,8 +36,7 @@ def _more_epochs(there: Any, here: Any, config: dict) -> str:
         return "its learning rate follows a cosine over all epochs"
     if guided["targets"] == "rounds":
         return "its labels are corrected by the student as it was"
-    fields = dict(guided["method"])
-    method = schema.TABLES["relation_guided.method"][fields.pop("name")](2, 2, **fields)
+    method = build("relation_guided.method", config, 2, 2)
     return "its method looks at all examples between epochs" if method.refresh else ""
 
 

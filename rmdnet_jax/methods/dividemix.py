@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, losses
-from rmdnet_jax.errors import within
+from rmdnet_jax.errors import all_within, within
 from rmdnet_jax.methods.method import Method
 from rmdnet_jax.methods.mixup import mixed
+from rmdnet_jax.methods.peers import known
 from rmdnet_jax.types import Array, Outputs
 
 RAMP = 16.0  # epochs in which the unlabelled weight grows to its full size
@@ -102,10 +103,27 @@ def _warm(logits: Array, label: Array, confidence_penalty: float) -> Array:
     return fit + confidence_penalty * confidence
 
 
-def _parted(logits: Any, given: np.ndarray) -> list[np.ndarray]:
+def _parted(
+    logits: Any, given: np.ndarray, rate: float | None, threshold: float
+) -> list[np.ndarray]:
     """How likely each given label is right, for each peer to learn by: what the other says."""
     values = [evaluation.cross_entropy(peer, given) for peer in logits]
-    return [evaluation.small_loss_probability(value) for value in reversed(values)]
+    found = [(value, evaluation.small_loss_probability(value)) for value in reversed(values)]
+    return [p if rate is None else _counted(value, p, rate, threshold) for value, p in found]
+
+
+def _counted(
+    loss: np.ndarray, probability: np.ndarray, rate: float, threshold: float
+) -> np.ndarray:
+    """The probabilities [n] of which those of the 1 - `rate` smallest losses pass the threshold.
+
+    Where an example is on the other side of it, it goes no farther than there.
+    """
+    kept = max(int((1 - rate) * len(loss) + 1e-4), 1)  # as in `peers`
+    small = np.argsort(np.argsort(loss, kind="stable")) < kept
+    border = np.float32(threshold)
+    above = np.nextafter(border, np.float32(1))
+    return np.where(small, np.maximum(probability, above), np.minimum(probability, border))
 
 
 def dividemix(
@@ -118,14 +136,14 @@ def dividemix(
     threshold: float = 0.5,
     unlabelled_weight: float = 25.0,
     confidence_penalty: float = 0.0,
+    rate: str | float = "mixture",
 ) -> Method:
     """DivideMix: each peer's losses part the examples into likely right and wrong for the other.
 
     A warm-up by cross entropy comes first.
 
     Args:
-      num_examples: rows of the memory [example, peer]: how likely each given label is right,
-        for this peer to learn by.
+      num_examples: rows of the memory [example, peer]: how likely a label is right, to this peer.
       num_classes: not read.
       warmup_epochs: of cross entropy, at least 2, as losses tell nothing before; the authors take
         10 for CIFAR-10, 30 for CIFAR-100.
@@ -136,32 +154,34 @@ def dividemix(
         more the noisier.
       confidence_penalty: of the warm-up, times the negative entropy of predictions; theirs is 1
         for asymmetric noise, else 0.
+      rate: "mixture": two Gaussians on the losses part the examples, as theirs. A number r in
+        [0, 1): the 1 - r of smallest losses are labelled. There Gaussians say how likely a label
+        is right, at least the threshold. "graph": see `co_teaching`.
 
     Source: Li et al., ICLR 2020, Algorithm 1. Their steps take as many labelled as unlabelled
-    images, and train the peers in turn. Here a batch is a draw from all examples, and both peers
-    learn in each step.
+    images, one peer after the other. Here a batch is drawn from all, and both peers learn.
     """
+    told = known(rate, "mixture")
     within("warmup_epochs", warmup_epochs, "[2, inf)", whole=True)
-    within("threshold", threshold, "[0, 1]")
-    for name, value in (("alpha", alpha), ("temperature", temperature)):
-        within(name, value, "(0, inf)")
-    within("unlabelled_weight", unlabelled_weight, "[0, inf)")
-    within("confidence_penalty", confidence_penalty, "[0, inf)")
+    within("threshold", threshold, "[0, 1]" if told is None else "[0, 1)")
+    all_within("(0, inf)", alpha=alpha, temperature=temperature)
+    weights = {"unlabelled_weight": unlabelled_weight, "confidence_penalty": confidence_penalty}
+    all_within("[0, inf)", **weights)
     settings = {"temperature": temperature, "threshold": threshold}
+    about = {} if told is None else {"noise_rate": jnp.float32(told)}
 
     def loss(outputs, batch, memory, forward, key, epoch):
+        clean = memory[batch.index].T
         weight = unlabelled_weight * jnp.clip((epoch - warmup_epochs) / RAMP, 0.0, 1.0)
-        value, metrics = _mixmatch(
-            outputs, batch, memory[batch.index].T, forward, key, alpha, weight, settings
-        )
+        value, metrics = _mixmatch(outputs, batch, clean, forward, key, alpha, weight, settings)
         first = sum(_warm(o.logits[0], batch.label, confidence_penalty) for o in outputs)
-        return jnp.where(epoch < warmup_epochs, first, value), memory, metrics
+        return jnp.where(epoch < warmup_epochs, first, value), memory, metrics | about
 
     def refresh(outputs, given, index, memory, epoch):
         if epoch < warmup_epochs:
             return memory
         memory = np.array(memory)
-        memory[index] = np.stack(_parted(outputs().logits, given), axis=1)
+        memory[index] = np.stack(_parted(outputs().logits, given, told, threshold), axis=1)
         return memory
 
     return Method(2, 2, lambda: jnp.ones((num_examples, 2), jnp.float32), loss, refresh)

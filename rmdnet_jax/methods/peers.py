@@ -22,16 +22,20 @@ def _small(loss: Array, share: Array) -> Array:
     return (rank < kept) / kept
 
 
-def _known(rate: str | float) -> float | None:
-    """The noise rate as a number, or None where it is to be estimated."""
-    if rate == "estimate":
+def known(rate: str | float, otherwise: str) -> float | None:
+    """The noise rate as a number, or None where it is the word for another way to it."""
+    if rate == otherwise:
         return None
+    if rate == "graph":
+        number = "find_label_errors(features, labels).noise_rate is such a number"
+        raise wrong("rate", f"be a number outside of a run, got 'graph'; {number}")
     try:
         value = float(rate)
     except (TypeError, ValueError):
         value = -1.0
     if not 0 <= value < 1:
-        raise wrong("rate", f"be 'estimate' or a number in [0, 1), got {rate!r}")
+        words = f"'{otherwise}', 'graph' or a number in [0, 1)"
+        raise wrong("rate", f"be {words}, got {rate!r}")
     return value
 
 
@@ -47,7 +51,7 @@ def _selecting(choose: _Choose, rate: str | float, ramp_epochs: float) -> Method
     The share is `1 - min(epoch / ramp_epochs, 1) r`. The memory is r: the given rate, or the
     newest estimate of it.
     """
-    known = _known(rate)
+    told = known(rate, "estimate")
     within("ramp_epochs", ramp_epochs, "(0, inf)")
 
     def loss(outputs, batch, memory, forward, key, epoch):
@@ -56,13 +60,13 @@ def _selecting(choose: _Choose, rate: str | float, ramp_epochs: float) -> Method
         return value, memory, {"noise_rate": memory, "kept": share}
 
     def refresh(outputs, given, index, memory, epoch):
-        if known is not None or epoch > ramp_epochs:
+        if told is not None or epoch > ramp_epochs:
             return memory
         loss = np.mean([evaluation.cross_entropy(peer, given) for peer in outputs().logits], axis=0)
         return np.float32(1.0 - evaluation.small_loss_probability(loss).mean())
 
     return Method(
-        peers=2, views=1, init=lambda: jnp.float32(known or 0.0), loss=loss, refresh=refresh
+        peers=2, views=1, init=lambda: jnp.float32(told or 0.0), loss=loss, refresh=refresh
     )
 
 
@@ -79,7 +83,8 @@ def co_teaching(
       num_examples: not read.
       num_classes: not read.
       rate: the noise rate, a number in [0, 1). "estimate": a mixture on the losses tells it
-        after each epoch of the ramp.
+        after each epoch of the ramp. "graph": a run puts in what its teacher's graph tells, see
+        `relations.propagation`; in a call of your own give the number.
       ramp_epochs: until the kept share has fallen to 1 - rate; T_k.
 
     Source: Han et al., NeurIPS 2018, Algorithm 1.
