@@ -36,7 +36,7 @@ from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.anchors import anchored_kl
 from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.training.metrics import Writer
-from rmdnet_jax.training.objectives import Anchors, classifier, relation_guided
+from rmdnet_jax.training.objectives import Anchors, alone, classifier, relation_guided
 from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Outputs, Variables
 
@@ -55,6 +55,7 @@ def run(
     given: Mapping[str, Any] | None = None,
     source: Source | None = None,
     encoder: Any = None,
+    teacher: Any = None,
     classes: tuple = (),
 ) -> Outcome:
     """Runs an experiment to its end, continuing what `workdir` holds.
@@ -65,6 +66,7 @@ def run(
       given: what the user gave, kept in `config.json`.
       source: examples in memory, in place of those that the config names.
       encoder: a network of the user's, in place of the one that the config names.
+      teacher: features in memory or a model of the user's, whose name the config has.
       classes: as the user names them, in the order of the labels; else the source's names.
 
     Raises:
@@ -78,10 +80,12 @@ def run(
     with contextlib.closing(made.owner):
         if not made.config.relation_guided.epochs:
             return modeled(made, given or {}, classes)
-        return _run(made, given or {}, classes, began)
+        return _run(made, given or {}, teacher, classes, began)
 
 
-def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> Outcome:
+def _run(
+    made: Run, given: Mapping[str, Any], own_teacher: Any, classes: tuple, began: float
+) -> Outcome:
     """Runs what was set up."""
     parts = learner(made)
     for arm in made.arms:  # everything is built, and so checked, before anything is written
@@ -92,7 +96,7 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
     needed = any(arm.reads_teacher for arm in made.arms) or made.config.audit
     if made.config.audit:
         finish.check_audit(made)
-    teacher = teachers.prepared(made) if needed else None
+    teacher = teachers.prepared(made, own_teacher) if needed else None
     made, labels = begin(made, given, teacher, classes)
     if isinstance(teacher, Stage):
         teacher = teachers.trained(made, teacher)
@@ -118,9 +122,10 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
 
 def modeled(made: Run, given: Mapping[str, Any], classes: tuple) -> Outcome:
     """Relation modeling alone: it needs no labels, and leaves a teacher but no student."""
-    stage = teachers.prepared(made)
-    if not isinstance(stage, Stage):
+    if made.config.teacher:
         raise wrong("relation_guided.epochs", "be > 0 where the teacher is given, got 0")
+    stage = teachers.prepared(made)
+    assert isinstance(stage, Stage)
     if made.config.audit:
         finish.check_audit(made)
     made, _ = begin(made, given, stage, classes)
@@ -230,6 +235,7 @@ def stage(
         warmup_epochs=config.warmup_epochs,
         start=variables if arm.init == "teacher" else None,
         anchors=anchors(made, teacher) if teacher and arm.weight else None,
+        mapped=teachers.mapped(made, teacher) if teacher and arm.weight else 0,
     )
     targets = corrected.targets if corrected and arm.targets != "given" else None
     refresh = None
@@ -271,7 +277,7 @@ def result(
         assert teacher is not None
         return {**frozen(made, arm, teacher), **about}, None
     built = stage(made, parts, arm, teacher, corrected)
-    variables = train(made, built)
+    variables = alone(train(made, built))
     if arm.targets != "given" and corrected:
         about["propagation"] = corrected.summary
     found = measured(made, built, variables, learnt(made, arm, corrected))
