@@ -361,7 +361,7 @@ def test_a_collapsed_teacher_stops_the_run(tmp_path):
         teachers.watch(made, None, 1, {"z_std": 0.05})
 
 
-def test_a_teacher_serves_another_run_and_only_of_its_architecture(tmp_path):
+def test_a_teacher_serves_another_run_and_starts_those_of_its_architecture(tmp_path):
     first = experiment.run(tiny(), tmp_path / "first").summary
     again = experiment.run(tiny(teacher=str(tmp_path / "first")), tmp_path / "again").summary
     assert records(tmp_path / "first", "relation_guided") == records(
@@ -369,7 +369,8 @@ def test_a_teacher_serves_another_run_and_only_of_its_architecture(tmp_path):
     )
     assert again["relation_modeling"] == {"teacher": str(tmp_path / "first")}
     assert first["relation_modeling"]["knn_accuracy"] > 0.1
-    other = tiny(**{"teacher": str(tmp_path / "first"), "encoder.widths": (4, 16)})
+    wide = {"teacher": str(tmp_path / "first"), "encoder.widths": (4, 16)}
+    other = tiny(**wide, **{"relation_guided.init": "teacher"})
     with pytest.raises(UserError, match="another architecture"):
         experiment.run(other, tmp_path / "other")
     assert not (tmp_path / "other").exists()

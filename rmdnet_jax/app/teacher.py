@@ -245,11 +245,17 @@ def _restored(made: Run, path: pathlib.Path, encoder: Network) -> Variables:
 
 def _given(made: Run, own: Any, name: str) -> Teacher:
     """Features [n, dim] of any model, by example index; raises `UserError` where arms need more."""
-    if any(arm.init == "teacher" for arm in made.arms):
-        raise wrong("teacher", "be a network, not features, for students that start from it")
-    stored = made.config.relation_guided.teacher_features == "stored"
-    if any(arm.weight for arm in made.arms) and not stored:
-        raise wrong("relation_guided.teacher_features", "be stored where the teacher is features")
+    guided, controls, needs = made.config.relation_guided, made.config.controls, []
+    if any(arm.weight for arm in made.arms) and guided.teacher_features != "stored":
+        needs.append("relation_guided.teacher_features=stored")
+    if guided.init == "teacher":
+        needs.append("relation_guided.init=random")
+    if "base_from_teacher" in controls:
+        kept = ",".join(repr(name) for name in controls if name != "base_from_teacher")
+        needs.append(f"controls=({kept})")
+    if needs:
+        must = "be a network, not features, for students that start from it or see it online"
+        raise wrong("teacher", f"{must}: set {' and '.join(needs)}")
     features, test = given_features.read(own, made.source)
     check_features(features, f"teacher {name!r}")
     return Teacher(features, test, None, {"teacher": pathlib.Path(name).name}, {"teacher": name})
