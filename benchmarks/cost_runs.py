@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rmdnet_jax.app import correct, experiment
+from rmdnet_jax.app import correct, learning
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app.arms import own
 from rmdnet_jax.app.correct import Corrected
@@ -86,8 +86,8 @@ def second(run: Callable[[int], Any]) -> tuple[Any, float]:
 def student(config: Any, place: pathlib.Path, teacher: Teacher, corrected: Corrected) -> dict:
     """One student's curve."""
     made = begun(config, place)
-    parts, arm = experiment.learner(made), own(made.config)
-    return clocked(made, experiment.stage(made, parts, arm, teacher, corrected))[1]
+    parts, arm = learning.learner(made), own(made.config)
+    return clocked(made, learning.stage(made, parts, arm, teacher, corrected))[1]
 
 
 def clocked(made: Run, stage: steps.Stage) -> tuple[Variables, dict]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks import ours
 from benchmarks.speed import spread
 from rmdnet_jax import sharding
-from rmdnet_jax.app import experiment
+from rmdnet_jax.app import learning
 from rmdnet_jax.app.arms import own
 from rmdnet_jax.app.compile.facts import kernels
 from rmdnet_jax.app.correct import Corrected
@@ -51,8 +51,8 @@ def stage_of(data: str, network: str, method: str, variant: str, batch: int, rea
     dim = jax.eval_shape(apply, variables).shape[-1]
     teacher = Teacher(random.normal(size=(size, dim)).astype(np.float32), None, variables, {}, {})
     targets = random.dirichlet(np.ones(made.classes), size).astype(np.float32)
-    parts, labels = experiment.learner(made), Corrected(targets, {})
-    return experiment.stage(made, parts, own(config), teacher, labels), made.mesh
+    parts, labels = learning.learner(made), Corrected(targets, {}, np.eye(targets.shape[1]))
+    return learning.stage(made, parts, own(config), teacher, labels), made.mesh
 
 
 def lowered(stage: steps.Stage, here: Mesh, there: Mesh | None, shapes: bool) -> Any:

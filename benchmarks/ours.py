@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import cpu, sharding
-from rmdnet_jax.app import experiment, report
+from rmdnet_jax.app import experiment, learning, report
 from rmdnet_jax.app.arms import own
 from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.presets import cifar
@@ -64,7 +64,7 @@ def stage_of(made: Run, case: str) -> steps.Stage:
     stored = case == "stored"
     features = made.features(variables, made.source.images) if stored else np.zeros((0, 0))
     teacher = Teacher(features, None, variables, {}, {})
-    return experiment.stage(made, experiment.learner(made), own(made.config), teacher)
+    return learning.stage(made, learning.learner(made), own(made.config), teacher)
 
 
 def run(case: str, data: str, network: str, batch: int, epochs: int, turn: Callable) -> dict:

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import cost_figures, pods
 from rmdnet_jax import cli, sharding
-from rmdnet_jax.app import experiment, setup
+from rmdnet_jax.app import learning, setup
 from rmdnet_jax.app.compile import command, facts, programs, target, words
 from rmdnet_jax.app.compile.programs import Data
 from rmdnet_jax.app.compile.target import Target
@@ -232,7 +232,7 @@ def test_what_is_made_of_shapes_is_the_program_of_a_run(tmp_path):
     """The same experiment, set up with its data."""
     config = resolve(tiny(weight=0.0, **{"data.limit": 0}))
     made = setup.setup(config, tmp_path / "run")
-    stage = experiment.stage(made, experiment.learner(made), made.arms[0])
+    stage = learning.stage(made, learning.learner(made), made.arms[0])
     rows, frozen = stage.pipeline.batch(0), stage.objective.frozen
     state = steps.shapes(stage, made.mesh, rows)
     with jax.set_mesh(made.mesh):

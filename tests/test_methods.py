@@ -227,7 +227,7 @@ def test_what_is_left_wrong_is_as_sure_as_what_was():
         "noise_rate": 0.4, "noise_low": 0.3, "noise_high": 0.45, "in_doubt": True,
         "wrong": {"given": 0.375, "propagated": 0.05},
     }  # fmt: skip
-    found = correct.Corrected(np.eye(2), summary)
+    found = correct.Corrected(np.eye(2), summary, np.eye(2))
     one, two = (correct.rate(found, Arm("base", targets=y)) for y in ("given", "propagated"))
     close = functools.partial(pytest.approx, abs=1e-12)
     assert (one["used"], one["low"], one["high"]) == close((0.375, 0.275, 0.425))

@@ -12,7 +12,7 @@ import pytest
 from conftest import assert_same, tiny
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import experiment
+from rmdnet_jax.app import experiment, learning
 from rmdnet_jax.app.arms import Arm
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.setup import setup
@@ -32,7 +32,7 @@ def made_of(workdir, **values):
 
 
 def stage_of(made):
-    stage = experiment.stage(made, experiment.learner(made), BASE)
+    stage = learning.stage(made, learning.learner(made), BASE)
     return stage._replace(evaluate=lambda *_: {})
 
 
@@ -108,7 +108,7 @@ def test_the_loss_of_relations_moves_no_matrix_of_the_batch(tmp_path):
         rng.normal(size=(len(made.given), 8)).astype(np.float32), None, None, {}, {}
     )
     arm = Arm("rmdnet", weight=1.0, stage="x")
-    stage = experiment.stage(made, experiment.learner(made), arm, teacher)
+    stage = learning.stage(made, learning.learner(made), arm, teacher)
     batch = stage.pipeline.batch_size
     assert max(moved(compiled(made, stage))) < batch * batch
 

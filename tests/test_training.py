@@ -12,7 +12,7 @@ import pytest
 from conftest import assert_same, tiny
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import experiment
+from rmdnet_jax.app import experiment, learning
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app.arms import Arm
 from rmdnet_jax.app.resolve import resolve
@@ -41,7 +41,7 @@ def made_of(workdir, **values):
 
 
 def stage_of(made, arm=BASE, teacher=None):
-    return experiment.stage(made, experiment.learner(made), arm, teacher)
+    return learning.stage(made, learning.learner(made), arm, teacher)
 
 
 def teacher_of(made, variables):
@@ -364,7 +364,7 @@ def test_a_collapsed_teacher_stops_the_run(tmp_path):
         teachers.watch(made, None, 1, {"z_std": 0.05})
 
 
-def test_a_teacher_serves_another_run_and_only_of_its_architecture(tmp_path):
+def test_a_teacher_serves_another_run_and_starts_those_of_its_architecture(tmp_path):
     first = experiment.run(tiny(), tmp_path / "first").summary
     again = experiment.run(tiny(teacher=str(tmp_path / "first")), tmp_path / "again").summary
     assert records(tmp_path / "first", "relation_guided") == records(
@@ -372,7 +372,8 @@ def test_a_teacher_serves_another_run_and_only_of_its_architecture(tmp_path):
     )
     assert again["relation_modeling"] == {"teacher": str(tmp_path / "first")}
     assert first["relation_modeling"]["knn_accuracy"] > 0.1
-    other = tiny(**{"teacher": str(tmp_path / "first"), "encoder.widths": (4, 16)})
+    wide = {"teacher": str(tmp_path / "first"), "encoder.widths": (4, 16)}
+    other = tiny(**wide, **{"relation_guided.init": "teacher"})
     with pytest.raises(UserError, match="another architecture"):
         experiment.run(other, tmp_path / "other")
     assert not (tmp_path / "other").exists()

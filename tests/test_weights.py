@@ -72,6 +72,66 @@ def test_what_does_not_fit_is_named():
         )
 
 
+def hugging_faces(state):
+    """A ResNet's state dict under the names of `transformers`, entry by entry."""
+    found = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if parts[0] in ("conv1", "bn1"):
+            kind = {"conv1": "convolution", "bn1": "normalization"}[parts[0]]
+            new = ["embedder", "embedder", kind]
+        else:
+            stage, block, part = int(parts[0][-1]) - 1, parts[1], parts[2]
+            new = ["encoder", "stages", str(stage), "layers", block]
+            if part == "downsample":
+                new += ["shortcut", ("convolution", "normalization")[int(parts[3])]]
+            else:
+                kind = "convolution" if part[:-1] == "conv" else "normalization"
+                new += ["layer", str(int(part[-1]) - 1), kind]
+        found[".".join(["resnet", *new, parts[-1]])] = value
+    return found | {"classifier.1.weight": np.zeros((7, 5)), "classifier.1.bias": np.zeros(7)}
+
+
+RESNETS = ("resnet18", "resnet34", "resnet50")
+
+
+@pytest.mark.parametrize("stem", encoder.STEMS)
+@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("rename", [dict, hugging_faces], ids=["torchvision, timm", "transformers"])
+def test_resnets_are_known_by_the_names_of_others(rename, name, stem):
+    variables = drawn(encoder.ENCODERS[name](stem=stem, width=4))
+    state = rename(weights.state_dict(variables))
+    assert weights.described(state) == {"name": name, "stem": stem, "width": 4}
+    assert_same(weights.from_state_dict(state, variables, "teacher"), variables)
+    inner = {f"model.{key}": value for key, value in state.items()}
+    assert weights.described(inner) == weights.described(state)
+
+
+@pytest.mark.parametrize("name", ["cnn", "preact_resnet18", "wrn28_2"])
+def test_other_networks_are_not_taken_for_a_resnet(name):
+    network = encoder.ENCODERS[name](**({"widths": (4, 8)} if name == "cnn" else {"width": 4}))
+    assert weights.described(weights.state_dict(drawn(network))) is None
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_block_more_is_another_network(name):
+    state = weights.state_dict(drawn(encoder.ENCODERS[name](width=4)))
+    more = {n.replace("layer3.1.", "layer3.17."): x for n, x in state.items()}
+    assert weights.described(state | more) is None
+    assert weights.described({n: x for n, x in state.items() if "layer3.1." not in n}) is None
+
+
+def test_a_resnet_by_its_names_teaches_another_network(tmp_path):
+    resnet = encoder.ENCODERS["resnet18"](width=2)
+    variables = resnet.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))
+    save_file(hugging_faces(weights.state_dict(variables)), tmp_path / "theirs.safetensors")
+    config = tiny(teacher=str(tmp_path / "theirs.safetensors"), epochs=1)
+    experiment.run(config, tmp_path / "run")
+    config = tiny(teacher=config.teacher, epochs=1, **{"relation_guided.init": "teacher"})
+    with pytest.raises(UserError, match=r"another architecture: encoder .*resnet18.* there, .*cnn"):
+        experiment.run(config, tmp_path / "again")
+
+
 def test_a_file_is_a_teacher_and_the_student_becomes_one(tmp_path):
     first = drawn(encoder.cnn(widths=(4, 8)), shape=(1, 8, 8, 1))
     save_file(weights.state_dict(first), tmp_path / "mine.safetensors")

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks.gpu.record import Record
-from rmdnet_jax.app import correct, experiment, identity, teacher
+from rmdnet_jax.app import correct, experiment, identity, learning, teacher
 from rmdnet_jax.app.load import get_config
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.setup import Run, setup
@@ -69,7 +69,7 @@ def students(made: Run, args: argparse.Namespace, record: Record, noise: str) ->
     """A row for each arm that is started in time."""
     guide = teacher.prepared(made)
     assert isinstance(guide, teacher.Teacher)
-    parts = experiment.learner(made)
+    parts = learning.learner(made)
     with contextlib.closing(made.owner):
         made, labels = experiment.begin(made, {}, guide, ())
         began = time.perf_counter()

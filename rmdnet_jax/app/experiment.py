@@ -10,17 +10,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from rmdnet_jax import sharding
 from rmdnet_jax.app import (
-    checked,
     correct,
     exact,
     finish,
     identity,
+    learning,
     processes,
     report,
     rounds,
@@ -30,25 +26,20 @@ from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app import workdir as directory
 from rmdnet_jax.app.arms import OWN, Arm, settings
 from rmdnet_jax.app.correct import Corrected
-from rmdnet_jax.app.measure import frozen, measured, test
-from rmdnet_jax.app.resolve import bound, build, resolve
+from rmdnet_jax.app.learning import Learner, fitted, learnt
+from rmdnet_jax.app.measure import frozen, measured
+from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.schema import Config
-from rmdnet_jax.app.setup import Run, make_stage, train
+from rmdnet_jax.app.setup import Run
 from rmdnet_jax.app.student import Student
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data.sources import Source
-from rmdnet_jax.errors import under, wrong
+from rmdnet_jax.errors import wrong
 from rmdnet_jax.files import place, write_json, writing
 from rmdnet_jax.labels import noise
-from rmdnet_jax.methods import Method, consistency, mixup
-from rmdnet_jax.methods.method import Refresh
-from rmdnet_jax.networks.layers import Network
-from rmdnet_jax.relations.anchors import anchored_kl
-from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.training.metrics import Writer
-from rmdnet_jax.training.objectives import Anchors, classifier, relation_guided
 from rmdnet_jax.training.steps import Stage
-from rmdnet_jax.types import Outputs, Variables
+from rmdnet_jax.types import Variables
 
 
 class Outcome(NamedTuple):
@@ -65,6 +56,7 @@ def run(
     given: Mapping[str, Any] | None = None,
     source: Source | None = None,
     encoder: Any = None,
+    teacher: Any = None,
     classes: tuple = (),
 ) -> Outcome:
     """Runs an experiment to its end, continuing what `workdir` holds.
@@ -75,6 +67,7 @@ def run(
       given: what the user gave, kept in `config.json`.
       source: examples in memory, in place of those that the config names.
       encoder: a network of the user's, in place of the one that the config names.
+      teacher: features in memory or a model of the user's, whose name the config has.
       classes: as the user names them, in the order of the labels; else the source's names.
 
     Raises:
@@ -88,21 +81,23 @@ def run(
     with contextlib.closing(made.owner):
         if not made.config.relation_guided.epochs:
             return modeled(made, given or {}, classes)
-        return _run(made, given or {}, classes, began)
+        return _run(made, given or {}, teacher, classes, began)
 
 
-def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> Outcome:
+def _run(
+    made: Run, given: Mapping[str, Any], own_teacher: Any, classes: tuple, began: float
+) -> Outcome:
     """Runs what was set up."""
-    parts = learner(made)
+    parts = learning.learner(made)
     for arm in made.arms:  # everything is built, and so checked, before anything is written
         if arm.stage:
-            stage(rounds.held_out(made) if arm.targets == "rounds" else made, parts, arm)
+            learning.stage(rounds.held_out(made) if arm.targets == "rounds" else made, parts, arm)
     if correcting := any(arm.reads_graph for arm in made.arms):
         correct.check(made)
     needed = any(arm.reads_teacher for arm in made.arms) or made.config.audit
     if made.config.audit:
         finish.check_audit(made)
-    teacher = teachers.prepared(made) if needed else None
+    teacher = teachers.prepared(made, own_teacher) if needed else None
     made, labels = begin(made, given, teacher, classes)
     if isinstance(teacher, Stage):
         teacher = teachers.trained(made, teacher)
@@ -131,9 +126,10 @@ def _run(made: Run, given: Mapping[str, Any], classes: tuple, began: float) -> O
 
 def modeled(made: Run, given: Mapping[str, Any], classes: tuple) -> Outcome:
     """Relation modeling alone: it needs no labels, and leaves a teacher but no student."""
-    stage = teachers.prepared(made)
-    if not isinstance(stage, Stage):
+    if made.config.teacher:
         raise wrong("relation_guided.epochs", "be > 0 where the teacher is given, got 0")
+    stage = teachers.prepared(made)
+    assert isinstance(stage, Stage)
     if made.config.audit:
         finish.check_audit(made)
     made, _ = begin(made, given, stage, classes)
@@ -172,128 +168,6 @@ def begin(made: Run, given: Mapping[str, Any], teacher: Any, classes: tuple) -> 
     if (made.workdir / finish.SUMMARY).exists():
         report.say(finish.complete(made.workdir))
     return made, labels
-
-
-class Learner(NamedTuple):
-    """What all students of an experiment have in common."""
-
-    method: Method
-    edge: RelationLoss  # weighted
-    node: RelationLoss  # weighted
-    student: Network
-
-
-def learner(made: Run) -> Learner:
-    """The method, the relation losses and the student that a config names."""
-    edge, node = matching(made.config, "edge"), matching(made.config, "node")
-    checked.anchors(made.config)
-    return Learner(method(made), edge, node, classifier(made.encoder, made.classes))
-
-
-def method(made: Run, rate: float = 0.0) -> Method:
-    """The method that a config names; with this noise rate, where it is to be the graph's."""
-    rows = sharding.padded(len(made.given))
-    found = build("relation_guided.method", made.config, rows, made.classes, rate=rate)
-    guided = made.config.relation_guided
-    with under("relation_guided"):
-        found = mixup(found, guided.mixup, made.classes)
-    with under("relation_guided.consistency"):
-        return consistency(found, made.classes, **guided.consistency)
-
-
-def matching(config: Config, part: str) -> RelationLoss:
-    """An edge or node loss with its weight, tried on two examples: bad values are refused now."""
-    path = f"relation_guided.{part}"
-    weight, loss = config.relation_guided[part].weight, bound(path, config)
-    example = jax.ShapeDtypeStruct((2, 2), np.float32)
-    with under(path):
-        jax.eval_shape(loss, example, example)
-    return lambda student, teacher: weight * loss(student, teacher) if weight else jnp.zeros(())
-
-
-def anchors(made: Run, teacher: Teacher) -> Anchors | None:
-    """What batches are related to where that is not themselves, split over the devices."""
-    config = made.config.relation_guided
-    if not config.anchors:
-        return None
-    edge, count = config.edge, len(teacher.features)
-    temperatures = {name: edge[name] for name in ("teacher_temperature", "student_temperature")}
-
-    def loss(*rows):
-        return edge.weight * anchored_kl(*rows, **temperatures)
-
-    return Anchors(sharding.spread(made.mesh, teacher.features), count, config.anchors, loss)
-
-
-def stage(
-    made: Run,
-    parts: Learner,
-    arm: Arm,
-    teacher: Teacher | None = None,
-    corrected: Corrected | None = None,
-) -> Stage:
-    """Relation-guided learning as configured, for an arm.
-
-    Without a teacher it is the base method's, which is enough to check the settings.
-    """
-    config, base = made.config.relation_guided, parts.method
-    if arm.rated and corrected:
-        base = method(made, correct.rate(corrected, arm)["used"])
-    stored = config.teacher_features == "stored"
-    variables = teacher.variables if teacher else None
-    objective = relation_guided(
-        parts.student,
-        base,
-        (teacher and teacher.network) or made.encoder,
-        None if stored else variables,
-        weight=arm.weight if teacher else 0.0,
-        edge=parts.edge,
-        node=parts.node,
-        warmup_epochs=config.warmup_epochs,
-        start=variables if arm.init == "teacher" else None,
-        anchors=anchors(made, teacher) if teacher and arm.weight else None,
-    )
-    targets = corrected.targets if corrected and arm.targets != "given" else None
-    refresh = None
-    if base.refresh is not None:
-        refresh = functools.partial(remember, made, base.refresh, learnt(made, arm, corrected))
-    features = teacher.features if teacher and stored and arm.weight else None
-    return make_stage(
-        made, arm.stage, 1, objective, functools.partial(test, made), refresh,
-        targets=targets, teacher=features,
-    )  # fmt: skip
-
-
-def learnt(made: Run, arm: Arm, corrected: Corrected | None) -> np.ndarray:
-    """The labels int32 [n] that an arm learns: as given, or the likeliest of corrected targets."""
-    return corrected.targets.argmax(1) if corrected and arm.targets != "given" else made.given
-
-
-def remember(
-    made: Run, refresh: Refresh, labels: np.ndarray, variables: Variables, memory: Any, epoch: int
-) -> Any:
-    """A method's memory after an epoch, from what each peer says of the examples trained on."""
-
-    @functools.cache
-    def outputs() -> Outputs:
-        peers = [Variables((params,), (stats,)) for params, stats in zip(*variables)]
-        said = [made.predict(peer, made.images[0], made.train) for peer in peers]
-        return jax.tree.map(lambda *x: np.stack(x), *said)
-
-    return refresh(outputs, labels[made.train], made.train, memory, epoch)
-
-
-def fitted(
-    parts: Learner,
-    arm: Arm,
-    teacher: Teacher | None,
-    made: Run,
-    corrected: Corrected | None,
-    name: str,
-) -> tuple[Stage, Variables]:
-    """A student of an arm, and the stage of this name that trained it."""
-    built = stage(made, parts, arm._replace(stage=name), teacher, corrected)
-    return built, train(made, built)
 
 
 def result(

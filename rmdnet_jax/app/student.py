@@ -181,7 +181,7 @@ def load(path: str | os.PathLike, encoder: Any = None) -> Student:
     file = _found(place(path))
     about = _about(file)
     described = about["encoder"]
-    network = _network(described, encoder)
+    network = rebuilt(described, encoder)
     shape, classes = tuple(about["image_shape"]), tuple(about["classes"])
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     like = jax.eval_shape(classifier(network, len(classes)).init, jax.random.key(0), image)
@@ -246,8 +246,12 @@ def _about(file: pathlib.Path) -> dict[str, Any]:
     return about
 
 
-def _network(described: dict[str, Any], encoder: Any) -> Network:
-    """The network that a file describes, or the one given in its place."""
+def rebuilt(described: dict[str, Any], encoder: Any = None) -> Network:
+    """The network of a description, or the one given in its place.
+
+    Raises:
+      UserError: there is no such network here, or it is the user's own and not given.
+    """
     if encoder is not None:
         return adapt(encoder)
     if described == CUSTOM:

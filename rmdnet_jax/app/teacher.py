@@ -6,6 +6,7 @@ online teacher runs in the step.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -17,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import evaluation, sharding
-from rmdnet_jax.app import sight
+from rmdnet_jax.app import features as given_features
+from rmdnet_jax.app import sight, student
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.setup import Run, make_stage, train
 from rmdnet_jax.app.setup import features as features_by
@@ -25,7 +27,6 @@ from rmdnet_jax.app.sight import Sight
 from rmdnet_jax.data import resident
 from rmdnet_jax.errors import UserError, wrong
 from rmdnet_jax.files import place
-from rmdnet_jax.labels import files as label_files
 from rmdnet_jax.networks import weights
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.rows import unit
@@ -36,7 +37,7 @@ from rmdnet_jax.types import Variables
 
 ALIKE = 1e-5  # below this, coordinates of unit rows differ by rounding alone
 COLLAPSED = 0.1  # below this z_std * sqrt(dim), all projections have become one point
-ARRAYS = (".npy", ".npz")  # files of features
+ARRAYS = given_features.SUFFIXES  # files of features
 
 
 class Teacher(NamedTuple):
@@ -50,9 +51,17 @@ class Teacher(NamedTuple):
     network: Network | None = None  # its encoder on this run's normalised images; None: the run's
 
 
-def prepared(made: Run) -> Teacher | Stage:
-    """The teacher where the config names one, or the stage that trains it; writes nothing."""
+def prepared(made: Run, own: Any = None) -> Teacher | Stage:
+    """The teacher where the config names one, or the stage that trains it; writes nothing.
+
+    Args:
+      made: what the arms share.
+      own: features in memory, or a model of the user's, see `features.read`; the config has its
+        name.
+    """
     name = made.config.teacher
+    if own is not None:
+        return _given(made, own, name)
     if not name:
         dtype = made.config.encoder.get("dtype", "float32")
         ssl = build("relation_modeling.ssl", made.config, made.encoder, dtype)
@@ -65,24 +74,23 @@ def prepared(made: Run) -> Teacher | Stage:
         return stage
     path = place(name, "teacher")
     if path.suffix in ARRAYS:
-        found = _given(made, path)
-        _suffices(made, found.features.shape[1])
-        return found
-    variables, settings = _loaded(made, path)
+        return _given(made, path, name)
+    network, variables, settings = _loaded(made, path)
     own = sight.read(path, made.source.images.shape[-1])
-    return _described(made, variables, settings, {"teacher": name}, own, f"teacher {name!r}")
+    return _described(made, network, variables, settings, {"teacher": name}, own)
 
 
 def _described(
     made: Run,
+    encoder: Network,
     variables: Variables,
     settings: dict,
     summary: dict,
     own: Sight | None = None,
-    called: str = "relation_modeling",
 ) -> Teacher:
     """A teacher with its features of all examples, fed as it was trained."""
-    network = sight.fed(made.encoder, own, made.statistics, made.source.images.shape)
+    called = f"teacher {made.config.teacher!r}" if made.config.teacher else "relation_modeling"
+    network = sight.fed(encoder, own, made.statistics, made.source.images.shape)
     features = made.features
     if network is not made.encoder:
         features = features_by(made.config, network, made.mesh, made.statistics)
@@ -115,7 +123,7 @@ def trained(made: Run, stage: Stage) -> Teacher:
     }
     settings = {"relation_modeling": made.config.relation_modeling.to_dict()}
     about = {"epochs": stage.epochs, **kept, **made.writer.speed(stage.name)}
-    return _described(made, variables, settings, about)
+    return _described(made, made.encoder, variables, settings, about)
 
 
 def _encoder(variables: Variables) -> Variables:
@@ -151,33 +159,61 @@ def nearest(made: Run) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndar
     )
 
 
-def shapes(made: Run) -> Variables:
-    """The shapes of the run's encoder."""
+def shapes(made: Run, encoder: Network | None = None) -> Variables:
+    """The shapes of an encoder on the run's images: of the run's own, or another."""
     image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
-    return jax.eval_shape(made.encoder.init, jax.random.key(0), image)
+    return jax.eval_shape((encoder or made.encoder).init, jax.random.key(0), image)
 
 
-def _loaded(made: Run, path: pathlib.Path) -> tuple[Variables, dict]:
+def mapped(made: Run, teacher: Teacher) -> int:
+    """The teacher's dimension where students' features are mapped to it, else 0: they are alike."""
+    guided = made.config.relation_guided
+    if teacher.features is None or not (guided.node.weight or guided.anchors):
+        return 0  # a program is compiled only, or nothing compares the examples themselves
+    image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
+    own, _ = jax.eval_shape(lambda v, x: made.encoder.apply(v, x, False), shapes(made), image)
+    dim = teacher.features.shape[1]
+    return dim if dim != own.shape[1] else 0
+
+
+def _loaded(made: Run, path: pathlib.Path) -> tuple[Network, Variables, dict]:
     """The encoder of an earlier run or of a file of weights, and its settings."""
     if path.suffix in weights.SUFFIXES:
         state = weights.read(path, "teacher")
-        variables = weights.from_state_dict(state, shapes(made), f"teacher {str(path)!r}")
-        return sharding.replicate(made.mesh, variables), {"teacher": path.name}
+        about = weights.about(path, "teacher") if path.suffix == ".safetensors" else {}
+        told = about.get("encoder")  # of a student's file
+        own = isinstance(told, dict) and told != student.CUSTOM
+        described = told if own else weights.described(state)
+        network = _encoder_of(made, path, described) if described else made.encoder
+        like = shapes(made, network)
+        variables = weights.from_state_dict(state, like, f"teacher {str(path)!r}")
+        return network, sharding.replicate(made.mesh, variables), {"teacher": path.name}
     try:
         there = json.loads((path / "config.json").read_text())
-        encoder = _network_of(there["encoder"])
+        described = dict(there["encoder"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         kinds = ", ".join((*weights.SUFFIXES, *ARRAYS))
         raise UserError(
             f"teacher must be the workdir of an earlier run, or a file of weights or features "
             f"({kinds}): no config.json can be read in {str(path)!r}"
         ) from None
-    here = _network_of(json.loads(made.config.encoder.to_json()))
-    if encoder != here:
-        raise UserError(
-            f"teacher {str(path)!r} has another architecture: encoder {encoder} there, {here} here"
-        )
-    return _restored(made, path), {"relation_modeling": there.get("relation_modeling", {})}
+    network = _encoder_of(made, path, described)
+    settings = {"relation_modeling": there.get("relation_modeling", {})}
+    return network, _restored(made, path, network), settings
+
+
+def _encoder_of(made: Run, path: pathlib.Path, described: dict) -> Network:
+    """The teacher's network: the run's own, or another that students cannot start from."""
+    there, here = (_network_of(x) for x in (described, json.loads(made.config.encoder.to_json())))
+    if there == here:
+        return made.encoder
+    fields = {name: value for name, value in described.items() if name != "norm_group"}
+    with contextlib.suppress(UserError):
+        if not any(arm.init == "teacher" for arm in made.arms):
+            return student.rebuilt(fields)
+    raise UserError(
+        f"teacher {str(path)!r} has another architecture: encoder {there} there, {here} here"
+    )
 
 
 def _network_of(encoder: dict) -> dict:
@@ -185,7 +221,7 @@ def _network_of(encoder: dict) -> dict:
     return {name: value for name, value in encoder.items() if name not in ("dtype", "norm_group")}
 
 
-def _restored(made: Run, path: pathlib.Path) -> Variables:
+def _restored(made: Run, path: pathlib.Path, encoder: Network) -> Variables:
     """The encoder that an earlier run left."""
     if not (path / "teacher").is_dir():
         raise UserError(
@@ -193,7 +229,7 @@ def _restored(made: Run, path: pathlib.Path) -> Variables:
         )
     place = sharding.everywhere(made.mesh)
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes(made)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes(made, encoder)
     )
     with checkpoint.opened(path / "teacher", 1) as manager:
         found = checkpoint.restore(manager, like)
@@ -206,42 +242,19 @@ def _restored(made: Run, path: pathlib.Path) -> Variables:
     return found[1]
 
 
-def _suffices(made: Run, dim: int) -> None:
-    """Raises `UserError` where features [n, dim] alone are not what the arms need of a teacher."""
-    guided, plan = made.config.relation_guided, made.arms
-    if any(arm.init == "teacher" for arm in plan):
-        raise wrong("teacher", "be a network, not features, for students that start from it")
-    if not any(arm.weight for arm in plan):
-        return
-    if guided.teacher_features != "stored":
-        raise wrong("relation_guided.teacher_features", "be stored where the teacher is features")
-    image = jax.ShapeDtypeStruct((2, *made.source.images.shape[1:]), np.float32)
-    feature, _ = jax.eval_shape(lambda v, x: made.encoder.apply(v, x, False), shapes(made), image)
-    own = feature.shape[-1]
-    for name, value in (("node.weight", guided.node.weight), ("anchors", guided.anchors)):
-        if value and dim != own:
-            sizes = f"the teacher's features have {dim} dimensions and the student's {own}"
-            raise wrong(f"relation_guided.{name}", f"be 0 where {sizes}")
-
-
-def _given(made: Run, path: pathlib.Path) -> Teacher:
-    """Features [n, dim] of any model, by example index: a .npy file, or `features` in an .npz."""
-
-    def table(field: str, n: int) -> np.ndarray:
-        x = label_files.read_array(str(path), field, "teacher")
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
-            x = x.astype(np.float32) if x.dtype.kind in "fiu" else x
-        fits = x.ndim == 2 and len(x) == n and x.shape[1] and x.dtype == np.float32
-        if not (fits and np.isfinite(x).all()):
-            got = f"{x.dtype} of shape {x.shape}"
-            raise wrong(f"teacher {str(path)!r}", f"hold finite {field} [{n}, dim], got {got}")
-        return x
-
-    features, test = table("features", len(made.source.labels)), None
-    if "test_features" in label_files.fields(str(path)):
-        test = table("test_features", len(made.source.test_labels))
-        if test.shape[1] != features.shape[1]:
-            got = f"{features.shape[1]} and {test.shape[1]}"
-            raise wrong(f"teacher {str(path)!r}", f"have features of one length, got {got}")
-    check_features(features, f"teacher {str(path)!r}")
-    return Teacher(features, test, None, {"teacher": path.name}, {"teacher": str(path)})
+def _given(made: Run, own: Any, name: str) -> Teacher:
+    """Features [n, dim] of any model, by example index; raises `UserError` where arms need more."""
+    guided, controls, needs = made.config.relation_guided, made.config.controls, []
+    if any(arm.weight for arm in made.arms) and guided.teacher_features != "stored":
+        needs.append("relation_guided.teacher_features=stored")
+    if guided.init == "teacher":
+        needs.append("relation_guided.init=random")
+    if "base_from_teacher" in controls:
+        kept = ",".join(repr(name) for name in controls if name != "base_from_teacher")
+        needs.append(f"controls=({kept})")
+    if needs:
+        must = "be a network, not features, for students that start from it or see it online"
+        raise wrong("teacher", f"{must}: set {' and '.join(needs)}")
+    features, test = given_features.read(own, made.source)
+    check_features(features, f"teacher {name!r}")
+    return Teacher(features, test, None, {"teacher": pathlib.Path(name).name}, {"teacher": name})

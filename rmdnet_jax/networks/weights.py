@@ -37,6 +37,20 @@ RENAMED = (  # a part of our path -> torchvision's
     (r"kernel|scale", "weight"),
     (r"mean|var", r"running_\g<0>"),
 )
+THEIRS = (  # parts of Hugging Face's names of a ResNet -> torchvision's, which timm has, too
+    (r"embedder\.embedder\.convolution", "conv1"),
+    (r"embedder\.embedder\.normalization", "bn1"),
+    (r"encoder\.stages\.(\d+)\.layers", lambda m: f"layer{int(m[1]) + 1}"),
+    (r"layer\.(\d+)\.convolution", lambda m: f"conv{int(m[1]) + 1}"),
+    (r"layer\.(\d+)\.normalization", lambda m: f"bn{int(m[1]) + 1}"),
+    (r"shortcut\.convolution", "downsample.0"),
+    (r"shortcut\.normalization", "downsample.1"),
+)
+RESNETS: dict[tuple, str] = {  # (blocks of each stage, has bottlenecks) -> an entry of ENCODERS
+    (2, 2, 2, 2, False): "resnet18",
+    (3, 4, 6, 3, False): "resnet34",
+    (3, 4, 6, 3, True): "resnet50",
+}
 
 
 def _renamed(part: str) -> str:
@@ -45,6 +59,47 @@ def _renamed(part: str) -> str:
         if match := re.fullmatch(pattern, part):
             return match.expand(new) if isinstance(new, str) else new(match)
     return part
+
+
+def _torchvisions(name: str) -> str:
+    """torchvision's name of an entry that Hugging Face's transformers names.
+
+    "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight" ->
+    "resnet.layer2.0.downsample.0.weight".
+    """
+    for pattern, new in THEIRS:
+        name = re.sub(rf"(?<![^.]){pattern}(?![^.])", new, name)
+    return name
+
+
+def described(state: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """The name and fields of the ResNet that a state dict holds, by its names and shapes.
+
+    The names are torchvision's, timm's or Hugging Face's. None: it is no such network.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from rmdnet_jax.networks import encoders, weights
+      >>> resnet = encoders.resnet34(width=4)
+      >>> variables = jax.eval_shape(resnet.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+      >>> state = weights.state_dict(jax.tree.map(lambda x: jnp.zeros(x.shape), variables))
+      >>> weights.described(state)
+      {'name': 'resnet34', 'stem': 'cifar', 'width': 4}
+    """
+    shapes = {_torchvisions(name): np.shape(array) for name, array in state.items()}
+    first = "layer1.0.conv1.weight"
+    before = min(
+        (n.removesuffix(first) for n in shapes if f".{n}".endswith(f".{first}")), default=""
+    )
+    blocks = (
+        sum(f"{before}layer{stage}.{block}.conv1.weight" in shapes for block in range(99))
+        for stage in range(1, 5)
+    )
+    name = RESNETS.get((*blocks, f"{before}layer1.0.conv3.weight" in shapes))
+    stem = shapes.get(f"{before}conv1.weight", ())
+    if not name or len(stem) != 4 or f"{before}bn1.weight" not in shapes:
+        return None
+    return {"name": name, "stem": "imagenet" if stem[-1] == 7 else "cifar", "width": stem[0]}
 
 
 def _name(path: tuple, own: bool) -> str:
@@ -87,13 +142,16 @@ def from_state_dict(
 ) -> Variables:
     """A network of the structure, shapes and types of `like` from a state dict that holds it.
 
-    Entries that the network lacks are passed over (a classifier above it, counters), and so is a
-    prefix that all its names share (`module.`, `backbone.`).
+    The names are torchvision's, timm's or Hugging Face's, or the network's `own`. Entries that the
+    network lacks are passed over (a classifier above it, counters), and so is a prefix that all its
+    names share (`module.`, `backbone.`).
 
     Raises:
       UserError: naming `field`, where an entry is missing, has another shape, or holds anything
         but finite floating-point numbers.
     """
+    if not own:
+        state = {_torchvisions(name): array for name, array in state.items()}
     first = min(_name(path, own) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0])
     prefixes = (
         name.removesuffix(first) for name in state if name == first or name.endswith("." + first)

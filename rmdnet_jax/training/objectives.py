@@ -16,6 +16,7 @@ from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
 ANCHORS = 1 << 20  # the stream of a step's key that draws them
+MAP = "node"  # a peer's entry beside its network: the linear map to a teacher of another dimension
 
 
 class Loss(Protocol):
@@ -104,6 +105,7 @@ def relation_guided(
     warmup_epochs: float = 0.0,
     start: Variables | None = None,
     anchors: Anchors | None = None,
+    mapped: int = 0,
 ) -> Objective:
     """Stage 2: `L = L_method + K (edge + node)` between each peer's features and the teacher's.
 
@@ -119,6 +121,8 @@ def relation_guided(
       start: an encoder's arrays that students start from, the control for what good first
         weights alone give; None: random ones.
       anchors: what each batch is related to, in place of its own examples.
+      mapped: the teacher's dimension, where the node term and anchors compare with it what a linear
+        map makes of a student's features. Each peer learns its own; 0: features as they are.
     """
 
     forward = _forward(student)
@@ -134,7 +138,10 @@ def relation_guided(
             guide, bank = frozen
             target = _target(encoder, guide, batch)
             related = edge if anchors is None else _anchored(anchors, bank, batch, key)
-            edges, nodes = _relate(outputs, target, related, node)
+            features = [o.feature[0] for o in outputs]
+            there = [_mapped(p, x) for p, x in zip(params, features)] if mapped else features
+            edges = _summed(related, features if anchors is None else there, target)
+            nodes = _summed(node, there, target)
             value += (
                 weight
                 * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0)
@@ -147,7 +154,7 @@ def relation_guided(
     def averaged(variables, image):
         return ensemble(student)(variables, image).logits
 
-    init = _init(student, method, start)
+    init = _init(student, method, start, mapped)
     bank = anchors and anchors.features
     frozen = (teacher, bank) if weight else None
     asked = averaged if method.strong else None
@@ -162,7 +169,7 @@ def _anchored(anchors: Anchors, bank: Array, batch: Batch, key: Array) -> Relati
     return lambda student, teacher: anchors.loss(student, teacher, bank[index], own)
 
 
-def _init(student: Network, method: Method, start: Variables | None) -> Callable:
+def _init(student: Network, method: Method, start: Variables | None, mapped: int) -> Callable:
     """`(key, image) -> (Variables, memory)` of all peers, from `start`'s encoder where given."""
 
     def init(key, image):
@@ -176,6 +183,8 @@ def _init(student: Network, method: Method, start: Variables | None) -> Callable
                 for v in students
             ]
         params, stats = zip(*students)
+        if mapped:
+            params = tuple(_with_map(p, own, mapped) for p, own in zip(params, keys))
         return Variables(params, stats), method.init()
 
     return init
@@ -204,11 +213,26 @@ def _target(encoder: Network, teacher: Variables | None, batch: Batch) -> Array:
     return jax.lax.stop_gradient(encoder.apply(teacher, batch.image[0], False)[0])
 
 
-def _relate(
-    outputs: tuple[Outputs, ...], target: Array, edge: RelationLoss, node: RelationLoss
-) -> tuple[Array, Array]:
-    """The edge and the node term, each summed over the peers."""
-    edges, nodes = (
-        jnp.sum(jnp.stack([loss(o.feature[0], target) for o in outputs])) for loss in (edge, node)
+def _summed(loss: RelationLoss, features: list[Array], target: Array) -> Array:
+    """A relation term, summed over the peers."""
+    return jnp.sum(jnp.stack([loss(x, target) for x in features]))
+
+
+def _with_map(params: PyTree, key: Array, dim: int) -> PyTree:
+    """A peer's parameters and a linear map to `dim` dimensions, uniform in ±1/√own."""
+    own = params["head"]["kernel"]
+    draw = jax.random.uniform(
+        jax.random.fold_in(key, 2), (len(own), dim), own.dtype, minval=-1, maxval=1
     )
-    return edges, nodes
+    return {**params, MAP: {"kernel": draw / len(own) ** 0.5}}
+
+
+def _mapped(params: PyTree, features: Array) -> Array:
+    """A peer's features [batch, own] in the teacher's space, [batch, dim]."""
+    return jnp.matmul(features, params[MAP]["kernel"], precision=jax.lax.Precision.HIGHEST)
+
+
+def alone(variables: Variables) -> Variables:
+    """The peers as they predict: without the maps that only their training needed."""
+    params = ({n: x for n, x in peer.items() if n != MAP} for peer in variables.params)
+    return Variables(tuple(params), variables.stats)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmdnet_jax import sharding
-from rmdnet_jax.app import experiment, setup, teacher
+from rmdnet_jax.app import learning, setup, teacher
 from rmdnet_jax.app.arms import Arm, arms
 from rmdnet_jax.app.resolve import build
 from rmdnet_jax.app.schema import Config
@@ -166,7 +166,7 @@ def _modeling(made: setup.Run) -> steps.Stage:
 def _guided(made: setup.Run, arm: Arm, encoder: PyTree) -> steps.Stage:
     """Stage 2; where students start from does not change its program."""
     taught = teacher.Teacher(cast(Any, None), None, encoder, {}, {}) if arm.reads_teacher else None
-    return experiment.stage(made, experiment.learner(made), arm._replace(init="random"), taught)
+    return learning.stage(made, learning.learner(made), arm._replace(init="random"), taught)
 
 
 def _rows(made: setup.Run, batch: int, many: int = 1) -> Examples:
