@@ -113,9 +113,7 @@ def setup(
     columns = (fits.resident(source), given, index, clean)
     examples = Examples(*sharding.replicate(mesh, columns))
     statistics = resident.channel_statistics(source.images)
-
-    def predicts(apply):
-        return predictor(apply, mesh, PREDICT_BATCH, *statistics)
+    student = ensemble(classifier(network, len(source.names)))
 
     return Run(
         config=config,
@@ -137,7 +135,7 @@ def setup(
         statistics=statistics,
         encoder=network,
         features=features(config, network, mesh, statistics),
-        predict=predicts(ensemble(classifier(network, len(source.names)))),
+        predict=predictor(student, mesh, PREDICT_BATCH, *statistics),
     )
 
 
@@ -265,18 +263,22 @@ def make_stage(
         refresh=refresh,
         steps_per_call=made.config.steps_per_call,
     )
-    like = jax.eval_shape(
-        resident.gather, examples, jax.ShapeDtypeStruct((config.batch_size,), np.int32)
-    )
-    shape = config.batch_size, *made.source.images.shape[1:]
-    like = like._replace(image=jax.ShapeDtypeStruct(shape, np.uint8))
+    _dry(made, stage, examples, part)
+    return stage
+
+
+def _dry(made: Run, stage: steps.Stage, examples: Examples, part: str) -> None:
+    """Runs a stage over shapes; errors name the `part` of the config."""
+    size = stage.pipeline.batch_size
+    index = jax.ShapeDtypeStruct((size,), np.int32)
+    image = jax.ShapeDtypeStruct((size, *made.source.images.shape[1:]), np.uint8)
+    like = jax.eval_shape(resident.gather, examples, index)._replace(image=image)
     with jax.set_mesh(made.mesh):
-        variables, _ = jax.eval_shape(objective.init, key, like.image)
+        variables, _ = jax.eval_shape(stage.objective.init, stage.key, image)
         with under(f"{part}.optimizer"):
-            jax.eval_shape(optimizer.transform.init, variables.params)
+            jax.eval_shape(stage.optimizer.transform.init, variables.params)
         with under(part):
             steps.shapes(stage, made.mesh, like)
-    return stage
 
 
 def _batches(

@@ -37,7 +37,7 @@ class Objective(NamedTuple):
     loss: Loss
     by_example: bool = False  # whether each axis 0 of the memory is of examples
     strong: int = 0  # so many of the views, the last ones, are strongly augmented
-    averaged: Callable[[Variables, Array], Array] | None = None  # (averaged network, view 0) -> ..
+    averaged: Callable[[Variables, Array], Outputs] | None = None  # what teaches a strong view
 
 
 class Anchors(NamedTuple):
@@ -118,13 +118,11 @@ def relation_guided(
       edge: weighted edge loss of (student [batch, dim], teacher [batch, dim]).
       node: weighted node loss, likewise.
       warmup_epochs: K grows linearly from 0 over this many epochs.
-      start: an encoder's arrays that students start from, the control for what good first
-        weights alone give; None: random ones.
+      start: an encoder's arrays that students start from, a control; None: random ones.
       anchors: what each batch is related to, in place of its own examples.
       mapped: the teacher's dimension, where the node term and anchors compare with it what a linear
         map makes of a student's features. Each peer learns its own; 0: features as they are.
     """
-
     forward = _forward(student)
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
@@ -137,28 +135,21 @@ def relation_guided(
         if weight:
             guide, bank = frozen
             target = _target(encoder, guide, batch)
-            related = edge if anchors is None else _anchored(anchors, bank, batch, key)
             features = [o.feature[0] for o in outputs]
             there = [_mapped(p, x) for p, x in zip(params, features)] if mapped else features
-            edges = _summed(related, features if anchors is None else there, target)
+            related = anchors and _anchored(anchors, bank, batch, key)
+            edges = _summed(related or edge, there if related else features, target)
             nodes = _summed(node, there, target)
-            value += (
-                weight
-                * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0)
-                * (edges + nodes)
-            )
+            share = jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
+            value += weight * share * (edges + nodes)
             metrics = {**metrics, "edge": edges, "node": nodes}
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
         return value, (new, memory, metrics, predicted)
 
-    def averaged(variables, image):
-        return ensemble(student)(variables, image).logits
-
     init = _init(student, method, start, mapped)
-    bank = anchors and anchors.features
-    frozen = (teacher, bank) if weight else None
-    asked = averaged if method.strong else None
-    return Objective(method.views, frozen, init, loss, True, method.strong, asked)
+    frozen = (teacher, anchors and anchors.features) if weight else None
+    averaged = ensemble(student) if method.strong else None
+    return Objective(method.views, frozen, init, loss, True, method.strong, averaged)
 
 
 def _anchored(anchors: Anchors, bank: Array, batch: Batch, key: Array) -> RelationLoss:

@@ -83,7 +83,7 @@ def _measure(
 def _batch(stage: Stage, averaged: Variables, rows: Examples, key: Array) -> Batch:
     """The rows' views, and what the averaged network says of them where that teaches."""
     batch, say = stage.prepare(rows, key), stage.objective.averaged
-    return batch if say is None else batch._replace(averaged=say(averaged, batch.image[0]))
+    return batch if say is None else batch._replace(averaged=say(averaged, batch.image[0]).logits)
 
 
 def _averaged(average: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
