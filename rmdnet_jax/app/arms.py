@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rmdnet_jax.app.schema import Config, flatten
 
+LARGEST = 30.0  # the most that K grows to by itself: what suits digits, ten times what photos take
 OWN = "relation_guided"  # the stage of the experiment's own arm
 
 
@@ -22,6 +23,7 @@ class Arm(NamedTuple):
     init: str = "random"
     stage: str = ""  # where its records and checkpoints are; "": nothing is trained
     rated: bool = False  # whether its method's noise rate is the graph's
+    auto: bool = False  # whether K grows from 0 to `weight` as wrong labels are learnt
 
     @property
     def reads_teacher(self) -> bool:
@@ -29,9 +31,14 @@ class Arm(NamedTuple):
         return self.weight > 0 or self.reads_graph or self.init == "teacher" or not self.stage
 
     @property
+    def reads_rate(self) -> bool:
+        """Whether it needs the noise rate that the teacher's graph tells."""
+        return self.rated or self.auto
+
+    @property
     def reads_graph(self) -> bool:
         """Whether it needs what the teacher's graph tells of the labels."""
-        return self.targets != "given" or self.rated
+        return self.targets != "given" or self.reads_rate
 
 
 TITLES = {
@@ -63,7 +70,14 @@ def own(config: Config) -> Arm:
         name = f"rmdnet_{labels}" if labels else "rmdnet"
     else:
         name = labels or ("base_from_teacher" if guided.init == "teacher" else "base")
-    return Arm(name, guided.weight, guided.targets, guided.init, OWN, rated(config))
+    arm = Arm(name, 0.0, guided.targets, guided.init, OWN, rated(config))
+    return arm._replace(**_strength(config)) if guided.weight else arm
+
+
+def _strength(config: Config) -> dict[str, Any]:
+    """The fields of an arm with relations."""
+    weight = config.relation_guided.weight
+    return {"weight": LARGEST, "auto": True} if weight == "auto" else {"weight": weight}
 
 
 def rated(config: Config) -> bool:
@@ -82,7 +96,7 @@ def _control(name: str, config: Config) -> Arm:
     trained = name not in FROZEN
     return Arm(
         name,
-        weight=config.relation_guided.weight if name.startswith("rmdnet") else 0.0,
+        **(_strength(config) if name.startswith("rmdnet") else {}),
         targets=next((t for t, labels in CORRECTED.items() if name.endswith(labels)), "given"),
         init="teacher" if name == "base_from_teacher" else "random",
         stage=f"controls/{name}" if trained else "",
@@ -105,7 +119,7 @@ def settings(config: Config, arm: Arm, teacher: dict[str, Any]) -> dict[str, Any
         part = {name: guided[name] for name in names} | {"init": arm.init, "targets": arm.targets}
         if arm.weight:
             names = ("edge", "node", "anchors", "warmup_epochs", "teacher_features")
-            part |= {"weight": arm.weight} | {name: guided[name] for name in names}
+            part |= {"weight": guided["weight"]} | {name: guided[name] for name in names}
         if arm.reads_graph:
             part["propagation"] = guided["propagation"]
         if arm.targets == "rounds":

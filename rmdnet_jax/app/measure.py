@@ -62,6 +62,8 @@ def measured(
         source = "estimate" if estimated else "given"
         about = rate or {"used": last["noise_rate"], "source": source}
         found["noise_rate"] = {**about, "error": about["used"] - true if made.known else None}
+    if "weight" in last:  # K as it was found
+        found["weight"] = last["weight"]
     if "validation_accuracy" in last:  # on held-out given labels
         found["validation_accuracy"] = last["validation_accuracy"]
     kinds = ("given", "clean") if made.known else ("given",)

@@ -19,6 +19,7 @@ from rmdnet_jax.errors import UserError, one_of, wrong
 from rmdnet_jax.files import place
 from rmdnet_jax.labels.files import TABLES
 
+AUTO = ("relation_guided.weight",)  # numbers that may also be `auto`
 WORDS = ("auto", "estimate", "mixture")  # a field that holds one of these takes a number as well
 # Fields of a preset's choice that another entry keeps: heads are as wide as the preset's encoder.
 KEPT = {"relation_modeling.ssl": ("projection", "hidden"), "encoder": ("dtype",)}
@@ -117,6 +118,8 @@ def split(text: str) -> dict[str, str]:
 
 def typed(argument: str, value: Any, default: Any) -> Any:
     """`value`, text or of Python, as the type of `default`; an error names `argument`."""
+    if isinstance(value, str) and value == "auto" and argument in AUTO:
+        return value
     kind = type(default)
     value = str(value) if isinstance(value, pathlib.PurePath) else value
     value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy

@@ -54,7 +54,7 @@ def describe(config: Config, source: Source, labels: dict, reviewed: str = "") -
 def graph(about: dict, arms: Sequence[Arm]) -> str:
     """What the graph tells these arms, in lines: corrected labels, or the noise rate."""
     lines = [propagated(about)] if any(arm.targets != "given" for arm in arms) else []
-    if any(arm.rated for arm in arms):
+    if any(arm.reads_rate for arm in arms):
         between = f"{about['noise_low']:.3f} to {about['noise_high']:.3f}"
         doubt = f"; in doubt, used nevertheless: {doubted(about)}" if about["in_doubt"] else ""
         lines.append(

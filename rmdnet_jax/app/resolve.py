@@ -183,6 +183,8 @@ def check(config: Config) -> None:
     for path, interval in ALLOWED.items():
         whole = interval.startswith("int ")
         value = schema.at(config, path)
+        if value == "auto":  # allowed where it could be set
+            continue
         if whole or math.isfinite(value):
             within(path, value, interval.removeprefix("int "), whole=whole)
     for path, value in schema.flatten(config.to_dict()).items():

@@ -15,6 +15,8 @@ from rmdnet_jax.relations.losses import RelationLoss
 from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
+KEPT = 0.95  # of the accuracy on the labels learnt: a mean over the last twenty steps
+MARGIN = 0.05  # of that accuracy, from where K begins to where it is whole
 ANCHORS = 1 << 20  # the stream of a step's key that draws them
 MAP = "node"  # a peer's entry beside its network: the linear map to a teacher of another dimension
 
@@ -106,6 +108,7 @@ def relation_guided(
     start: Variables | None = None,
     anchors: Anchors | None = None,
     mapped: int = 0,
+    limit: float | None = None,
 ) -> Objective:
     """Stage 2: `L = L_method + K (edge + node)` between each peer's features and the teacher's.
 
@@ -122,8 +125,11 @@ def relation_guided(
       anchors: what each batch is related to, in place of its own examples.
       mapped: the teacher's dimension, where the node term and anchors compare with it what a linear
         map makes of a student's features. Each peer learns its own; 0: features as they are.
+      limit: accuracy on the labels learnt above which wrong ones are learnt. From there on K grows,
+        to `weight` at `MARGIN` above; below it is 0. None: K is `weight`.
     """
     forward = _forward(student)
+    matched = _matching(encoder, edge, node, anchors, mapped)
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
         outputs, new = forward(params, stats, [batch.image] * method.peers)
@@ -131,25 +137,47 @@ def relation_guided(
         def again(images):  # statistics are those of a step's first forward
             return forward(params, stats, images)[0]
 
-        value, memory, metrics = method.loss(outputs, batch, memory, again, key, epoch)
-        if weight:
-            guide, bank = frozen
-            target = _target(encoder, guide, batch)
-            features = [o.feature[0] for o in outputs]
-            there = [_mapped(p, x) for p, x in zip(params, features)] if mapped else features
-            related = anchors and _anchored(anchors, bank, batch, key)
-            edges = _summed(related or edge, there if related else features, target)
-            nodes = _summed(node, there, target)
-            share = jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
-            value += weight * share * (edges + nodes)
-            metrics = {**metrics, "edge": edges, "node": nodes}
+        own, seen = (memory, None) if limit is None else memory
+        value, own, metrics = method.loss(outputs, batch, own, again, key, epoch)
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
+        if weight:
+            edges, nodes = matched(params, outputs, batch, frozen, key)
+            share = jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
+            metrics = {**metrics, "edge": edges, "node": nodes}
+            if seen is not None:
+                seen = KEPT * seen + (1 - KEPT) * _accuracy(predicted, batch.label)
+                share *= jnp.clip((seen - limit) / MARGIN, 0.0, 1.0)
+                metrics["weight"] = weight * share
+            value += weight * share * (edges + nodes)
+        memory = own if limit is None else (own, seen)
         return value, (new, memory, metrics, predicted)
 
-    init = _init(student, method, start, mapped)
+    init = _init(student, method, start, mapped, limit is not None)
     frozen = (teacher, anchors and anchors.features) if weight else None
     averaged = ensemble(student) if method.strong else None
     return Objective(method.views, frozen, init, loss, True, method.strong, averaged)
+
+
+def _accuracy(predicted: Array, label: Array) -> Array:
+    """The share of a batch whose label, or likeliest class of its targets, is predicted."""
+    return jnp.mean(predicted == (label if label.ndim == 1 else jnp.argmax(label, axis=-1)))
+
+
+def _matching(
+    encoder: Network, edge: RelationLoss, node: RelationLoss, anchors: Anchors | None, mapped: int
+) -> Callable:
+    """`(params, outputs, batch, frozen, key) -> (edge, node)`, each summed over the peers."""
+
+    def matched(params, outputs, batch, frozen, key):
+        guide, bank = frozen
+        target = _target(encoder, guide, batch)
+        features = [o.feature[0] for o in outputs]
+        there = [_mapped(p, x) for p, x in zip(params, features)] if mapped else features
+        related = anchors and _anchored(anchors, bank, batch, key)
+        edges = _summed(related or edge, there if related else features, target)
+        return edges, _summed(node, there, target)
+
+    return matched
 
 
 def _anchored(anchors: Anchors, bank: Array, batch: Batch, key: Array) -> RelationLoss:
@@ -160,8 +188,13 @@ def _anchored(anchors: Anchors, bank: Array, batch: Batch, key: Array) -> Relati
     return lambda student, teacher: anchors.loss(student, teacher, bank[index], own)
 
 
-def _init(student: Network, method: Method, start: Variables | None, mapped: int) -> Callable:
-    """`(key, image) -> (Variables, memory)` of all peers, from `start`'s encoder where given."""
+def _init(
+    student: Network, method: Method, start: Variables | None, mapped: int, watched: bool
+) -> Callable:
+    """`(key, image) -> (Variables, memory)` of all peers, from `start`'s encoder where given.
+
+    `watched`: the memory holds the accuracy on the labels learnt, too.
+    """
 
     def init(key, image):
         keys = [jax.random.fold_in(key, peer) for peer in range(method.peers)]
@@ -176,7 +209,8 @@ def _init(student: Network, method: Method, start: Variables | None, mapped: int
         params, stats = zip(*students)
         if mapped:
             params = tuple(_with_map(p, own, mapped) for p, own in zip(params, keys))
-        return Variables(params, stats), method.init()
+        memory = (method.init(), jnp.float32(0)) if watched else method.init()
+        return Variables(params, stats), memory
 
     return init
 
