@@ -123,7 +123,7 @@ REFRESHED = {"co_teaching": 8, "jocor": 8, "dividemix": 11}
     ("short", "name"),
     [("method", name) for name in METHODS if name != "ce"]
     + [("ssl", name) for name in SSL if name != "simsiam"]
-    + [("targets", "ce"), ("targets", "co_teaching"), ("consistency", "elr")],
+    + [("targets", "ce"), ("targets", "co_teaching"), ("consistency", "elr"), ("auto", "elr")],
 )
 def test_what_a_method_or_an_objective_remembers_is_continued(short, name, tmp_path, monkeypatch):
     """Broken off after the first epoch, between two checkpoints."""
@@ -133,6 +133,8 @@ def test_what_a_method_or_an_objective_remembers_is_continued(short, name, tmp_p
     elif short == "targets":
         use = {"relation_guided.propagation.in_doubt": "use"}  # a small teacher's graph is in doubt
         config, at = tiny(method=name, targets="propagated", **use), 9 + 8  # stage 1 comes first
+    elif short == "auto":  # the running accuracy that K follows
+        config, at = tiny(method=name, weight="auto"), 9 + 6
     elif short == "consistency":  # its averaged network and the classes' shares
         part = "relation_guided.consistency"
         config = tiny(method=name, weight=0.0, **{f"{part}.weight": 1.0, f"{part}.threshold": 0.0})
