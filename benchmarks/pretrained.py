@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 import rmdnet_jax as rmd
 from benchmarks.cells import CIFAR, Data, noisy
 from rmdnet_jax.app.command import guarded
-from rmdnet_jax.errors import first_line, within, wrong
+from rmdnet_jax.errors import all_within, first_line, wrong
 from rmdnet_jax.evaluation import knn, linear_probe
 from rmdnet_jax.files import write_json
 
@@ -46,14 +46,14 @@ def tuned_probe(bank: np.ndarray, label: np.ndarray, query: np.ndarray, seed: in
     return best.predict(scaler.transform(query))
 
 
-def predictions(bank: np.ndarray, label: np.ndarray, query: np.ndarray, seed: int) -> dict:
-    """What each classifier says [m] after it has seen the labels [n]."""
-    near = knn(bank, label, query, 1 + int(label.max()))
-    tuned = tuned_probe(bank, label, query, seed)
+def predictions(train: Data, label: np.ndarray, query: np.ndarray, seed: int, k: int) -> dict:
+    """What each classifier says [m] after it has seen the labels [n]; k neighbours."""
+    bank, classes = train.features, 1 + int(label.max())
+    tuned, near = tuned_probe(bank, label, query, seed), knn(bank, label, query, classes, k)
     return {"probe": linear_probe(bank, label, query), "tuned probe": tuned, "kNN": near}
 
 
-def compared(train: Data, test: Data, noise: str, human, seeds: int) -> dict:
+def compared(train: Data, test: Data, noise: str, human, seeds: int, k: int = 200) -> dict:
     """One row: wrong labels before and after, accuracies by seed, gains over the control."""
     hits: dict[str, list] = {}
     row: dict = {"features": train.name, "noise": noise, "before": [], "after": [], "in_doubt": []}
@@ -65,9 +65,9 @@ def compared(train: Data, test: Data, noise: str, human, seeds: int) -> dict:
         row["before"].append(float(np.mean(given != train.clean)))
         row["after"].append(float(np.mean(found.labels != train.clean)))
         row["in_doubt"].append(found.in_doubt)
-        told = predictions(train.features, given, test.features, seed)
+        told = predictions(train, given, test.features, seed, k)
         same = np.array_equal(found.labels, given)
-        again = told if same else predictions(train.features, found.labels, test.features, seed)
+        again = told if same else predictions(train, found.labels, test.features, seed, k)
         for name, said in {**told, **{f"corrected {key}": again[key] for key in again}}.items():
             hits.setdefault(name, []).append(said == test.clean)
     right = {name: np.array(hit, float) for name, hit in hits.items()}
@@ -123,14 +123,14 @@ def read(features: str, human: str) -> tuple[list[tuple[Data, Data]], dict[str, 
 
 
 def run(args: argparse.Namespace) -> None:
-    within("seeds", args.seeds, "[2, inf)", whole=True)
+    all_within("[2, inf)", whole=True, seeds=args.seeds, neighbours=args.neighbours)
     if not (out := pathlib.Path(args.out)).parent.is_dir():
         raise wrong("out", f"be in a folder that exists, got {args.out!r}")
     sets, human = read(args.features, args.human)
     rows: list[dict] = []
     with threadpool_limits(1):  # for so little, more threads take longer
         for (train, test), noise in itertools.product(sets, NOISES):
-            rows.append(compared(train, test, noise, human, args.seeds))
+            rows.append(compared(train, test, noise, human, args.seeds, args.neighbours))
             write_json(out, rows)
     print(markdown(rows))
 
@@ -140,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("features", "human", "out"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--neighbours", type=int, default=200)
     return guarded("benchmarks.pretrained", lambda: run(parser.parse_args(argv)))
 
 
