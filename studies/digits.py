@@ -4,7 +4,7 @@
     rmdnet report table runs/study/same/* ; rmdnet report table runs/study/best/*
 
 The grid is the same for all arms; the best of RMDNet from the teacher at symmetric noise is of a
-wider search by hand (docs/results.md).
+wider search by hand (docs/results-tables.md).
 """
 
 import itertools
