@@ -15,7 +15,6 @@ NOISES = {
     "asymmetric": ("noise=asymmetric,rate=0.4,noise.mapping=0 7 2 9 4 9 6 7 3 9", 0.16),
 }
 OWN = {"co_teaching": "estimate", "jocor": "estimate", "dividemix": "mixture"}
-TARGETS = ("given", "propagated")
 
 
 def get_config(arg: str = ""):
@@ -29,10 +28,7 @@ def sweep(root: str) -> dict[str, str]:
         for method, own in OWN.items():
             for seed in SEEDS:
                 here = f"seed={seed},{kind},method={method},teacher={root}/teacher/{seed}"
-                for targets in TARGETS:
-                    rates = (own, "graph", share) if targets == "given" else (own, "graph")
-                    for rate in rates:
-                        name = f"{noise}-{method}-{targets}-{rate}-{seed}"
-                        tail = f"targets={targets},relation_guided.method.rate={rate}"
-                        points[name] = f"{here},{tail}"
+                for rate in (own, "graph", share):
+                    name = f"{noise}-{method}-{rate}-{seed}"
+                    points[name] = f"{here},relation_guided.method.rate={rate}"
     return points

@@ -165,8 +165,8 @@ def dividemix(
     within("warmup_epochs", warmup_epochs, "[2, inf)", whole=True)
     within("threshold", threshold, "[0, 1]" if told is None else "[0, 1)")
     all_within("(0, inf)", alpha=alpha, temperature=temperature)
-    weights = {"unlabelled_weight": unlabelled_weight, "confidence_penalty": confidence_penalty}
-    all_within("[0, inf)", **weights)
+    within("unlabelled_weight", unlabelled_weight, "[0, inf)")
+    within("confidence_penalty", confidence_penalty, "[0, inf)")
     settings = {"temperature": temperature, "threshold": threshold}
     about = {} if told is None else {"noise_rate": jnp.float32(told)}
 
