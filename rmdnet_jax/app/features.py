@@ -41,14 +41,6 @@ def read(own: Any, source: Source) -> tuple[np.ndarray, np.ndarray | None]:
     return tables["features"], tables.get("test_features")
 
 
-def name(own: Any) -> str:
-    """What a config calls a teacher that is in memory."""
-    if not callable(own):
-        return "<arrays>"
-    named = own if hasattr(own, "__qualname__") else type(own)
-    return f"<{named.__module__}.{named.__qualname__}>"
-
-
 def _tables(own: Any, source: Source) -> dict[str, np.ndarray]:
     """The arrays that there are, by their fields."""
     if isinstance(own, pathlib.Path):
