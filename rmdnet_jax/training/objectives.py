@@ -119,8 +119,8 @@ def relation_guided(
       start: an encoder's arrays that students start from, the control for what good first
         weights alone give; None: random ones.
       anchors: what each batch is related to, in place of its own examples.
-      mapped: the teacher's dimension, where the node term and anchors compare with it what a linear
-        map makes of a student's features. Each peer learns its own; 0: features as they are.
+      mapped: the teacher's dimension, where each peer learns a linear map to it, by which the node
+        term and anchors compare; 0: features as they are.
     """
 
     forward = _forward(student)
@@ -136,15 +136,11 @@ def relation_guided(
             guide, bank = frozen
             target = _target(encoder, guide, batch)
             related = edge if anchors is None else _anchored(anchors, bank, batch, key)
-            features = [o.feature[0] for o in outputs]
-            there = [_mapped(p, x) for p, x in zip(params, features)] if mapped else features
-            edges = _summed(related, features if anchors is None else there, target)
+            own, there = _features(params, outputs)
+            edges = _summed(related, own if anchors is None else there, target)
             nodes = _summed(node, there, target)
-            value += (
-                weight
-                * (jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0)
-                * (edges + nodes)
-            )
+            warm = jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
+            value += weight * warm * (edges + nodes)
             metrics = {**metrics, "edge": edges, "node": nodes}
         predicted = jnp.argmax(sum(o.logits[0] for o in outputs), axis=-1)
         return value, (new, memory, metrics, predicted)
@@ -221,9 +217,15 @@ def _with_map(params: PyTree, key: Array, dim: int) -> PyTree:
     return {**params, MAP: {"kernel": draw / len(own) ** 0.5}}
 
 
-def _mapped(params: PyTree, features: Array) -> Array:
-    """A peer's features [batch, own] in the teacher's space, [batch, dim]."""
-    return jnp.matmul(features, params[MAP]["kernel"], precision=jax.lax.Precision.HIGHEST)
+def _features(params: PyTree, outputs: tuple[Outputs, ...]) -> tuple[list[Array], list[Array]]:
+    """Each peer's features [batch, own], and mapped to the teacher's space where there is a map."""
+    own = [o.feature[0] for o in outputs]
+    precise = jax.lax.Precision.HIGHEST
+    there = [
+        jnp.matmul(x, peer[MAP]["kernel"], precision=precise) if MAP in peer else x
+        for x, peer in zip(own, params)
+    ]
+    return own, there
 
 
 def alone(variables: Variables) -> Variables:
