@@ -1,4 +1,4 @@
-"""Features as a teacher: of a file, of arrays in memory, or of any model, which is called once."""
+"""Features as a teacher: of a file, of arrays in memory, or of any function of images."""
 
 from __future__ import annotations
 
