@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from ml_collections import ConfigDict
 
-from rmdnet_jax.app import experiment, features
+from rmdnet_jax.app import experiment
 from rmdnet_jax.app.load import get_config, whole
 from rmdnet_jax.app.overrides import override, paths
 from rmdnet_jax.app.resolve import resolve
@@ -90,10 +90,9 @@ def train(
       test_labels: likewise.
       names: of the classes, in the sorted order of the labels; None: the labels themselves.
       encoder: the name of an encoder, or a Flax module of your own, see `adapt`.
-      teacher: the workdir of an earlier run, a file of weights or features; features [n, dim] of
-        any model in memory, or a dict of `features` and `test_features`; or a model of your own as
-        a function of images uint8 [batch, height, width, channel] to features [batch, dim], which
-        is called once, a batch at a time. None: one is trained.
+      teacher: an earlier run's workdir; a file of weights or features; features [n, dim] of any
+        model, or a dict of `features` and `test_features`; or a function of images uint8 [batch,
+        height, width, channel] to features [batch, dim]. None: one is trained.
       reviewed: a CSV of labels that replace given ones, `reviewed.csv` or `corrected_labels.csv`.
       overrides: values by dotted or short names: `{"noise.rate": 0.2, "method": "elr"}`.
 
@@ -117,47 +116,45 @@ def train(
     """
     if images is not None:
         _alone(overrides, "images", ("data.name", "data.dir"))
-    values = _values(overrides, encoder, reviewed) | _taught(overrides, teacher)
+    values = _values(overrides, encoder, teacher, reviewed)
     config, given = _config(preset_or_config, overrides, values)
-    where, encoder = place(workdir, "workdir"), None if isinstance(encoder, str) else encoder
-    if encoder is not None:
-        put(config, "encoder", choice("custom", network=_name(encoder)))
-    if not isinstance(teacher, str | os.PathLike | None):
-        put(config, "teacher", features.name(teacher))
-        put(config, "relation_guided.teacher_features", "stored")
-    else:
-        teacher = None
+    where, own = place(workdir, "workdir"), _own(config, encoder, teacher)
     if images is not None:
         config = resolve(config)  # now, while the preset's own data set is in it
     source, classes = _source(config, images, labels, test_images, test_labels, names)
-    done = experiment.run(
-        config, where, given=given, source=source, encoder=encoder, teacher=teacher, classes=classes
-    )
+    done = experiment.run(config, where, given=given, source=source, classes=classes, **own)
     return Trained(done.summary, cast(Student, done.student), where)  # none where epochs=0
 
 
-def _values(overrides: Any, encoder: Any, reviewed: Any) -> dict[str, Any]:
+def _values(overrides: Any, encoder: Any, teacher: Any, reviewed: Any) -> dict[str, Any]:
     """The values that arguments set; refuses overrides that set them, too."""
     values = {}
     if isinstance(encoder, str):
         values["encoder"] = encoder
     if encoder is not None:
         _alone(overrides, "encoder", ("encoder.name",) if values else ("encoder.",))
+    if isinstance(teacher, str | os.PathLike):
+        _alone(overrides, "teacher", ("teacher",))
+        values["teacher"] = str(place(teacher, "teacher"))
+    elif teacher is not None:
+        _alone(overrides, "teacher", ("teacher", "relation_guided.teacher_features"))
     if reviewed is not None:
         _alone(overrides, "reviewed", ("data.labels",))
         values["data.labels"] = str(place(reviewed, "reviewed"))
     return values
 
 
-def _taught(overrides: Any, teacher: Any) -> dict[str, Any]:
-    """The value that a teacher's path sets; refuses overrides that say something else."""
-    if teacher is None:
-        return {}
-    if isinstance(teacher, str | os.PathLike):
-        _alone(overrides, "teacher", ("teacher",))
-        return {"teacher": str(place(teacher, "teacher"))}
-    _alone(overrides, "teacher", ("teacher", "relation_guided.teacher_features"))
-    return {}
+def _own(config: Config, encoder: Any, teacher: Any) -> dict[str, Any]:
+    """The network and the teacher that are in memory; the config names them."""
+    own = {}
+    if encoder is not None and not isinstance(encoder, str):
+        own["encoder"] = encoder
+        put(config, "encoder", choice("custom", network=_name(encoder)))
+    if teacher is not None and not isinstance(teacher, str | os.PathLike):
+        own["teacher"] = teacher
+        put(config, "teacher", f"<{_name(teacher) if callable(teacher) else 'arrays'}>")
+        put(config, "relation_guided.teacher_features", "stored")
+    return own
 
 
 def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
@@ -231,6 +228,6 @@ def _digest(source: Source) -> str:
 
 
 def _name(encoder: Any) -> str:
-    """A name for a network of the user's: its own, if a class or function, or its type's."""
+    """What a network or teacher of the user's is called: its own name, or its type's."""
     named = encoder if hasattr(encoder, "__qualname__") else type(encoder)
     return f"{named.__module__}.{named.__qualname__}"

@@ -1,4 +1,4 @@
-"""Features as a teacher: of a file, of arrays in memory, or of any model, which is called once."""
+"""Features as a teacher: of a file, of arrays in memory, or of any function of images."""
 
 from __future__ import annotations
 
@@ -39,14 +39,6 @@ def read(own: Any, source: Source) -> tuple[np.ndarray, np.ndarray | None]:
     if len({*dims}) > 1:
         raise wrong(called, f"have features of one length, got {' and '.join(dims)}")
     return tables["features"], tables.get("test_features")
-
-
-def name(own: Any) -> str:
-    """What a config calls a teacher that is in memory."""
-    if not callable(own):
-        return "<arrays>"
-    named = own if hasattr(own, "__qualname__") else type(own)
-    return f"<{named.__module__}.{named.__qualname__}>"
 
 
 def _tables(own: Any, source: Source) -> dict[str, np.ndarray]:

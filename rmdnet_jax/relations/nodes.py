@@ -1,5 +1,8 @@
 """Node losses: they compare the examples themselves, so both sides need the same dimension.
 
+In a run where they differ, a linear map that is learnt takes the student's features to the
+teacher's: see `training.objectives.relation_guided`.
+
 Conventions are those of `losses`, which names them in its table `NODES`.
 """
 

@@ -123,13 +123,13 @@ def relation_guided(
       warmup_epochs: K grows linearly from 0 over this many epochs.
       start: an encoder's arrays that students start from, a control; None: random ones.
       anchors: what each batch is related to, in place of its own examples.
-      mapped: the teacher's dimension, where the node term and anchors compare with it what a linear
-        map makes of a student's features. Each peer learns its own; 0: features as they are.
+      mapped: the teacher's dimension, where each peer learns a linear map to it, by which the node
+        term and anchors compare; 0: features as they are.
       limit: accuracy on the labels learnt above which wrong ones are learnt. From there on K grows,
         to `weight` at `MARGIN` above; below it is 0. None: K is `weight`.
     """
     forward = _forward(student)
-    matched = _matching(encoder, edge, node, anchors, mapped)
+    matched = _matching(encoder, edge, node, anchors)
 
     def loss(params, stats, memory, frozen, batch, key, epoch):
         outputs, new = forward(params, stats, [batch.image] * method.peers)
@@ -164,17 +164,16 @@ def _accuracy(predicted: Array, label: Array) -> Array:
 
 
 def _matching(
-    encoder: Network, edge: RelationLoss, node: RelationLoss, anchors: Anchors | None, mapped: int
+    encoder: Network, edge: RelationLoss, node: RelationLoss, anchors: Anchors | None
 ) -> Callable:
     """`(params, outputs, batch, frozen, key) -> (edge, node)`, each summed over the peers."""
 
     def matched(params, outputs, batch, frozen, key):
         guide, bank = frozen
         target = _target(encoder, guide, batch)
-        features = [o.feature[0] for o in outputs]
-        there = [_mapped(p, x) for p, x in zip(params, features)] if mapped else features
+        own, there = _features(params, outputs)
         related = anchors and _anchored(anchors, bank, batch, key)
-        edges = _summed(related or edge, there if related else features, target)
+        edges = _summed(related or edge, there if related else own, target)
         return edges, _summed(node, there, target)
 
     return matched
@@ -252,9 +251,15 @@ def _with_map(params: PyTree, key: Array, dim: int) -> PyTree:
     return {**params, MAP: {"kernel": draw / len(own) ** 0.5}}
 
 
-def _mapped(params: PyTree, features: Array) -> Array:
-    """A peer's features [batch, own] in the teacher's space, [batch, dim]."""
-    return jnp.matmul(features, params[MAP]["kernel"], precision=jax.lax.Precision.HIGHEST)
+def _features(params: PyTree, outputs: tuple[Outputs, ...]) -> tuple[list[Array], list[Array]]:
+    """Each peer's features [batch, own], and mapped to the teacher's space where there is a map."""
+    own = [o.feature[0] for o in outputs]
+    precise = jax.lax.Precision.HIGHEST
+    there = [
+        jnp.matmul(x, peer[MAP]["kernel"], precision=precise) if MAP in peer else x
+        for x, peer in zip(own, params)
+    ]
+    return own, there
 
 
 def alone(variables: Variables) -> Variables:
