@@ -32,7 +32,8 @@ ARMS = {
     "base-consistent": f"weight=0,{CONSISTENT}",
 }
 SHARED = (
-    "small,controls=(),data=photos.npz,limit=0,teacher=features.npy,relation_guided.teacher_features=stored,"
+    "small,controls=(),data=photos.npz,limit=0,teacher=features.npy,"
+    "relation_guided.teacher_features=stored,"
     "relation_guided.augmentation.name=crop_flip,relation_guided.propagation.in_doubt=use"
 )
 

@@ -16,7 +16,7 @@ from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.training import steps
-from rmdnet_jax.training.objectives import KEPT, MARGIN
+from rmdnet_jax.training.objectives import GROWTH, KEPT
 
 
 def guided(tmp_path, rate, **values):
@@ -45,12 +45,13 @@ def walked(stage, count):
 
 
 def test_k_is_the_formula_of_the_running_accuracy(tmp_path):
-    stage, accuracy = guided(tmp_path, 0.97), 0.0
+    stage, accuracy, share = guided(tmp_path, 0.97), 0.0, 0.0
     _, told = walked(stage, 8)
     ks = []
     for found in told:
         accuracy = KEPT * accuracy + (1 - KEPT) * found["train_accuracy_given"]
-        ks.append(LARGEST * min(max((accuracy - 0.03) / MARGIN, 0), 1))
+        share = min(max(share + GROWTH * (accuracy - 0.03), 0), 1)
+        ks.append(LARGEST * share)
         assert found["weight"] == pytest.approx(ks[-1], abs=1e-3)
     assert ks[0] == 0  # from below the limit
     assert ks[-1] > 0  # to above it
@@ -71,7 +72,7 @@ def test_a_methods_memory_is_refreshed_within(tmp_path):
     memory = stage.refresh(state.variables, jax.device_get(state.memory), 1)
     assert len(memory) == 2
     assert 0 <= memory[0] <= 1
-    assert memory[1] == state.memory[1]
+    assert memory[1] == jax.device_get(state.memory[1])
 
 
 def test_auto_is_a_weight_and_nothing_else(tmp_path):

@@ -16,7 +16,7 @@ from rmdnet_jax.ssl import SelfSupervised
 from rmdnet_jax.types import Array, Batch, Outputs, PyTree, Variables
 
 KEPT = 0.95  # of the accuracy on the labels learnt: a mean over the last twenty steps
-MARGIN = 0.05  # of that accuracy, from where K begins to where it is whole
+GROWTH = 30.0  # of K's share in a step, times how much that accuracy is above its limit
 ANCHORS = 1 << 20  # the stream of a step's key that draws them
 MAP = "node"  # a peer's entry beside its network: the linear map to a teacher of another dimension
 
@@ -125,8 +125,8 @@ def relation_guided(
       anchors: what each batch is related to, in place of its own examples.
       mapped: the teacher's dimension, where each peer learns a linear map to it, by which the node
         term and anchors compare; 0: features as they are.
-      limit: accuracy on the labels learnt above which wrong ones are learnt. From there on K grows,
-        to `weight` at `MARGIN` above; below it is 0. None: K is `weight`.
+      limit: accuracy on the labels learnt above which wrong ones are learnt. K grows from 0 to
+        `weight` while a student is above it, and falls while it is below. None: K is `weight`.
     """
     forward = _forward(student)
     matched = _matching(encoder, edge, node, anchors)
@@ -145,8 +145,8 @@ def relation_guided(
             share = jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
             metrics = {**metrics, "edge": edges, "node": nodes}
             if seen is not None:
-                seen = KEPT * seen + (1 - KEPT) * _accuracy(predicted, batch.label)
-                share *= jnp.clip((seen - limit) / MARGIN, 0.0, 1.0)
+                seen = _grown(*seen, predicted, batch.label, limit)
+                share *= seen[1]
                 metrics["weight"] = weight * share
             value += weight * share * (edges + nodes)
         memory = own if limit is None else (own, seen)
@@ -158,9 +158,13 @@ def relation_guided(
     return Objective(method.views, frozen, init, loss, True, method.strong, averaged)
 
 
-def _accuracy(predicted: Array, label: Array) -> Array:
-    """The share of a batch whose label, or likeliest class of its targets, is predicted."""
-    return jnp.mean(predicted == (label if label.ndim == 1 else jnp.argmax(label, axis=-1)))
+def _grown(
+    accuracy: Array, share: Array, predicted: Array, label: Array, limit: float
+) -> tuple[Array, Array]:
+    """The running accuracy on the labels learnt, or their targets' classes, and K's share by it."""
+    right = predicted == (label if label.ndim == 1 else jnp.argmax(label, axis=-1))
+    accuracy = KEPT * accuracy + (1 - KEPT) * jnp.mean(right)
+    return accuracy, jnp.clip(share + GROWTH * (accuracy - limit), 0.0, 1.0)
 
 
 def _matching(
@@ -208,7 +212,7 @@ def _init(
         params, stats = zip(*students)
         if mapped:
             params = tuple(_with_map(p, own, mapped) for p, own in zip(params, keys))
-        memory = (method.init(), jnp.float32(0)) if watched else method.init()
+        memory = (method.init(), (jnp.float32(0), jnp.float32(0))) if watched else method.init()
         return Variables(params, stats), memory
 
     return init
