@@ -93,10 +93,9 @@ def stage(
     Without a teacher it is the base method's, which is enough to check the settings.
     """
     config, base = made.config.relation_guided, parts.method
-    rate = correct.rate(corrected, arm)["used"] if corrected and arm.reads_rate else 0.0
-    limit = 1 - rate if teacher and arm.auto else None
-    if arm.rated and corrected:
-        base = method(made, rate)
+    rate = correct.rate(corrected, arm) if corrected and arm.reads_rate else None
+    if arm.rated and rate:
+        base = method(made, rate["used"])
     stored = config.teacher_features == "stored"
     variables = teacher.variables if teacher else None
     objective = relation_guided(
@@ -111,19 +110,24 @@ def stage(
         start=variables if arm.init == "teacher" else None,
         anchors=anchors(made, teacher) if teacher and arm.weight else None,
         mapped=teachers.mapped(made, teacher) if teacher and arm.weight else 0,
-        limit=limit,
+        limit=_limit(rate) if teacher and arm.auto else None,
     )
     targets = corrected.targets if corrected and arm.targets != "given" else None
     refresh = None
     if base.refresh is not None:
         refresh = functools.partial(remember, made, base.refresh, learnt(made, arm, corrected))
-    if refresh and limit is not None:  # the method's own part of the memory
+    if refresh and arm.auto and teacher:  # the method's own part of the memory
         plain, refresh = refresh, lambda v, memory, epoch: (plain(v, memory[0], epoch), memory[1])
     features = teacher.features if teacher and stored and arm.weight else None
     return make_stage(
         made, arm.stage, 1, objective, functools.partial(test, made), refresh,
         targets=targets, teacher=features,
     )  # fmt: skip
+
+
+def _limit(rate: dict | None) -> float:
+    """The accuracy on the labels learnt that needs no wrong one: as many may be right as can be."""
+    return 1 - (rate["used" if rate["in_doubt"] else "low"] if rate else 0.0)
 
 
 def learnt(made: Run, arm: Arm, corrected: Corrected | None) -> np.ndarray:

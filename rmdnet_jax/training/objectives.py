@@ -117,14 +117,13 @@ def relation_guided(
       method: the base method; its view 0 of each image enters the relation terms.
       encoder: the teacher's network.
       teacher: its arrays, run on each batch; None: `batch.teacher` holds its features.
-      weight: K >= 0. At 0 the objective is the base method, bit for bit: no teacher is run.
+      weight: K >= 0. At 0 it is the base method, bit for bit: no teacher is run.
       edge: weighted edge loss of (student [batch, dim], teacher [batch, dim]).
       node: weighted node loss, likewise.
       warmup_epochs: K grows linearly from 0 over this many epochs.
       start: an encoder's arrays that students start from, a control; None: random ones.
       anchors: what each batch is related to, in place of its own examples.
-      mapped: the teacher's dimension, where each peer learns a linear map to it, by which the node
-        term and anchors compare; 0: features as they are.
+      mapped: the teacher's dimension, to which each peer learns a linear map; 0: there is none.
       limit: accuracy on the labels learnt above which wrong ones are learnt. K grows from 0 to
         `weight` while a student is above it, and falls while it is below. None: K is `weight`.
     """
