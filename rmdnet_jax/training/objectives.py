@@ -143,8 +143,8 @@ def relation_guided(
             edges, nodes = matched(params, outputs, batch, frozen, key)
             share = jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
             metrics = {**metrics, "edge": edges, "node": nodes}
-            if seen is not None:
-                seen = _grown(*seen, predicted, batch.label, limit)
+            if limit is not None:
+                seen = _grown(seen, predicted, batch.label, limit)
                 share *= seen[1]
                 metrics["weight"] = weight * share
             value += weight * share * (edges + nodes)
@@ -158,12 +158,12 @@ def relation_guided(
 
 
 def _grown(
-    accuracy: Array, share: Array, predicted: Array, label: Array, limit: float
+    seen: tuple[Array, Array], predicted: Array, label: Array, limit: float
 ) -> tuple[Array, Array]:
     """The running accuracy on the labels learnt, or their targets' classes, and K's share by it."""
     right = predicted == (label if label.ndim == 1 else jnp.argmax(label, axis=-1))
-    accuracy = KEPT * accuracy + (1 - KEPT) * jnp.mean(right)
-    return accuracy, jnp.clip(share + GROWTH * (accuracy - limit), 0.0, 1.0)
+    accuracy = KEPT * seen[0] + (1 - KEPT) * jnp.mean(right)
+    return accuracy, jnp.clip(seen[1] + GROWTH * (accuracy - limit), 0.0, 1.0)
 
 
 def _matching(
