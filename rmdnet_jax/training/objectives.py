@@ -143,7 +143,7 @@ def relation_guided(
             edges, nodes = matched(params, outputs, batch, frozen, key)
             share = jnp.minimum(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
             metrics = {**metrics, "edge": edges, "node": nodes}
-            if limit is not None:
+            if limit is not None and seen is not None:
                 seen = _grown(seen, predicted, batch.label, limit)
                 share *= seen[1]
                 metrics["weight"] = weight * share
