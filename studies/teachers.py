@@ -3,7 +3,7 @@
     rmdnet sweep studies/teachers.py --workdir runs/teachers --run
 
 An image-pass is one view that goes forward and backward. All 50,000 images, the small CNN twice as
-wide as in `small`, an even number of crops averaged for the features where a run's name says so.
+wide as in `small`. The features of `emp` are means over 16 crops.
 """
 
 import itertools

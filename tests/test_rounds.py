@@ -62,8 +62,10 @@ def test_no_round_sees_a_held_out_label(tmp_path):
         np.savez(tmp_path / f"{place}.npz", labels=labels)
         values = {"noise": "file", "path": str(tmp_path / f"{place}.npz"), "field": "labels"}
         experiment.run(rounded(**values), tmp_path / place)
-        with np.load(tmp_path / place / "propagated_held_out.npz") as file:
-            targets = file["targets"]
+        targets = []
+        for name in ("propagated_held_out", "propagated_relation_guided_round1"):
+            with np.load(tmp_path / place / f"{name}.npz") as file:
+                targets.append(file["targets"])
         rows = [r for r in records(tmp_path / place) if r["stage"] == "relation_guided_round0"]
         return targets, [(r["loss"], r["test_accuracy"]) for r in rows]
 
@@ -118,3 +120,7 @@ def test_more_epochs_do_not_continue_rounds(tmp_path):
     experiment.run(rounded(**values), tmp_path)
     with pytest.raises(UserError, match=r"its labels are corrected by the student as it was"):
         experiment.run(rounded(**values, epochs=3), tmp_path)
+    values |= {"weight": 0.0, "controls": ("rounds",), **USE}
+    experiment.run(tiny(**values), tmp_path / "control")
+    with pytest.raises(UserError, match=r"its labels are corrected by the student as it was"):
+        experiment.run(tiny(**values, epochs=3), tmp_path / "control")

@@ -1,5 +1,7 @@
 """`weight=auto`: K grows with the accuracy on the labels learnt beyond what is right of them."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,9 @@ def test_a_run_tells_the_k_that_it_found(tmp_path):
     config = tiny(weight="auto", epochs=3)
     found = experiment.run(config, tmp_path / "one").summary["relation_guided"]
     assert found["settings"]["relation_guided.weight"] == "auto"
-    assert 0 <= found["weight"] <= LARGEST
+    lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
+    last = [row for row in map(json.loads, lines) if row["stage"] == "relation_guided"][-1]
+    assert found["weight"] == last["weight"]
+    assert found["graph"]["source"] == "graph"
     again = experiment.run(config, tmp_path / "one").summary["relation_guided"]
     assert_same(jnp.asarray(found["weight"]), jnp.asarray(again["weight"]))

@@ -121,6 +121,17 @@ def test_a_block_more_is_another_network(name):
     assert weights.described({n: x for n, x in state.items() if "layer3.1." not in n}) is None
 
 
+def test_layers_more_are_refused():
+    network = encoder.ENCODERS["resnet18"](width=4)
+    like = drawn(network)
+    more = {"layer1.0.se.fc1.weight": np.zeros(3, np.float32)}
+    counted = {"layer1.0.bn1.num_batches_tracked": np.array(7)}
+    state = weights.state_dict(like)
+    weights.from_state_dict(state | counted, like, "teacher")
+    with pytest.raises(UserError, match=r"^teacher .* has more layers: 'layer1\.0\.se\.fc1"):
+        weights.from_state_dict(state | more, like, "teacher")
+
+
 def test_a_resnet_by_its_names_teaches_another_network(tmp_path):
     resnet = encoder.ENCODERS["resnet18"](width=2)
     variables = resnet.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))

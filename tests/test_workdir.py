@@ -279,9 +279,9 @@ def test_corrected_labels_of_another_teacher_are_not_taken(tmp_path):
 
     found = SimpleNamespace(
         targets=np.eye(2, dtype=np.float32)[Made.given], confidence=np.ones(4),
-        summary={"used": 1}, belief=np.full((4, 2), 0.5),
+        summary={"used": 1}, belief=np.full((4, 2), 0.5), transition=np.eye(2),
     )  # fmt: skip
-    correct._kept(Made, found, "a teacher's hash")
+    correct._kept(Made, found, "a teacher's hash", tmp_path / correct.NAME)
     assert np.array_equal(
         correct.corrected(Made, np.zeros((4, 2)), "a teacher's hash").targets, found.targets
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rmdnet_jax.app.schema import Config, flatten
 
-LARGEST = 30.0  # the most that K grows to by itself: what suits digits, ten times what photos take
+LARGEST = 30.0  # the most that K grows to by itself: what suits digits
 OWN = "relation_guided"  # the stage of the experiment's own arm
 
 

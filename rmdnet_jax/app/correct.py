@@ -43,9 +43,8 @@ def corrected(made: Run, features: np.ndarray, teacher: str = "", name: str = NA
     """The labels corrected over the graph of the teacher's features [n, dim].
 
     Read from the file `name` where an earlier start of this run has found them, with the same
-    `teacher` by its hash.
-    What is noise is judged on the labels before a review, which takes the hardest first; those
-    that are certain are put in afterwards.
+    `teacher` by its hash. What is noise is judged on the labels before a review, which takes the
+    hardest first; those that are certain are put in afterwards.
     """
     path = made.workdir / name
     if sharding.main_says(path.exists()):

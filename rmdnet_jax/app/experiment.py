@@ -105,9 +105,11 @@ def _run(
     if correcting and teacher:
         corrected = correct.corrected(made, teacher.features, identity.of_teacher(teacher))
         report.say(report.graph(corrected.summary, made.arms))
-    results, students = {}, {}
+    results, students, learnt_by = {}, {}, []
     for arm in made.arms:
-        results[arm.name], students[arm.name] = result(made, parts, arm, teacher, corrected)
+        found, student, own = result(made, parts, arm, teacher, corrected)
+        results[arm.name], students[arm.name] = found, student
+        learnt_by += [own] if own else []
     summary = {
         "relation_modeling": teacher.summary if teacher else {},
         OWN: results[made.arms[0].name],
@@ -117,10 +119,7 @@ def _run(
         # Of this process; the arms' own seconds count all.
         "session_seconds": round(time.perf_counter() - began, 3),
     }
-    learnt_by = any(arm.targets != "given" for arm in made.arms)
-    student = finish.end(
-        made, summary, teacher, corrected if learnt_by else None, students, classes
-    )
+    student = finish.end(made, summary, teacher, [*learnt_by, None][0], students, classes)
     return Outcome(summary, student)
 
 
@@ -172,13 +171,13 @@ def begin(made: Run, given: Mapping[str, Any], teacher: Any, classes: tuple) -> 
 
 def result(
     made: Run, parts: Learner, arm: Arm, teacher: Teacher | None, corrected: Corrected | None
-) -> tuple[dict, Variables | None]:
-    """An arm's part of the summary, and its student where one is trained."""
+) -> tuple[dict, Variables | None, Corrected | None]:
+    """An arm's part of the summary, its student and its corrected labels, where there are such."""
     read = settings(made.config, arm, teacher.settings if teacher else {})
     about: dict[str, Any] = {"arm": arm.name, "settings": read}
     if not arm.stage:
         assert teacher is not None
-        return {**frozen(made, arm, teacher), **about}, None
+        return {**frozen(made, arm, teacher), **about}, None, None
     if arm.targets == "rounds":
         assert teacher is not None
         made = rounds.held_out(made)
@@ -190,5 +189,7 @@ def result(
     if arm.targets != "given" and corrected:
         about["propagation"] = corrected.summary
     rate = correct.rate(corrected, arm) if arm.rated and corrected else None
+    if arm.auto and corrected:
+        about["graph"] = correct.rate(corrected, arm)
     found = measured(made, built, variables, learnt(made, arm, corrected), rate)
-    return {**found, **about}, variables
+    return {**found, **about}, variables, corrected if arm.targets != "given" else None

@@ -126,8 +126,8 @@ def stage(
 
 
 def _limit(rate: dict | None) -> float:
-    """The accuracy on the labels learnt that needs no wrong one: as many may be right as can be."""
-    return 1 - (rate["used" if rate["in_doubt"] else "low"] if rate else 0.0)
+    """The share of labels that are right by the graph: a student above it learns wrong ones."""
+    return 1 - (rate["used"] if rate else 0.0)
 
 
 def learnt(made: Run, arm: Arm, corrected: Corrected | None) -> np.ndarray:

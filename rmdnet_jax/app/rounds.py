@@ -17,11 +17,13 @@ from rmdnet_jax.app.correct import Corrected
 from rmdnet_jax.app.setup import Run
 from rmdnet_jax.app.teacher import Teacher
 from rmdnet_jax.data import resident
+from rmdnet_jax.errors import wrong
 from rmdnet_jax.evaluation import log_softmax
 from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Variables
 
 HELD = 0.1  # of the examples, where the run holds out none
+LEAST = 20  # labels that judge
 EVEN = 0.01  # of the noise is to any class, so that no label is impossible
 
 
@@ -42,6 +44,9 @@ def held_out(made: Run) -> Run:
     if len(made.held):
         return made
     train, held = resident.split(made.train, HELD, made.config.seed)
+    if len(held) < LEAST:
+        least = f"{LEAST} labels held out to judge rounds, got {len(held)} of {len(made.train)}"
+        raise wrong("data", f"have at least {least}")
     return made._replace(train=train, held=held)
 
 
@@ -61,8 +66,9 @@ def trained(
       stage: of the arm.
       fit: trains a student on corrected labels.
     """
-    key = identity.of_teacher(teacher)
-    corrected = correct.corrected(made, teacher.features, key, "propagated_held_out.npz")
+    key, own = identity.of_teacher(teacher), made.config.data.validation
+    file = correct.NAME if own else "propagated_held_out.npz"
+    corrected = correct.corrected(made, teacher.features, key, file)
     noise = corrected.transition
 
     def learnt(corrected: Corrected, number: int) -> Round:

@@ -34,7 +34,7 @@ def _more_epochs(there: Any, here: Any, config: dict) -> str:
         return "epochs can be added, not taken away"
     if guided["optimizer"]["schedule"] == "cosine":
         return "its learning rate follows a cosine over all epochs"
-    if guided["targets"] == "rounds":
+    if "rounds" in " ".join((guided["targets"], *config["controls"])):
         return "its labels are corrected by the student as it was"
     method = build("relation_guided.method", config, 2, 2)
     return "its method looks at all examples between epochs" if method.refresh else ""

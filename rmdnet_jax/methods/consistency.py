@@ -26,8 +26,8 @@ def consistency(
     """A method with one more view, strongly augmented: `L + weight mean_i [max p_i > t] CE_i`.
 
     p_i is what the averaged network says of view 0, and CE_i the cross entropy of the strong view
-    with `p_i^(1 / temperature)`, scaled to sum 1. No label is read, so it also helps where a label
-    is wrong. A class that is rarely predicted has a lower threshold:
+    with `p_i^(1 / temperature)`, scaled to sum 1. This term reads no label, so it also helps where
+    one is wrong. A class that is rarely predicted has a lower threshold:
     `t = threshold (s_c / max s)^balance`, s the running mean of p, c the class of highest p_i.
 
     Args:
@@ -39,7 +39,8 @@ def consistency(
       balance: in [0, 1]; 0: one threshold for all classes.
 
     Source: FixMatch (Sohn et al., NeurIPS 2020) with an averaged teacher (Tarvainen & Valpola,
-    NeurIPS 2017), thresholds by class as in FreeMatch (Wang et al., ICLR 2023, eq. 9 to 11).
+    NeurIPS 2017), thresholds by class as in FreeMatch (Wang et al., ICLR 2023). Theirs move as a
+    whole, too; here the highest is fixed.
     """
     within("weight", weight, "[0, inf)")
     within("threshold", threshold, "[0, 1)")

@@ -174,7 +174,13 @@ def from_state_dict(
             raise UserError(f"{must} its {name!r} is not finite")
         return array
 
-    return jax.tree_util.tree_map_with_path(leaf, like)
+    found = jax.tree_util.tree_map_with_path(leaf, like)
+    leaves = jax.tree_util.tree_flatten_with_path(like)[0]
+    wanted = {prefix + _name(path, own) for path, _ in leaves}
+    more = {name for name in state if name.startswith(prefix + "layer")} - wanted
+    if strange := sorted(name for name in more if not name.endswith("num_batches_tracked")):
+        raise UserError(f"{field} must hold this encoder, but has more layers: {strange[0]!r}")
+    return found
 
 
 def check(variables: Variables, field: str) -> None:

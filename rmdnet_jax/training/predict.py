@@ -113,11 +113,11 @@ def features_of(
     Args:
       network: the encoder.
       mesh: the devices.
-      batch_size: images, or crops of them, that go through it at a time.
+      batch_size: images, or crops of them, that go through it at a time, about.
       mean: per-channel mean of the pixels in [0, 1].
       std: per-channel standard deviation, likewise.
       crops: of each image; 0: the whole image. The mean of their features' unit rows is what comes
-        back. All images have the same crops, every other one mirrored: so nothing is drawn.
+        back. All images have the same crops, drawn from a fixed key, every other one mirrored.
       scale: least and largest area of a crop, fractions.
 
     Source: Tong et al., EMP-SSL, 2023, which averages over crops as it is trained with.
