@@ -52,7 +52,11 @@ def test_no_round_sees_a_held_out_label(tmp_path):
     assert len(inner.held) == round(0.1 * len(made.train))
     assert sorted([*inner.held, *inner.train]) == sorted(made.train)
     own = setup(resolve(rounded(validation=0.25)), tmp_path / "own")
-    assert rounds.held_out(own) is own  # those that the config holds out
+    kept = rounds.held_out(own)  # those that the config holds out
+    assert_same((kept.train, kept.held), (own.train, own.held))
+    few = setup(resolve(rounded(validation=0.05)), tmp_path / "few")
+    with pytest.raises(UserError, match=r"^data\.validation must hold out at least 20 labels"):
+        rounds.held_out(few)
 
     def run(place, change):
         labels = np.zeros(made.source.total, np.int32)

@@ -86,7 +86,7 @@ def test_auto_is_a_weight_and_nothing_else(tmp_path):
     for field in ("relation_guided.mixup", "data.validation"):
         with pytest.raises(UserError, match=r"must be of type float, got 'auto'"):
             resolve(preset(digits(), f"{field}=auto"))
-    with pytest.raises(UserError, match=r"relation_guided\.weight must be of type float"):
+    with pytest.raises(UserError, match=r"relation_guided\.weight must be 'auto' or of type float"):
         resolve(preset(digits(), "weight=much"))
 
 

@@ -9,7 +9,7 @@ from conftest import tiny
 from PIL import Image
 from safetensors.numpy import save_file
 
-from rmdnet_jax.app import checked, experiment, setup, sight
+from rmdnet_jax.app import checked, experiment, learning, setup, sight
 from rmdnet_jax.app import teacher as teachers
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.app.sight import Sight
@@ -282,7 +282,7 @@ def test_a_teacher_that_sees_otherwise_is_another_teacher(tmp_path, monkeypatch)
     def trains(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", trains)
+    monkeypatch.setattr(learning, "train", trains)
     values = {"data": "arrays", "weight": 3, "relation_guided.batch_size": 32}
     config = tiny(**values, teacher=str(tmp_path / "t.safetensors"))
 

@@ -14,7 +14,7 @@ from conftest import ROOT, assert_same, tiny
 from test_resume import final_states
 
 from rmdnet_jax import files
-from rmdnet_jax.app import correct, experiment, lock, workdir
+from rmdnet_jax.app import correct, experiment, learning, lock, workdir
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.errors import UserError
 
@@ -187,7 +187,7 @@ def begins(tmp_path, monkeypatch):
     def train(*_):
         raise Began
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(learning, "train", train)
 
     def begin(folder="here", labels=(), **changes):
         place = tmp_path / folder

@@ -160,7 +160,8 @@ def _own(config: Config, encoder: Any, teacher: Any) -> dict[str, Any]:
 def _alone(overrides: Any, argument: str, paths_: tuple[str, ...]) -> None:
     """Raises `UserError` where overrides set what an argument sets."""
     for name, value in overrides.items() if isinstance(overrides, Mapping) else ():
-        if any(path.startswith(paths_) for path in paths(name, value)):
+        given = paths(name, value)
+        if any(p == own or (own[-1] == "." and p.startswith(own)) for p in given for own in paths_):
             raise wrong("overrides", f"not set {name!r} beside {argument}=, got {value!r:.60}")
 
 

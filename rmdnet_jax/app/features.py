@@ -85,5 +85,7 @@ def _checked(table: np.ndarray, what: str, rows: int, called: str) -> np.ndarray
     fits = x.ndim == 2 and len(x) == rows and x.shape[1] and x.dtype == np.float32
     if not (fits and np.isfinite(x).all()):
         got = f"{x.dtype} of shape {x.shape}"
+        if fits:
+            got += f", row {np.flatnonzero(~np.isfinite(x).all(1))[0]} is not finite"
         raise wrong(called, f"hold finite {what}, got {got}")
     return x

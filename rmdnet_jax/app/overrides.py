@@ -126,7 +126,8 @@ def typed(argument: str, value: Any, default: Any) -> Any:
     try:
         found = _read(value, default) if isinstance(value, str) else _convert(value, default)
     except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
-        raise wrong(argument, f"be of type {kind.__name__}, got {value!r:.80}") from None
+        may = "'auto' or " if argument in AUTO else ""
+        raise wrong(argument, f"be {may}of type {kind.__name__}, got {value!r:.80}") from None
     return found
 
 

@@ -41,12 +41,13 @@ Fit = Callable[[Run, Corrected, str], tuple[Stage, Variables]]  # the last is th
 
 def held_out(made: Run) -> Run:
     """The run with its held-out given labels, a tenth where the config holds out none."""
-    if len(made.held):
-        return made
-    train, held = resident.split(made.train, HELD, made.config.seed)
+    train, held = made.train, made.held
+    if not len(held):
+        train, held = resident.split(made.train, HELD, made.config.seed)
     if len(held) < LEAST:
-        least = f"{LEAST} labels held out to judge rounds, got {len(held)} of {len(made.train)}"
-        raise wrong("data", f"have at least {least}")
+        size = len(train) + len(held)
+        least = f"at least {LEAST} labels to judge rounds by, got {len(held)} of {size}"
+        raise wrong("data.validation", f"hold out {least}")
     return made._replace(train=train, held=held)
 
 

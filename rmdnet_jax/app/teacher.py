@@ -252,8 +252,10 @@ def _given(made: Run, own: Any, name: str) -> Teacher:
     if "base_from_teacher" in controls:
         kept = ",".join(repr(name) for name in controls if name != "base_from_teacher")
         needs.append(f"controls=({kept})")
+    if made.config.teacher_crops:
+        needs.append("teacher_crops=0")
     if needs:
-        must = "be a network, not features, for students that start from it or see it online"
+        must = "be a network, not features, to start from it, see it online or average over crops"
         raise wrong("teacher", f"{must}: set {' and '.join(needs)}")
     features, test = given_features.read(own, made.source)
     check_features(features, f"teacher {name!r}")

@@ -152,7 +152,9 @@ def from_state_dict(
     """
     if not own:
         state = {_torchvisions(name): array for name, array in state.items()}
-    first = min(_name(path, own) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0])
+    # The longest ends no other: of a shorter one, "bn1.bias", "layer1.0.bn1.bias" is an end.
+    names = [_name(path, own) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0]]
+    first = max(names, key=len)
     prefixes = (
         name.removesuffix(first) for name in state if name == first or name.endswith("." + first)
     )
@@ -175,9 +177,8 @@ def from_state_dict(
         return array
 
     found = jax.tree_util.tree_map_with_path(leaf, like)
-    leaves = jax.tree_util.tree_flatten_with_path(like)[0]
-    wanted = {prefix + _name(path, own) for path, _ in leaves}
-    more = {name for name in state if name.startswith(prefix + "layer")} - wanted
+    more = {name for name in state if name.startswith(prefix + "layer")}
+    more -= {prefix + name for name in names}
     if strange := sorted(name for name in more if not name.endswith("num_batches_tracked")):
         raise UserError(f"{field} must hold this encoder, but has more layers: {strange[0]!r}")
     return found
