@@ -537,9 +537,9 @@ def test_a_teachers_features_are_over_crops_where_asked(tmp_path):
     config = tiny(epochs=0, teacher_crops=4)
     many = experiment.run(config, tmp_path / "many").summary["relation_modeling"]
     assert one["loss"] == many["loss"]  # training is the same
+    config = tiny(teacher=str(tmp_path / "many"), teacher_crops=4)
     made = setup(resolve(config), tmp_path / "again")
-    stage = teachers.prepared(made)
-    teacher = teachers._described(made, teachers._restored(made, tmp_path / "many"), {}, {})
+    teacher = teachers.prepared(made)
     scale = made.config.relation_modeling.augmentation.min_scale, 1.0
     features = predict.features_of(
         made.encoder, made.mesh, 64, *made.statistics, crops=4, scale=scale
@@ -547,4 +547,3 @@ def test_a_teachers_features_are_over_crops_where_asked(tmp_path):
     expected = features(teacher.variables, made.source.images)
     np.testing.assert_allclose(teacher.features, expected, atol=1e-5)
     assert np.linalg.norm(teacher.features, axis=1).max() < 1  # a mean of unit rows
-    assert stage.name == "relation_modeling"
