@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmdnet_jax import cpu, sharding
-from rmdnet_jax.app import experiment, learning, report
+from rmdnet_jax.app import learning, measure, report
 from rmdnet_jax.app.arms import own
 from rmdnet_jax.app.overrides import override
 from rmdnet_jax.app.presets import cifar
@@ -99,7 +99,7 @@ def epoch(made: Run, stage: steps.Stage, turn: Callable) -> dict:
     """Whole epochs by `training.fit`: data, steps, metrics, evaluation, records; no checkpoints."""
 
     def evaluate(*args):
-        values = experiment.test(made, *args)
+        values = measure.test(made, *args)
         if not turn():
             raise Enough
         return values

@@ -81,8 +81,8 @@ def students(made: Run, args: argparse.Namespace, record: Record, noise: str) ->
             if record.seconds() > args.seconds:
                 return
             began = time.perf_counter()
-            row, _ = experiment.result(made, parts, arm, guide, corrected)
-            left_out = ("arm", "settings", "propagation")
+            row, *_ = experiment.result(made, parts, arm, guide, corrected)
+            left_out = ("arm", "settings", "propagation", "graph")
             found = {name: x for name, x in row.items() if name not in left_out}
             seconds = time.perf_counter() - began
             record.add(case=f"{noise}: {arm.name}", total_seconds=seconds, **found)
