@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from rmdnet_jax.app import teacher
+from rmdnet_jax.app import features
 from rmdnet_jax.data import sources
 from rmdnet_jax.errors import UserError, under
 from rmdnet_jax.labels import files, given, noise
@@ -500,13 +500,13 @@ def test_features_of_a_teacher_are_read(test, tmp_path):
     )
     more = {} if test is None else {"test_features": test}
     np.savez(tmp_path / "e.npz", features=GOOD, **more)
-    found = teacher._given(made, tmp_path / "e.npz")
-    np.testing.assert_array_equal(found.features, GOOD.astype(np.float32))
-    assert found.features.dtype == np.float32
-    assert (found.test_features is None) == (test is None)
+    found, found_test = features.read(tmp_path / "e.npz", made.source)
+    np.testing.assert_array_equal(found, GOOD.astype(np.float32))
+    assert found.dtype == np.float32
+    assert (found_test is None) == (test is None)
     np.savez(tmp_path / "wide.npz", features=GOOD, test_features=np.ones((2, 9)))
     with pytest.raises(UserError, match=r"must have features of one length, got \d+ and 9"):
-        teacher._given(made, tmp_path / "wide.npz")
+        features.read(tmp_path / "wide.npz", made.source)
     for bad in (
         GOOD[:4],
         GOOD[:, 0],
@@ -517,12 +517,12 @@ def test_features_of_a_teacher_are_read(test, tmp_path):
         for fields in ({"features": bad, **more}, {"features": GOOD, "test_features": bad}):
             np.savez(tmp_path / "bad.npz", **fields)
             with pytest.raises(UserError, match=r"^teacher .*bad.npz' must hold finite .*features"):
-                teacher._given(made, tmp_path / "bad.npz")
+                features.read(tmp_path / "bad.npz", made.source)
     (tmp_path / "cut.npz").write_bytes(b"PK")
     np.savez(tmp_path / "other.npz", a=GOOD)
     for name, message in (("cut", "cannot be read"), ("other", "teacher's field must be")):
         with pytest.raises(UserError, match=message):
-            teacher._given(made, tmp_path / f"{name}.npz")
+            features.read(tmp_path / f"{name}.npz", made.source)
 
 
 def command(*args):

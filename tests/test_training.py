@@ -446,7 +446,7 @@ def test_targets_are_learnt_in_the_labels_place(targets):
     index = jnp.arange(6)
     table = jax.nn.softmax(jax.random.normal(jax.random.key(0), (6, 4))) if targets else None
     rows = Examples(jnp.zeros((6, 8, 8, 1), jnp.uint8), index % 4, index, targets=table)
-    run = resident.prepare(AUGMENTATIONS["none"](), 1, np.zeros(1), np.ones(1))
+    run = resident.prepare([AUGMENTATIONS["none"]()], np.zeros(1), np.ones(1))
     batch = run(rows, jax.random.key(0))
     np.testing.assert_array_equal(batch.label, table if targets else rows.given)
 
@@ -454,7 +454,7 @@ def test_targets_are_learnt_in_the_labels_place(targets):
 def test_views_depend_on_step_view_and_example_only():
     image = jax.random.randint(jax.random.key(0), (6, 8, 8, 1), 0, 255).astype(jnp.uint8)
     rows = Examples(image, jnp.arange(6), jnp.arange(6))
-    run = jax.jit(resident.prepare(AUGMENTATIONS["digits"](), 2, np.zeros(1), np.ones(1)))
+    run = jax.jit(resident.prepare([AUGMENTATIONS["digits"]()] * 2, np.zeros(1), np.ones(1)))
     some = jax.tree.map(lambda x: x[3:5], rows)
     whole, part = run(rows, jax.random.key(1)), run(some, jax.random.key(1))
     np.testing.assert_allclose(whole.image[:, 3:5], part.image, atol=1e-6)
