@@ -188,8 +188,9 @@ def result(
         built, variables = fitted(parts, arm, teacher, made, corrected, arm.stage)
     if arm.targets != "given" and corrected:
         about["propagation"] = corrected.summary
-    rate = correct.rate(corrected, arm) if arm.rated and corrected else None
-    if arm.auto and corrected:
-        about["graph"] = correct.rate(corrected, arm)
-    found = measured(made, built, variables, learnt(made, arm, corrected), rate)
+    rate = correct.rate(corrected, arm) if arm.reads_rate and corrected else None
+    if arm.auto and rate:
+        about["graph"] = rate
+    own = rate if arm.rated else None
+    found = measured(made, built, variables, learnt(made, arm, corrected), own)
     return {**found, **about}, variables, corrected if arm.targets != "given" else None

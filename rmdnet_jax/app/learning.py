@@ -25,7 +25,13 @@ from rmdnet_jax.methods.method import Refresh
 from rmdnet_jax.networks.layers import Network
 from rmdnet_jax.relations.anchors import anchored_kl
 from rmdnet_jax.relations.losses import RelationLoss
-from rmdnet_jax.training.objectives import Anchors, alone, classifier, relation_guided
+from rmdnet_jax.training.objectives import (
+    Anchors,
+    alone,
+    classifier,
+    relation_guided,
+    within,
+)
 from rmdnet_jax.training.steps import Stage
 from rmdnet_jax.types import Outputs, Variables
 
@@ -116,8 +122,8 @@ def stage(
     refresh = None
     if base.refresh is not None:
         refresh = functools.partial(remember, made, base.refresh, learnt(made, arm, corrected))
-    if refresh and arm.auto and teacher:  # the method's own part of the memory
-        plain, refresh = refresh, lambda v, memory, epoch: (plain(v, memory[0], epoch), memory[1])
+    if refresh and arm.auto and teacher:
+        refresh = within(refresh)
     features = teacher.features if teacher and stored and arm.weight else None
     return make_stage(
         made, arm.stage, 1, objective, functools.partial(test, made), refresh,

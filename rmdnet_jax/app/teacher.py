@@ -76,8 +76,8 @@ def prepared(made: Run, own: Any = None) -> Teacher | Stage:
     if path.suffix in ARRAYS:
         return _given(made, path, name)
     network, variables, settings = _loaded(made, path)
-    own = sight.read(path, made.source.images.shape[-1])
-    return _described(made, network, variables, settings, {"teacher": name}, own)
+    seen = sight.read(path, made.source.images.shape[-1])
+    return _described(made, network, variables, settings, {"teacher": name}, seen)
 
 
 def _described(

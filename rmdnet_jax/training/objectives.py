@@ -157,6 +157,11 @@ def relation_guided(
     return Objective(method.views, frozen, init, loss, True, method.strong, averaged)
 
 
+def within(refresh: Callable) -> Callable:
+    """A method's refresh where the memory holds K's share, too, see `limit`."""
+    return lambda variables, memory, epoch: (refresh(variables, memory[0], epoch), memory[1])
+
+
 def _grown(
     seen: tuple[Array, Array], predicted: Array, label: Array, limit: float
 ) -> tuple[Array, Array]:

@@ -104,9 +104,7 @@ def run(config: Config, data: Data, mesh: Mesh) -> setup.Run:
     column: Any = jax.ShapeDtypeStruct((size,), np.int32)
     pixels = jax.ShapeDtypeStruct((size, math.prod(data.image)), np.uint8)
     held = round(config.data.validation * size)
-
-    def predicts(apply):
-        return predict.predictor(apply, mesh, setup.PREDICT_BATCH, mean, std)
+    student = ensemble(classifier(network, data.classes))
 
     return setup.Run(
         config=config,
@@ -128,7 +126,7 @@ def run(config: Config, data: Data, mesh: Mesh) -> setup.Run:
         statistics=(mean, std),
         encoder=network,
         features=setup.features(config, network, mesh, (mean, std)),
-        predict=predicts(ensemble(classifier(network, data.classes))),
+        predict=predict.predictor(student, mesh, setup.PREDICT_BATCH, mean, std),
     )
 
 
