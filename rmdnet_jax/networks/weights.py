@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -88,9 +88,7 @@ def described(state: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """
     shapes = {_torchvisions(name): np.shape(array) for name, array in state.items()}
     first = "layer1.0.conv1.weight"
-    before = min(
-        (n.removesuffix(first) for n in shapes if f".{n}".endswith(f".{first}")), default=""
-    )
+    before = _prefix(shapes, first)
     blocks = (
         sum(f"{before}layer{stage}.{block}.conv1.weight" in shapes for block in range(99))
         for stage in range(1, 5)
@@ -100,6 +98,12 @@ def described(state: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     if not name or len(stem) != 4 or f"{before}bn1.weight" not in shapes:
         return None
     return {"name": name, "stem": "imagenet" if stem[-1] == 7 else "cifar", "width": stem[0]}
+
+
+def _prefix(names: Iterable[str], first: str) -> str:
+    """What stands before the names of a network, `first` among them; the shortest such."""
+    found = (n.removesuffix(first) for n in names if f".{n}".endswith(f".{first}"))
+    return min(found, key=len, default="")
 
 
 def _name(path: tuple, own: bool) -> str:
@@ -155,10 +159,7 @@ def from_state_dict(
     # The longest ends no other: of a shorter one, "bn1.bias", "layer1.0.bn1.bias" is an end.
     names = [_name(path, own) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0]]
     first = max(names, key=len)
-    prefixes = (
-        name.removesuffix(first) for name in state if name == first or name.endswith("." + first)
-    )
-    prefix = min(prefixes, key=len, default="")
+    prefix = _prefix(state, first)
 
     def leaf(path: tuple, wanted: Any) -> np.ndarray:
         name = prefix + _name(path, own)
