@@ -66,6 +66,7 @@ def test_no_round_sees_a_held_out_label(tmp_path):
         np.savez(tmp_path / f"{place}.npz", labels=labels)
         values = {"noise": "file", "path": str(tmp_path / f"{place}.npz"), "field": "labels"}
         experiment.run(rounded(**values), tmp_path / place)
+        assert not (tmp_path / place / "propagated.npz").exists()  # of all labels: nobody learns it
         targets = []
         for name in ("propagated_held_out", "propagated_relation_guided_round1"):
             with np.load(tmp_path / place / f"{name}.npz") as file:

@@ -92,7 +92,7 @@ def _run(
     for arm in made.arms:  # everything is built, and so checked, before anything is written
         if arm.stage:
             learning.stage(rounds.held_out(made) if arm.targets == "rounds" else made, parts, arm)
-    if correcting := any(arm.reads_graph for arm in made.arms):
+    if graphs := [arm for arm in made.arms if arm.reads_graph]:
         correct.check(made)
     needed = any(arm.reads_teacher for arm in made.arms) or made.config.audit
     if made.config.audit:
@@ -101,10 +101,10 @@ def _run(
     made, labels = begin(made, given, teacher, classes)
     if isinstance(teacher, Stage):
         teacher = teachers.trained(made, teacher)
-    corrected = None
-    if correcting and teacher:
+    corrected, whole = None, [arm for arm in graphs if arm.targets != "rounds"]
+    if whole and teacher:  # rounds correct without the labels that judge them
         corrected = correct.corrected(made, teacher.features, identity.of_teacher(teacher))
-        report.say(report.graph(corrected.summary, made.arms))
+        report.say(report.graph(corrected.summary, whole))
     results, students, learnt_by = {}, {}, []
     for arm in made.arms:
         found, student, own = result(made, parts, arm, teacher, corrected)

@@ -70,6 +70,7 @@ def trained(
     key, own = identity.of_teacher(teacher), made.config.data.validation
     file = correct.NAME if own else "propagated_held_out.npz"
     corrected = correct.corrected(made, teacher.features, key, file)
+    report.say(report.propagated(corrected.summary))
     noise = corrected.transition
 
     def learnt(corrected: Corrected, number: int) -> Round:
