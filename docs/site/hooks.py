@@ -1,0 +1,109 @@
+"""What mkdocs does beyond its own: pages from the repository's root, notebooks, links to code.
+
+Links in pages are relative to the file in the repository, as a code host reads them. Here a link to
+a file that is no page leads to `repo_url`, or is plain text where there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Pages that lie outside docs/; their place in the site is that in the repository.
+OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "examples/README.md")
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+CODE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2[^\n]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+
+
+class Notebook(File):
+    """A notebook that is a page: its text, its code, and the outputs that were saved in it."""
+
+    def is_documentation_page(self) -> bool:
+        return True
+
+
+def on_files(files, config):
+    """Adds pages from outside docs/, and makes notebooks pages."""
+    for name in OUTSIDE:
+        if (ROOT / name).is_file():
+            files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for path in (*ROOT.glob("docs/**/*.ipynb"), *ROOT.glob("examples/*.ipynb")):
+        name = path.relative_to(ROOT).as_posix().removeprefix("docs/")
+        if old := files.get_file_from_path(name):
+            files.remove(old)
+        page = Notebook.generated(config, name, content=markdown(path))
+        if files.get_file_from_path(name.replace(".ipynb", ".md")):  # a page of the same name
+            page.dest_uri = name.replace(".ipynb", "-notebook.html")
+        files.append(page)
+    return files
+
+
+def on_page_markdown(text, page, config, files):
+    """Leads links from the place in the repository to the place in the site."""
+    uri = page.file.src_uri
+    here = uri if uri.startswith("examples/") or uri in OUTSIDE else f"docs/{uri}"
+
+    def link(match):
+        image, words, target = match.groups()
+        words = LINK.sub(link, words)  # a picture may be a link
+        if re.match(r"\w+:|#", target):
+            return match[0]
+        path, _, anchor = target.partition("#")
+        there = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
+        name = "index.md" if there == "README.md" else there.removeprefix("docs/")
+        if files.get_file_from_path(name):
+            new = posixpath.relpath(name, posixpath.dirname(uri) or ".")
+            return f"{image}[{words}]({new}{'#' * bool(anchor)}{anchor})"
+        if not (ROOT / there).exists():
+            return match[0]  # mkdocs says that it is broken
+        if config.repo_url:
+            return f"[{words}]({config.repo_url.rstrip('/')}/blob/main/{there})"
+        shown = words.strip("`")
+        return words if there.endswith(shown) and "/" in shown else f"{words} (`{there}`)"
+
+    parts = CODE.split(text)  # text, code, its fence, text, ...
+    parts = [LINK.sub(link, part) if i % 3 == 0 else part for i, part in enumerate(parts)]
+    return "".join(part for i, part in enumerate(parts) if i % 3 != 2)
+
+
+# --- notebooks
+
+
+def markdown(path: Path) -> str:
+    """A notebook as Markdown, with its saved outputs."""
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join(cell_text(cell) for cell in cells if "".join(cell["source"]).strip())
+
+
+def cell_text(cell) -> str:
+    source = "".join(cell["source"]).rstrip()
+    if cell["cell_type"] != "code":
+        return source
+    shell = source.startswith(("!", "%"))
+    code = f"```{'sh' if shell else 'python'}\n{source}\n```"
+    return "\n\n".join([code, *map(output_text, cell["outputs"])])
+
+
+def output_text(output) -> str:
+    """An output: a picture, a table, or text."""
+    kinds = output.get("data", {})
+    for kind in ("image/png", "image/svg+xml"):
+        if kind in kinds:
+            content = "".join(kinds[kind])
+            if kind == "image/png":
+                alt = "".join(kinds.get("text/plain", "a figure")).replace('"', "'")
+                flat = "".join(content.split())
+                return f'<img class="output" alt="{alt}" src="data:{kind};base64,{flat}">'
+            return f'<div class="output">{"".join(content.splitlines())}</div>'
+    if "text/html" in kinds:
+        html = re.sub(r"<style.*?</style>", "", "".join(kinds["text/html"]), flags=re.S)
+        lines = (line.strip() for line in html.splitlines())
+        return f'<div class="output">{"".join(lines)}</div>'
+    text = "".join(output.get("text", kinds.get("text/plain", output.get("traceback", ""))))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()
+    return f"```{{.text .output}}\n{text}\n```" if text else ""
