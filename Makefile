@@ -1,4 +1,4 @@
-# make demo | test | lint: each sets up its own environment first.
+# make demo | test | lint | docs: each sets up its own environment first.
 # PYTHON chooses the interpreter, VENV where the environment lies.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --editable
 OLD := Python 3.11 or newer is needed: make PYTHON=python3.12 ...
 
-.PHONY: core setup demo test lint
+.PHONY: core setup demo test lint docs
 
 # Made anew only when what they are made from changes: what a run needs, and what tests need, too.
 core: $(VENV)/.core
@@ -33,3 +33,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The site in build/site: open its index.html. A broken link or anchor is an error.
+docs: core
+	@test -x $(BIN)/mkdocs || $(PIP) '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

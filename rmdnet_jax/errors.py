@@ -19,6 +19,14 @@ class UserError(ValueError):
     """What a user can mend: wrong input, found before work starts, or a run that cannot go on.
 
     Its text is one line. The commands print it and end with status 2.
+
+    Example:
+      >>> import rmdnet_jax as rmd
+      >>> try:
+      ...     rmd.noise.pair([0, 1, 2], rate=1.4)
+      ... except rmd.UserError as error:
+      ...     print(error)
+      rate must be in [0, 1], got 1.4
     """
 
     def __init__(self, text: str, *, argument: bool = False):

@@ -7,7 +7,7 @@ import griffe
 FIELD = re.compile(r"\s*(\w+): [^#]*# (.*)")
 CHANGES = (
     (r"^(\s*)Example:$", r"\1Examples:"),  # the heading whose content is read as code
-    (r"^(\s+\w+: )> ", r"\1\\> "),  # a bound, no quotation
+    (r"^(\s+\w+: )>", r"\1\\>"),  # a bound, no quotation
     (r"^Source: ", r"**Source:** "),
 )
 

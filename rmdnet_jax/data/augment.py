@@ -199,3 +199,4 @@ AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
     "cutout": cutout,
     "randaugment": randaugment,
 }
+"""Augmentations by name, `(*, fields) -> augment`, where `augment(key, image)` is one view."""

@@ -28,7 +28,9 @@ class LabelAuditor(BaseEstimator):
 
     The parameters are those of `find_label_errors`.
 
-    Attributes, by the order of the rows that were given:
+    Attributes have the order of the rows that were given.
+
+    Attributes:
       labels_: [n], corrected.
       targets_: float32 [n, C], soft labels to train on.
       probability_: [n], how likely each given label is right: larger is more normal, as it is of

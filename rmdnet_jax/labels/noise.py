@@ -38,7 +38,7 @@ class Labels(Protocol):
 class Noise(NamedTuple):
     """A noise kind with its parameters fixed."""
 
-    labels: Labels
+    labels: Labels  # (index, clean, image) -> the labels that are given
     size: int | None = None  # number of examples it has labels for; None: any
     known: bool = True  # False: stored labels may be wrong already, so no rate can be stated
     images: bool = False  # whether `labels` reads images, on the host: drawn once, then `frozen`
@@ -241,6 +241,7 @@ KINDS: dict[str, NoiseKind] = {
     "matrix": matrix,
     "file": file,
 }
+"""Kinds of noise by name, `(num_classes, seed, *, fields) -> Noise`."""
 
 
 def make(name: str, *, num_classes: int, seed: int, **fields: Any) -> Noise:

@@ -25,3 +25,4 @@ METHODS: dict[str, Callable[..., Method]] = {
     "jocor": jocor,
     "dividemix": dividemix,
 }
+"""Methods by name, `(num_examples, num_classes, *, fields) -> Method`."""

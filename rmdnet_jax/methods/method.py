@@ -56,7 +56,7 @@ class Method(NamedTuple):
     peers: int  # networks trained side by side
     views: int  # augmented views of each image
     init: Callable[[], PyTree]  # the first memory
-    loss: Loss
+    loss: Loss  # one step's (scalar, memory, metrics)
     refresh: Refresh | None = None  # after each epoch but the last
     strong: int = 0  # so many of the views, the last ones, are strongly augmented
 

@@ -38,31 +38,32 @@ def adapt(encoder: Any) -> Network:
 
     Args:
       encoder: one of
-        a Linen module, called as `module(x)` or `module(x, train)`;
-        a function (or class) `rngs -> NNX module`, called likewise, its mode set by `train()` and
-        `eval()`;
-        an NNX module, whose own arrays, pretrained perhaps, are the first ones whatever the seed;
-        a `Network`, which comes back as it is.
+
+        - a Linen module, called as `module(x)` or `module(x, train)`;
+        - a function (or class) `rngs -> NNX module`, called likewise, its mode set by `train()` and
+          `eval()`;
+        - an NNX module, whose own arrays, pretrained perhaps, are the first ones whatever the seed;
+        - a `Network`, which comes back as it is.
 
     Returns:
-      `init(key, images) -> Variables` and `apply(variables, images, train) -> (features float32
-      [batch, dim], stats)`. Parameters and statistics are nested dicts of arrays.
+      `init(key, images) -> Variables` and `apply(variables, images, train) -> (features, stats)`.
+      Features are float32 [batch, dim]. Parameters and statistics are nested dicts of arrays.
 
     Raises:
-      UserError: from here for what is no such network or has another call signature; from `init`
-        for a network that cannot run on the images, gives other than [batch, dim], draws random
+      UserError: for what is no such network, or has another call signature. From `init`: for a
+        network that cannot run on the images, gives other than [batch, dim], draws random
         numbers, or changes its batch statistics in evaluation.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
-      >>> from rmdnet_jax.networks.adapters import adapt
+      >>> import rmdnet_jax as rmd
       >>> class Small(nn.Module):
       ...     @nn.compact
       ...     def __call__(self, x, train):
       ...         x = nn.Conv(8, (3, 3))(x)
       ...         x = nn.BatchNorm(use_running_average=not train)(x)
       ...         return nn.relu(x).mean((1, 2))
-      >>> encoder = adapt(Small())
+      >>> encoder = rmd.adapt(Small())
       >>> images = jnp.zeros((2, 8, 8, 3))
       >>> variables = encoder.init(jax.random.key(0), images)
       >>> features, stats = encoder.apply(variables, images, False)

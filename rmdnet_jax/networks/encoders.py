@@ -184,3 +184,4 @@ ENCODERS: dict[str, Callable[..., Network]] = {
     "resnet50": resnet50,
     "wrn28_2": wrn28_2,
 }
+"""Encoders by name, `(*, fields) -> Network`, or a Flax module."""

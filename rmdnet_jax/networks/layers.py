@@ -45,8 +45,8 @@ class Apply(Protocol):
 class Network(NamedTuple):
     """A network without its arrays, as two pure functions; nothing is random after `init`."""
 
-    init: Init
-    apply: Apply
+    init: Init  # (key, images) -> variables
+    apply: Apply  # (variables, images, train) -> (features, stats)
 
 
 def count(params: PyTree) -> int:

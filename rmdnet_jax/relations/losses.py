@@ -293,8 +293,10 @@ EDGES: dict[str, RelationLoss] = {
     "similarity_preserving": similarity_preserving,
     "pkt": pkt,
 }
+"""Edge losses by name, `(student, teacher) -> scalar`. The two dimensions may differ."""
 NODES: dict[str, RelationLoss] = {
     "cosine": cosine,
     "pearson_identity": pearson_identity,
     "infonce": infonce,
 }
+"""Node losses by name, likewise. Both sides need the same dimension."""

@@ -36,3 +36,4 @@ SSL: dict[str, Factory] = {
     "vicreg": vicreg,
     "emp": emp,
 }
+"""Objectives by name, `(encoder, dtype, *, fields) -> SelfSupervised`."""

@@ -33,9 +33,9 @@ class Loss(Protocol):
 class SelfSupervised(NamedTuple):
     """A self-supervised objective as pure functions."""
 
-    views: int
+    views: int  # of each image
     init: Callable[[Array, Array], tuple[Variables, PyTree]]  # key, image; memory is the tree
-    loss: Loss
+    loss: Loss  # one step's (scalar, stats, memory, metrics)
 
 
 class Factory(Protocol):
