@@ -6,6 +6,7 @@ a file that is no page leads to `repo_url`, or is plain text where there is none
 
 from __future__ import annotations
 
+import html
 import json
 import posixpath
 import re
@@ -96,13 +97,13 @@ def output_text(output) -> str:
         if kind in kinds:
             content = "".join(kinds[kind])
             if kind == "image/png":
-                alt = "".join(kinds.get("text/plain", "a figure")).replace('"', "'")
+                alt = html.escape("".join(kinds.get("text/plain", "a figure")))
                 flat = "".join(content.split())
                 return f'<img class="output" alt="{alt}" src="data:{kind};base64,{flat}">'
             return f'<div class="output">{"".join(content.splitlines())}</div>'
     if "text/html" in kinds:
-        html = re.sub(r"<style.*?</style>", "", "".join(kinds["text/html"]), flags=re.S)
-        lines = (line.strip() for line in html.splitlines())
+        table = re.sub(r"<style.*?</style>", "", "".join(kinds["text/html"]), flags=re.DOTALL)
+        lines = (line.strip() for line in table.splitlines())
         return f'<div class="output">{"".join(lines)}</div>'
     text = "".join(output.get("text", kinds.get("text/plain", output.get("traceback", ""))))
     text = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()

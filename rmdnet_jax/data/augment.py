@@ -44,7 +44,8 @@ def crop_flip(*, padding: int = 4) -> Augment:
       >>> import jax, rmdnet_jax as rmd
       >>> augment = rmd.AUGMENTATIONS["crop_flip"](padding=2)
       >>> images = jax.numpy.ones((8, 32, 32, 3))
-      >>> views = jax.vmap(augment)(jax.random.split(jax.random.key(0), 8), images)
+      >>> keys = jax.random.split(jax.random.key(0), 8)
+      >>> views = jax.jit(jax.vmap(augment))(keys, images)
       >>> views.shape
       (8, 32, 32, 3)
     """
@@ -75,7 +76,7 @@ def digits(
 
     Example:
       >>> import jax, rmdnet_jax as rmd
-      >>> augment = rmd.AUGMENTATIONS["digits"](min_scale=0.8)
+      >>> augment = jax.jit(rmd.AUGMENTATIONS["digits"](min_scale=0.8))
       >>> augment(jax.random.key(0), jax.numpy.ones((8, 8, 1))).shape
       (8, 8, 1)
     """
@@ -120,7 +121,7 @@ def simsiam(
 
     Example:
       >>> import jax, rmdnet_jax as rmd
-      >>> augment = rmd.AUGMENTATIONS["simsiam"](hue=0.0)
+      >>> augment = jax.jit(rmd.AUGMENTATIONS["simsiam"](hue=0.0))
       >>> keys = jax.random.split(jax.random.key(0))
       >>> image = jax.random.uniform(jax.random.key(1), (32, 32, 3))
       >>> one, two = (augment(key, image) for key in keys)  # two views of one image
