@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Pages that lie outside docs/; their place in the site is that in the repository.
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "examples/README.md")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+UNIT = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")  # a line does not end here
 CODE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2[^\n]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
@@ -68,7 +69,7 @@ def on_page_markdown(text, page, config, files):
         return words if there.endswith(shown) and "/" in shown else f"{words} (`{there}`)"
 
     parts = CODE.split(text)  # text, code, its fence, text, ...
-    parts = [LINK.sub(link, part) if i % 3 == 0 else part for i, part in enumerate(parts)]
+    parts[::3] = [UNIT.sub("\N{NO-BREAK SPACE}", LINK.sub(link, part)) for part in parts[::3]]
     return "".join(part for i, part in enumerate(parts) if i % 3 != 2)
 
 
