@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "examples/README.md")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 UNIT = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")  # a line does not end here
-CODE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2[^\n]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
 class Notebook(File):
@@ -50,6 +50,12 @@ def on_page_markdown(text, page, config, files):
     uri = page.file.src_uri
     here = uri if uri.startswith("examples/") or uri in OUTSIDE else f"docs/{uri}"
 
+    kept = []
+
+    def keep(match):
+        kept.append(match[0])
+        return f"\0{len(kept) - 1}\0"
+
     def link(match):
         image, words, target = match.groups()
         words = LINK.sub(link, words)  # a picture may be a link
@@ -65,12 +71,14 @@ def on_page_markdown(text, page, config, files):
             return match[0]  # mkdocs says that it is broken
         if config.repo_url:
             return f"[{words}]({config.repo_url.rstrip('/')}/blob/main/{there})"
-        shown = words.strip("`")
+        shown = code(words).strip("`")
         return words if there.endswith(shown) and "/" in shown else f"{words} (`{there}`)"
 
-    parts = CODE.split(text)  # text, code, its fence, text, ...
-    parts[::3] = [UNIT.sub("\N{NO-BREAK SPACE}", LINK.sub(link, part)) for part in parts[::3]]
-    return "".join(part for i, part in enumerate(parts) if i % 3 != 2)
+    def code(text):
+        return re.sub(r"\0(\d+)\0", lambda match: kept[int(match[1])], text)
+
+    text = LINK.sub(link, CODE.sub(keep, text))  # code may stand in a link, but no link in code
+    return code(UNIT.sub("\N{NO-BREAK SPACE}", text))
 
 
 # --- notebooks
