@@ -191,7 +191,8 @@ def test_the_student_is_saved_without_the_map_and_goes_on_with_it(method, tmp_pa
 
 
 def test_students_see_a_file_of_features_as_stored():
-    for teacher, seen in (("", "online"), ("t.npz", "stored"), ("t.npy", "stored"), ("run", "online")):
+    expected = {"": "online", "run": "online", "t.npz": "stored", "t.npy": "stored"}
+    for teacher, seen in expected.items():
         assert resolve(tiny(teacher=teacher)).relation_guided.teacher_features == seen
     with pytest.raises(UserError, match="did you mean online"):
         resolve(tiny(**{"teacher": "t.npz", STORED: "onlin"}))
