@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "examples/README.md")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 UNIT = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")  # a line does not end here
+STYLED = re.compile(r'<style.*?</style>| (?:border|class|style)="[^"]*"', re.DOTALL)
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
@@ -111,7 +112,7 @@ def output_text(output) -> str:
                 return f'<img class="output" alt="{alt}" src="data:{kind};base64,{flat}">'
             return f'<div class="output">{"".join(content.splitlines())}</div>'
     if "text/html" in kinds:
-        table = re.sub(r"<style.*?</style>", "", "".join(kinds["text/html"]), flags=re.DOTALL)
+        table = STYLED.sub("", "".join(kinds["text/html"]))
         lines = (line.strip() for line in table.splitlines())
         return f'<div class="output">{"".join(lines)}</div>'
     text = "".join(output.get("text", kinds.get("text/plain", output.get("traceback", ""))))
