@@ -130,8 +130,7 @@ def test_the_core_needs_no_tensorflow(wheel):
     assert not [need for need in core if need.startswith(("tensorflow-cpu", "tensorboard"))]
 
 
-@pytest.mark.parametrize("how", ["module", "command"])
-def test_a_preset_runs_away_from_the_clone(away, tmp_path, how):
+def test_a_preset_runs_away_from_the_clone(away, tmp_path):
     environment = os.environ | {"RMDNET_CACHE": str(tmp_path / "cache")}
     environment.pop("PYTHONPATH", None)
 
@@ -141,8 +140,8 @@ def test_a_preset_runs_away_from_the_clone(away, tmp_path, how):
     place = run(away, "-c", "import rmdnet_jax; print(rmdnet_jax.__file__)").strip()
     assert pathlib.Path(place).is_relative_to(away.parent.parent), "not the clone"
     script = next(away.parent.parent.glob("**/bin/rmdnet"), None)
-    starts = {"module": ["-m", "rmdnet_jax.main"], "command": [script, "train"]}
-    run(away, *starts[how], "--config", "digits:quick", "--workdir", "run")
+    run(away, script, "train", "--config", "digits:quick", "--workdir", "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary
     assert "doctor" in run(away, script)
+    assert "--workdir" in run(away, "-m", "rmdnet_jax.main", "--help")
