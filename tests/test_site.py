@@ -195,7 +195,7 @@ def test_a_notebook_becomes_a_page_with_its_outputs(hooks):
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": ["\x1b[1mhalf\x1b[0m done\n"]},
         {"output_type": "display_data", "data": {"image/png": "aGk=\n", "text/plain": "<Figure>"}},
-        {"output_type": "execute_result", "data": {"text/html": ['<table border="1">\n', "</table>"]}},
+        {"output_type": "execute_result", "data": {"text/html": ['<table class="a">', "</table>"]}},
     ]
     text = hooks.cell_text({"cell_type": "code", "source": ["1 + 1\n", "2"], "outputs": outputs})
     code, said, figure, table = text.split("\n\n")
