@@ -204,3 +204,9 @@ def test_a_notebook_becomes_a_page_with_its_outputs(hooks):
     assert 'src="data:image/png;base64,aGk="' in figure
     assert "<Figure>" not in figure
     assert table == '<div class="output"><table></table></div>'
+
+
+def test_a_badge_becomes_a_link_as_pages_load_nothing_from_elsewhere(hooks):
+    source = ["[![Open](https://a.org/badge.svg)](https://a.org/b) ![figure](figure.png)"]
+    text = hooks.cell_text({"cell_type": "markdown", "source": source})
+    assert text == "[Open](https://a.org/b) ![figure](figure.png)"

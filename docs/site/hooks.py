@@ -20,6 +20,7 @@ OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "examples/READ
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 UNIT = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")  # a line does not end here
 STYLED = re.compile(r'<style.*?</style>| (?:border|class|style)="[^"]*"', re.DOTALL)
+REMOTE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")  # a badge: its words stand for it
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
@@ -94,7 +95,7 @@ def markdown(path: Path) -> str:
 def cell_text(cell) -> str:
     source = "".join(cell["source"]).rstrip()
     if cell["cell_type"] != "code":
-        return source
+        return REMOTE.sub(r"\1", source)
     shell = source.startswith(("!", "%"))
     code = f"```{'sh' if shell else 'python'}\n{source}\n```"
     return "\n\n".join([code, *map(output_text, cell["outputs"])])
