@@ -39,7 +39,9 @@ def stored(notebook):
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in cells(notebook):
         cell.metadata.pop("execution", None)
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        said, cell.outputs = printed(cell), [o for o in cell.outputs if "name" not in o]
+        if said:
+            cell.outputs.insert(0, nbformat.v4.new_output("stream", name="stdout", text=said))
     return notebook
 
 
@@ -127,13 +129,12 @@ def test_a_notebook_runs_and_says_what_is_stored(path, kernels, tmp_path):
     said = "".join(o.text for cell in code for o in cell.outputs if o.get("name") == "stderr")
     for line in said.replace("\r\n", "\n").split("\n"):
         assert line == "" or line.startswith("\r"), "each line is a bar, drawn in place"
+    notebook = stored(notebook)
     if STORE:
-        path.write_text(nbformat.writes(stored(notebook)) + "\n")
+        path.write_text(nbformat.writes(notebook) + "\n")
         return
     for old, new in zip(before, code):
-        assert [o.output_type for o in old.outputs] == [
-            o.output_type for o in new.outputs if o.get("name") != "stderr"
-        ]
+        assert [o.output_type for o in old.outputs] == [o.output_type for o in new.outputs]
         for was, now in zip(printed(old).splitlines(), printed(new).splitlines(), strict=True):
             (text, numbers), (same, values) = words(was), words(now)
             assert text == same
