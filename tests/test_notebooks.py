@@ -10,7 +10,7 @@ import re
 
 import pytest
 from conftest import ROOT
-from test_docs import LINK, sentences
+from test_docs import LINK, headings, sentences
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
@@ -78,7 +78,10 @@ def test_a_notebook_is_stored_as_it_ran(path):
 def test_links_of_a_notebook_lead_somewhere(path):
     text = "\n".join(cell.source for cell in cells(read(path), "markdown"))
     targets = [target for _, target in LINK.findall(text) if not re.match(r"\w+:", target)]
-    assert not [t for t in targets if not (path.parent / t.partition("#")[0]).exists()]
+    for target in targets:
+        there, _, anchor = target.partition("#")
+        assert (path.parent / there).exists(), target
+        assert not anchor or anchor in headings(path.parent / there), target
 
 
 @all_notebooks
