@@ -33,7 +33,6 @@ ARMS = {
 }
 SHARED = (
     "small,controls=(),data=photos.npz,limit=0,teacher=features.npy,"
-    "relation_guided.teacher_features=stored,"
     "relation_guided.augmentation.name=crop_flip,relation_guided.propagation.in_doubt=use"
 )
 

@@ -1,7 +1,9 @@
 """The house rules: imports go down, each package has one home, nothing heavy comes unasked."""
 
 import ast
+import importlib
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -216,3 +218,22 @@ def test_a_digits_run_never_imports_tensorflow(tmp_path):
     )
     assert run.stdout.splitlines()[-1] == "0 []", run.stderr
     assert pathlib.Path(tmp_path, "figures", "accuracy.png").stat().st_size > 1000
+
+
+def test_the_page_on_architecture_names_what_is_there():
+    """Its drawings and its prose: `module.name` of any package, and files."""
+    page = (ROOT / "docs" / "contributing" / "architecture.md").read_text()
+    drawn = "".join(re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    named = re.findall(r"\b([a-z_]+)\.([A-Za-z_]+)\b", drawn)
+    named += re.findall(r"`([a-z_]+)\.([A-Za-z_]+)`", page)
+    modules = {}
+    for path in FILES:
+        modules.setdefault(path.stem, []).append(f"rmdnet_jax.{name_of(path)}".rstrip("."))
+    files = [(one, kind) for one, kind in named if kind in ("json", "npz", "py")]
+    for module, name in {*named} - {*files}:
+        there = [importlib.import_module(one) for one in modules[module]]
+        assert any(hasattr(one, name) for one in there), f"{module}.{name}"
+    places = (ROOT, ROOT / "rmdnet_jax")
+    for path in re.findall(r"`([\w/]+/\w+\.py)`", page):
+        assert any((place / path).exists() for place in places), path
+    assert len(named) > 20

@@ -12,7 +12,8 @@ from rmdnet_jax.app.load import get_config, module_of
 from rmdnet_jax.app.resolve import resolve
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "launch/README.md")]
+PAGES = [README, *OTHERS, *sorted((ROOT / "docs").rglob("*.md"))]
 EXPERIMENTS = [*sorted((ROOT / "configs").glob("*.py")), *sorted((ROOT / "studies").glob("*.py"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [code for language, code in FENCED.findall(README.read_text()) if language == "python"]

@@ -190,6 +190,14 @@ def test_the_student_is_saved_without_the_map_and_goes_on_with_it(method, tmp_pa
     )
 
 
+def test_students_see_a_file_of_features_as_stored():
+    expected = {"": "online", "run": "online", "t.npz": "stored", "t.npy": "stored"}
+    for teacher, seen in expected.items():
+        assert resolve(tiny(teacher=teacher)).relation_guided.teacher_features == seen
+    with pytest.raises(UserError, match="did you mean online"):
+        resolve(tiny(**{"teacher": "t.npz", STORED: "onlin"}))
+
+
 # --- a network of another architecture
 
 
@@ -237,7 +245,7 @@ def test_a_function_is_called_once_for_each_image(tmp_path):
     assert mine.summary["controls"]["teacher_knn"]["test_accuracy"]["last"] is not None
     np.savez(tmp_path / "t.npz", features=slow(PIXELS[:256]), test_features=slow(PIXELS[256:]))
     ways = {
-        "file": {"teacher": tmp_path / "t.npz", "overrides": {STORED: "stored"}},
+        "file": {"teacher": tmp_path / "t.npz"},
         "arrays": {"teacher": dict(np.load(tmp_path / "t.npz"))},
         "array": {"teacher": slow(PIXELS[:256])},
         "list": {"teacher": slow(PIXELS[:256]).tolist()},

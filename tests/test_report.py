@@ -340,6 +340,16 @@ def test_a_run_says_the_noise_rate_that_was_used():
     assert "0.250 to 0.500, in doubt)" in report.rate("elr", rated(True)["noise_rate"])
 
 
+def test_a_run_says_what_it_could_not_measure_and_the_k_that_it_found():
+    summary = summary_of()
+    summary["controls"]["teacher_knn"]["test_accuracy"] = {"last": None}
+    summary["relation_guided"] |= {"weight": 2.5, "graph": {"in_doubt": True}}
+    assert report.table(summary).splitlines()[-2:] == [
+        "–: the teacher gave no test_features: teacher kNN, given labels",
+        "K of elr + RMDNet: 2.50 at the end, found by a graph in doubt",
+    ]
+
+
 @pytest.mark.parametrize("doubt", [False, True])
 @pytest.mark.parametrize("targets", ["given", "propagated"])
 def test_a_graph_tells_its_arms_what_they_asked_for(doubt, targets):

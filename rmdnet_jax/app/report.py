@@ -169,8 +169,11 @@ def table(summary: dict) -> str:
         known = summary["noise"]["rate"] is not None
         labels = "clean labels (an evaluation only)" if known else "the labels as they are"
         lines.append(f"teacher kNN with {labels}: {100 * knn:.2f} %")
+    if blind := [name for name, row in rows.items() if row["test_accuracy"]["last"] is None]:
+        lines.append(f"–: the teacher gave no test_features: {', '.join(blind)}")
     told = [rate(name, row["noise_rate"]) for name, row in rows.items() if "noise_rate" in row]
-    return "\n".join([*lines, *told])
+    found = [strength(name, row) for name, row in rows.items() if "graph" in row]
+    return "\n".join([*lines, *told, *found])
 
 
 def rate(arm: str, about: dict) -> str:
@@ -179,6 +182,12 @@ def rate(arm: str, about: dict) -> str:
     doubt = ", in doubt" if about.get("in_doubt") else ""
     error = "" if about["error"] is None else f", off by {about['error']:+.3f}"
     return f"noise rate of {arm}: {about['used']:.3f} ({about['source']}{between}{doubt}){error}"
+
+
+def strength(arm: str, row: dict) -> str:
+    """The K that was found while an arm was trained, in a line."""
+    doubt = " by a graph in doubt" if row["graph"]["in_doubt"] else ""
+    return f"K of {arm}: {row['weight']:.2f} at the end, found{doubt}"
 
 
 def _name(method: str, arm: str, row: dict) -> str:

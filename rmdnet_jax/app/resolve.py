@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from rmdnet_jax.app import schema
+from rmdnet_jax.app import features, schema
 from rmdnet_jax.app.arms import NAMES
 from rmdnet_jax.app.overrides import typed
 from rmdnet_jax.app.schema import Config
@@ -96,6 +96,7 @@ def resolve(config: Config) -> Config:
     for node in schema.TABLES:  # noise first: others depend on its rate
         schema.put(full, node, _filled(full, node))
     full.relation_guided.average = _average(full.relation_guided)
+    full.relation_guided.teacher_features = _seen(full)
     check(full)
     return full.lock()
 
@@ -110,6 +111,13 @@ def _average(guided: Config) -> float:
     if teaches and average == 0:
         raise wrong("relation_guided.average", "be > 0 where consistency learns from it, got 0")
     return float(average)
+
+
+def _seen(config: Config) -> str:
+    """How students see the teacher: a file of features cannot be run on their views."""
+    if config.relation_guided.teacher_features != "auto":
+        return config.relation_guided.teacher_features
+    return "stored" if str(config.teacher).endswith(features.SUFFIXES) else "online"
 
 
 def _pop(tree: dict, path: str, default: Any) -> Any:

@@ -144,7 +144,7 @@ def digits() -> Config:
             "batch_size": 128,
             "average": "auto",  # 0; with `consistency` 0.99
             "init": "random",  # out of INITS
-            "teacher_features": "online",  # out of FEATURES
+            "teacher_features": "auto",  # "stored" of a file of features, else "online"
         },
         "audit": False,  # whether the run ends with an audit of its labels, in audit/
         "controls": (),  # arms beside the experiment's own, out of arms.NAMES

@@ -3,8 +3,8 @@
 Neighbours disagree because labels are wrong, or because features do not tell the classes apart.
 Only wrong labels are corrected. So labels are corrected in five folds, each without its own labels.
 Then the corrected and the given labels of four folds each teach a witness. Which of them tells the
-labels of the fifth fold better? Likelihoods are in nats over all examples that are asked about, and
-each difference bears its standard error.
+labels of the fifth fold better? Likelihoods are in nats over all examples that are asked about.
+`taught` and `even` also have to reach two standard errors; `lasts` counts one lower.
 
 | test | asks | passed where |
 |---|---|---|
@@ -51,7 +51,7 @@ BASE = ("vote", "probe", "corrected_probe", "model")  # what `even` noise is see
 
 
 class Test(NamedTuple):
-    """One test, passed where the value reaches its bound by `ERRORS` standard errors."""
+    """One test: what it asks, its value, standard error and bound."""
 
     asks: str
     value: float
