@@ -12,7 +12,10 @@ from rmdnet_jax.app.load import get_config, module_of
 from rmdnet_jax.app.resolve import resolve
 
 README = ROOT / "README.md"
-OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "launch/README.md")]
+OTHERS = [
+    ROOT / name
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "launch/README.md", "examples/README.md")
+]
 PAGES = [README, *OTHERS, *sorted((ROOT / "docs").rglob("*.md"))]
 EXPERIMENTS = [*sorted((ROOT / "configs").glob("*.py")), *sorted((ROOT / "studies").glob("*.py"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
