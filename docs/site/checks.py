@@ -31,10 +31,8 @@ class Page(HTMLParser):
 
 
 def on_post_build(config):
-    """Follows each link of each page; writes the index of the search as pages on a disk read it."""
+    """Follows each link of each page."""
     site = Path(config.site_dir)
-    index = (site / "search" / "search_index.json").read_text()
-    (site / "search" / "search_index.js").write_text(f"var __index = {index};\n")
     pages = {path: Page(path.read_text()) for path in site.rglob("*.html")}
     for path in sorted(pages.keys() - {site / "404.html"}):  # that is served in place of any page
         for tag, link in sorted(pages[path].links):
