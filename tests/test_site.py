@@ -10,24 +10,20 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import test_docs
 from conftest import ROOT
 
 import rmdnet_jax as rmd
 
 DOCS = ROOT / "docs"
 API = sorted((DOCS / "api").glob("*.md"))
-FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.findall(r"^::: (rmdnet_jax[\w.]+)$", "".join(p.read_text() for p in API), re.MULTILINE)
 TABLES = {name: getattr(rmd, name) for name in rmd.__all__ if name.isupper()}
-PAGES = {
-    page.relative_to(ROOT).as_posix(): page
-    for pattern in ("docs/**/*.md", "CONTRIBUTING.md", "launch/README.md", "examples/README.md")
-    for page in sorted(ROOT.glob(pattern))
-}
+PAGES = {page.relative_to(ROOT).as_posix(): page for page in test_docs.PAGES[1:]}  # but README.md
 
 
 def blocks(page, language):
-    return [code for word, code in FENCED.findall(page.read_text()) if word == language]
+    return [code for word, code in test_docs.FENCED.findall(page.read_text()) if word == language]
 
 
 def found(path):
