@@ -118,4 +118,5 @@ def output_text(output) -> str:
         return f'<div class="output">{"".join(lines)}</div>'
     text = "".join(output.get("text", kinds.get("text/plain", output.get("traceback", ""))))
     text = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()
-    return f"```{{.text .output}}\n{text}\n```" if text else ""
+    columns = " .columns" * ("  " in text)  # what is aligned must not wrap
+    return f"```{{.text .output{columns}}}\n{text}\n```" if text else ""
