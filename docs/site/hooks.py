@@ -18,7 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Pages that lie outside docs/; their place in the site is that in the repository.
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "examples/README.md")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-UNIT = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")  # a line does not end here
+# A line does not end within "5 %", "1 ± 2", "3 ms" and "n = 5".
+UNIT = re.compile(
+    r"(?<=\d) (?=[%±]|(?:[mµ]?s|[KMGT]i?B)\b)|(?<=±) (?=\d)"
+    r"|(?<=\b[nK]) (?== \d)|(?<=\b[nK] =) (?=\d)"
+)
 STYLED = re.compile(r'<style.*?</style>| (?:border|class|style)="[^"]*"', re.DOTALL)
 REMOTE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")  # a badge: its words stand for it
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
