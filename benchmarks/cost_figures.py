@@ -169,7 +169,7 @@ def figure(blocks: Rows, path: pathlib.Path) -> None:
     rows = next((block["rows"] for block in blocks if block["part"] == "digits"), [])
     if not rows:
         return
-    drawn = Figure(figsize=(8, 4.2), layout="constrained")
+    drawn = Figure(figsize=(6.4, 5.4), layout="constrained")
     axes, marks = drawn.subplots(), dict(zip(TITLES, "osD^"))
     methods = [*dict.fromkeys(row["method"] for row in rows if row["method"])]
     for number, method in enumerate(methods):
@@ -192,7 +192,7 @@ def figure(blocks: Rows, path: pathlib.Path) -> None:
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         ticks("{x:g}")
     axes.grid(alpha=0.3)
-    drawn.legend(handles=handles, loc="outside right upper", fontsize=8)
+    drawn.legend(handles=handles, loc="outside lower center", ncols=3)
     drawn.savefig(path, dpi=110)
 
 

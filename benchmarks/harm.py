@@ -69,7 +69,7 @@ def figure(rows: list[dict], path: pathlib.Path) -> None:
     from matplotlib.figure import Figure
 
     colors = colormaps["tab20"]
-    drawn = Figure(figsize=(9, 3.8), layout="constrained")
+    drawn = Figure(figsize=(6.8, 4.6), layout="constrained")
     rows = [row | {"set": row["data"].rstrip("_ 0123456789")} for row in rows]
     names = list(dict.fromkeys(row["set"] for row in rows))
     kinds = {"proved, or clean": False, "in doubt": True}
@@ -81,9 +81,9 @@ def figure(rows: list[dict], path: pathlib.Path) -> None:
             x, y = told[seen] / count[seen], true[seen] / count[seen]
             axes.plot(x, y, "o-", color=color, ms=3, lw=1, label=name)
         axes.plot([0, 1], [0, 1], "k:", lw=0.8)
-        axes.set(title=title, xlabel="probability that the label is right", xlim=(0, 1))
+        axes.set(title=title, xlabel="probability of a right label", xlim=(0, 1))
         axes.grid(alpha=0.3)
-    drawn.legend(*drawn.axes[1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    drawn.legend(*drawn.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     drawn.axes[0].set(ylabel="share that is right", ylim=(0, 1))
     drawn.savefig(path, dpi=110)
 

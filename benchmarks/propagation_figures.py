@@ -66,13 +66,13 @@ def idea(features: np.ndarray, clean: np.ndarray, path: pathlib.Path) -> None:
     plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
     given = given_labels("pair", 0.4, clean)
     target = propagation.propagate(features, given, CLASSES).targets.argmax(1)
-    drawing = Figure(figsize=(11, 3.8), layout="constrained")
+    drawing = Figure(figsize=(7.8, 3), layout="constrained")
     for axes, (name, labels) in zip(
         drawing.subplots(1, 3),
         {"given, pair 40 %": given, "corrected": target, "clean": clean}.items(),
     ):
-        axes.scatter(*plane.T, c=labels, cmap="tab10", s=6)
-        axes.set_title(f"{name}: {100 * np.mean(labels == clean):.1f} % right")
+        axes.scatter(*plane.T, c=labels, cmap="tab10", s=3)
+        axes.set_title(f"{name}: {100 * np.mean(labels == clean):.1f} % right", fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
     drawing.savefig(path, dpi=110)

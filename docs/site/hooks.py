@@ -18,7 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Pages that lie outside docs/; their place in the site is that in the repository.
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md", "examples/README.md")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-UNIT = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")  # a line does not end here
+# A line does not end within "5 %", "1 ± 2", "3 ms" and "n = 5".
+UNIT = re.compile(
+    r"(?<=\d) (?=[%±]|(?:[mµ]?s|[KMGT]i?B)\b)|(?<=±) (?=\d)"
+    r"|(?<=\b[nK]) (?== \d)|(?<=\b[nK] =) (?=\d)"
+)
 STYLED = re.compile(r'<style.*?</style>| (?:border|class|style)="[^"]*"', re.DOTALL)
 REMOTE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")  # a badge: its words stand for it
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
@@ -118,4 +122,5 @@ def output_text(output) -> str:
         return f'<div class="output">{"".join(lines)}</div>'
     text = "".join(output.get("text", kinds.get("text/plain", output.get("traceback", ""))))
     text = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()
-    return f"```{{.text .output}}\n{text}\n```" if text else ""
+    columns = " .columns" * ("  " in text)  # what is aligned must not wrap
+    return f"```{{.text .output{columns}}}\n{text}\n```" if text else ""

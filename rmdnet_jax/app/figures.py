@@ -50,6 +50,8 @@ def transition(shares: np.ndarray, names: tuple[str, ...], path: pathlib.Path) -
 def curves(records: list[dict], titles: dict[str, str], path: pathlib.Path) -> None:
     """Test accuracy, and training accuracy on given and on clean labels, one panel a student.
 
+    Two panels stand side by side, so that a page or a phone still shows what is written in them.
+
     A student memorises where accuracy on given labels rises above that on clean ones while test
     accuracy falls.
     """
@@ -60,8 +62,12 @@ def curves(records: list[dict], titles: dict[str, str], path: pathlib.Path) -> N
     )
     seen = {record["stage"] for record in records}
     stages = [stage for stage in titles if stage in seen]
-    figure, axes = _figure(1, len(stages), (4.2 * len(stages), 3.6))
-    for axis, stage in zip(axes[0], stages):
+    columns = min(len(stages), 2)
+    deep = -(-len(stages) // columns)
+    figure, axes = _figure(deep, columns, (4.2 * columns, 3.6 * deep))
+    for axis in axes.flat[len(stages) :]:
+        axis.remove()
+    for axis, stage in zip(axes.flat, stages):
         rows = [r for r in records if r["stage"] == stage]
         for name, label, style in lines:
             points = [(r["epoch"], 100 * r[name]) for r in rows if name in r]
@@ -69,7 +75,8 @@ def curves(records: list[dict], titles: dict[str, str], path: pathlib.Path) -> N
                 axis.plot(*zip(*points), style, label=label)
         axis.set(title=titles[stage], xlabel="epoch", ylim=(0, 101))
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("accuracy, %")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy, %")
     axes[0][0].legend(loc="lower right")
     _save(figure, path)
 

@@ -154,7 +154,7 @@ def load(path: str | os.PathLike, encoder: Any = None) -> Student:
       encoder: your own network, where the run trained one: what `adapt` takes.
 
     Returns:
-      The student: `classes`, `predict(images)`, `features(images)`, `save(path)`.
+      The student, with `classes`, `predict(images)`, `features(images)` and `save(path)`.
 
     Raises:
       UserError: no such file, no finished run, no student in it, or another network.

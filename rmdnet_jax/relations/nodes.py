@@ -23,7 +23,7 @@ def cosine(student: Rows, teacher: Rows) -> Array:
       teacher: float [batch, dim]; a constant.
 
     Returns:
-      A scalar in [0, 2]: 0 for equal directions, 2 for opposite ones.
+      A scalar in [0, 2], 0 for equal directions, 2 for opposite ones.
 
     Raises:
       UserError: for a wrong shape or dtype, or two dimensions.
