@@ -179,6 +179,9 @@ def test_where_in_doubt_labels_stay_but_are_ranked():
     assert set(used.table["decision"]) == {"keep", "change"}
     assert np.any(used.labels != names[GIVEN])
     pd.testing.assert_series_equal(used.table["probability"], found.table["probability"])
+    changed = used.table[used.table["decision"] == "change"]
+    np.testing.assert_array_equal(changed["suggested"], used.labels[changed["index"]])
+    assert np.any(changed["confidence"] < changed["probability"]), "against what is believed"
 
 
 @pytest.mark.parametrize("value", [1e15, 1e38, -3e38])

@@ -82,11 +82,13 @@ def test_a_run_ends_with_the_audit_that_the_command_makes(tmp_path, finder, caps
     monkeypatch.chdir(tmp_path)
     drawn = []
     monkeypatch.setattr(figures, "relations", lambda *given: drawn.append(given))
-    experiment.run(tiny(audit=True, controls=("base",), **{"data.validation": 0.25}), "run")
+    values = {"data.validation": 0.25, "relation_guided.propagation.in_doubt": "use"}
+    experiment.run(tiny(audit=True, controls=("base",), **values), "run")
     assert "open run/audit/report.html" in capsys.readouterr().out
     assert len({*drawn[0][1].tolist()}) == 10, "all classes are in the figure"
     assert audit("run --out again") == 0
-    (features, labels, _), (again, same, _) = finder
+    (features, labels, own), (again, same, told) = finder
+    assert own["in_doubt"] == told["in_doubt"] == "use", "as the run does"
     np.testing.assert_allclose(features, again, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(labels, same)
     assert len(labels) == 256, "held-out labels are audited, too"

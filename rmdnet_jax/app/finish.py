@@ -131,11 +131,11 @@ def audit(made: Run, teacher: Teacher) -> None:
     """Writes the audit of a run's labels as `audit/`, from its main process."""
     if not sharding.is_main():
         return
-    out, settings = made.workdir / "audit", made.config.relation_guided.propagation
+    out = made.workdir / "audit"
     read = audits.of(made, teacher.features, made.workdir)
     with outputs.folder(out) as place:
         found = find_label_errors(
-            read.features, read.labels, seed=made.config.seed, in_doubt=settings.in_doubt
+            read.features, read.labels, seed=made.config.seed, in_doubt=read.in_doubt
         )
         found = outputs.keep_reviewed(found, read.reviewed)
         outputs.write(place, found, read, ["rmdnet", "audit", str(made.workdir)])

@@ -37,7 +37,7 @@ class LabelErrors:
 
     - `index`: the example's row in what was given, from 0.
     - `name`: what a pandas index calls it, where the labels had one of their own.
-    - `given`, `suggested`: its label, and the most likely one.
+    - `given`, `suggested`: its label, and what it becomes; where it stays, the most likely one.
     - `probability`: how likely the given label is right, in [0, 1].
     - `confidence`: how likely the suggested label is right, in [0, 1].
     - `vote`: the neighbours' share for the given label. The example itself does not vote.

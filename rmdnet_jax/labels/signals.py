@@ -53,14 +53,15 @@ def table(
     own, shares = (np.arange(len(given)), given), found.witnesses.shares
     rest = shares["vote"].copy()
     rest[own] = -1
-    suggested, label = found.belief.argmax(1), found.targets.argmax(1)
+    label, likely = found.targets.argmax(1), found.belief.argmax(1)
+    suggested = np.where(label == given, likely, label)  # with `in_doubt="use"`, against belief
     undone = np.where(suggested == given, "keep", "in doubt")
     columns: dict[str, Any] = {
         "index": own[0],
         "given": classes[given],
         "suggested": classes[suggested],
         "probability": found.belief[own],
-        "confidence": found.belief.max(1),
+        "confidence": found.belief[own[0], suggested],
         "vote": shares["vote"][own],
         "target": found.graph[own],
         "probe": shares["probe"][own],
@@ -119,6 +120,6 @@ TAUGHT = "A model that learned corrected labels tells unseen labels better than 
 PROOFS = {  # what each test of `doubt` says once it is passed
     "taught": TAUGHT,
     "both": TAUGHT,
-    "lasts": "Neighbours agree among each other, so who disagrees with them is wrong.",
+    "lasts": "Most neighbours agree. So labels that disagree with their neighbours are wrong.",
     "even": "Some labels wrong at random explain what is seen better than none.",
 }

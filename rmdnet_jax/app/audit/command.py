@@ -40,7 +40,11 @@ def parser() -> Parser:
     made.add_argument("--top", type=int, default=20, help="rows that are shown (20)")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument(
-        "--in_doubt", "--in-doubt", default="keep", help="keep labels in doubt, or `use`: correct"
+        "--in_doubt",
+        "--in-doubt",
+        default="",
+        metavar="keep|use",
+        help="whether labels in doubt stay as they are, or are corrected (as the run does)",
     )
     made.add_argument("--force", action="store_true", help="replace an audit that is there")
     return made
@@ -68,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
                 warnings.filterwarnings("ignore", "labels hold")  # `told` says it
                 found = find_label_errors(
                     read.features, read.labels, probabilities=read.probabilities,
-                    seed=args.seed, in_doubt=args.in_doubt, progress=True,
+                    seed=args.seed, in_doubt=args.in_doubt or read.in_doubt, progress=True,
                 )  # fmt: skip
             return outputs.keep_reviewed(found, read.reviewed)
         except UserError as error:

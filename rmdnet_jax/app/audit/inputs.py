@@ -53,6 +53,7 @@ class Inputs(NamedTuple):
     signals: dict[str, np.ndarray] = {}  # noqa: RUF012  # further numbers [n]
     clean: np.ndarray | None = None  # [n], where they are known, for evaluation only
     reviewed: dict[int, str] = {}  # noqa: RUF012  # labels that somebody has looked at, by index
+    in_doubt: str = "keep"  # what a run does there
     said: str = ""  # where features come from, for a person
 
 

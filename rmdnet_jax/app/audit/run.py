@@ -65,7 +65,8 @@ def of(made: Run, features: np.ndarray, workdir: pathlib.Path) -> Inputs:
         signals=signals,
         clean=classes[made.source.labels] if made.known else None,
         reviewed=dict(zip(certain.tolist(), classes[made.given[certain]].tolist())),
-        said=f"the teacher's, {features.shape[1]} of each image of {made.source.name}",
+        in_doubt=made.config.relation_guided.propagation.in_doubt,
+        said=f"the teacher's, {features.shape[1]} numbers for each image",
     )
 
 
