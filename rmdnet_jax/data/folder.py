@@ -70,7 +70,8 @@ def load(
     one_of("broken", broken, BROKEN)
     root = place(dir, "dir")
     if not dir or not root.is_dir():
-        raise wrong("dir", f"{MUST}, got {dir!r}")
+        gone = "" if not dir or root.exists() else ", which is not there"
+        raise wrong("dir", f"{MUST}, got {dir!r}{gone}")
     try:
         train, test, left_out = _splits(root)
     except OSError as error:  # a folder that may not be read
