@@ -112,7 +112,7 @@ def test_wrong_arguments_are_one_line(script, words, said):
 
 def test_the_page_names_what_is_there():
     text = (LAUNCH / "README.md").read_text()
-    linked = {(LAUNCH / path).resolve() for path in re.findall(r"\]\(([^)]+)\)", text)}
+    linked = {(LAUNCH / path).resolve() for path in re.findall(r"\]\(([^)#]+)", text)}
     assert [path for path in linked if not path.exists()] == []
     entries = {path for path in LAUNCH.iterdir() if path.name not in ("README.md", "tpu_worker.sh")}
     assert entries <= linked

@@ -67,6 +67,7 @@ def guarded(prog: str, call: Callable[[], int | None], interrupted: str = "inter
         Lasting(sys.stdout).flush()
         return 141
     except OSError as error:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # a broken checkpoint's
         Lasting(sys.stdout).flush()  # perhaps it is what cannot be written
         where = f"{error.filename!r}: " if error.filename else ""
         return say(prog, where + (error.strerror or first_line(error)), 2)

@@ -233,14 +233,9 @@ def frozen(given: ArrayLike, known: bool = True) -> Noise:
 
 
 KINDS: dict[str, NoiseKind] = {
-    "none": none,
-    "symmetric": symmetric,
-    "asymmetric": asymmetric,
-    "pair": pair,
-    "instance": instance,
-    "matrix": matrix,
-    "file": file,
-}
+    "none": none, "symmetric": symmetric, "asymmetric": asymmetric, "pair": pair,
+    "instance": instance, "matrix": matrix, "file": file,
+}  # fmt: skip
 """Kinds of noise by name, `(num_classes, seed, *, fields) -> Noise`."""
 
 

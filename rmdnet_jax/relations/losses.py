@@ -295,8 +295,6 @@ EDGES: dict[str, RelationLoss] = {
 }
 """Edge losses by name, `(student, teacher) -> scalar`. The two dimensions may differ."""
 NODES: dict[str, RelationLoss] = {
-    "cosine": cosine,
-    "pearson_identity": pearson_identity,
-    "infonce": infonce,
-}
+    "cosine": cosine, "pearson_identity": pearson_identity, "infonce": infonce,
+}  # fmt: skip
 """Node losses by name, likewise. Both sides need the same dimension."""
