@@ -142,7 +142,8 @@ def faults(tmp_path, **environment):
 
 @glibc
 def test_a_step_takes_no_new_pages(tmp_path):
-    assert faults(tmp_path) < 4 * 100
+    tries = (faults(tmp_path) < 4 * 100 for _ in range(3))  # a system may take pages back
+    assert any(tries)
 
 
 @glibc

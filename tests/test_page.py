@@ -370,6 +370,8 @@ class Page:
         self.browser = browser
         browser.get(path.as_uri())
         browser.execute_script("localStorage.clear()")
+        browser.get("about:blank")  # a page reloaded may still be the old one for a moment
+        browser.get(path.as_uri())
         self.again()
 
     def again(self):
