@@ -26,7 +26,7 @@ demo: core
 	$(BIN)/python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	@test -x $(BIN)/pyright || $(PIP) '.[dev]'
