@@ -112,14 +112,13 @@ def accuracies(workdir):
     ]
 
 
-@pytest.mark.parametrize("each", [2], ids=["two devices each"])
-def test_two_processes_end_as_one_with_all_devices(each, started, tmp_path):
+def test_two_processes_of_two_devices_end_as_one_of_four(started, tmp_path):
     words = command(tmp_path / "two", "controls=()")
     clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    local = ["bash", "launch/local.sh", "2", str(each), *MAIN, *words]
+    local = ["bash", "launch/local.sh", "2", "2", *MAIN, *words]
     statuses, said = finish([started(*local, env=clean)])
     assert statuses == [0], said
-    one = started(*MAIN, *command(tmp_path / "one", "controls=()"), env=environment(2 * each))
+    one = started(*MAIN, *command(tmp_path / "one", "controls=()"), env=environment(4))
     statuses, said = finish([one])
     assert statuses == [0], said
     names = {path.name for path in (tmp_path / "one").iterdir()}

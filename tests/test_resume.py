@@ -18,6 +18,8 @@ from conftest import ROOT, assert_same, tiny
 from rmdnet_jax.app import experiment, setup
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.methods import METHODS
+from rmdnet_jax.networks.encoders import cnn
+from rmdnet_jax.ssl import SSL
 from rmdnet_jax.training import checkpoint, steps
 from rmdnet_jax.training.metrics import Records, Writer
 
@@ -118,10 +120,18 @@ def test_many_steps_a_call_are_the_same_steps(at, whole, tmp_path, monkeypatch):
 REFRESHED = {"co_teaching": 8, "jocor": 8, "dividemix": 11}
 
 
+def remembers(name):
+    """Whether an objective has a memory; without one it is resumed as SimSiam is."""
+    objective = SSL[name](cnn(widths=(4,)), "float32", projection=8, hidden=4)
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32)
+    _, memory = jax.eval_shape(objective.init, jax.random.key(0), images)
+    return bool(jax.tree.leaves(memory))
+
+
 @pytest.mark.parametrize(
     ("short", "name"),
     [("method", name) for name in METHODS if name != "ce"]
-    + [("ssl", "byol")]  # the one objective with a memory
+    + [("ssl", name) for name in SSL if remembers(name)]
     + [("targets", "ce"), ("targets", "co_teaching"), ("consistency", "elr"), ("auto", "elr")],
 )
 def test_what_a_method_or_an_objective_remembers_is_continued(short, name, tmp_path, monkeypatch):

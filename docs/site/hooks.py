@@ -44,10 +44,7 @@ def on_files(files, config):
         name = path.relative_to(ROOT).as_posix().removeprefix("docs/")
         if old := files.get_file_from_path(name):
             files.remove(old)
-        page = Notebook.generated(config, name, content=markdown(path))
-        if files.get_file_from_path(name.replace(".ipynb", ".md")):  # a page of the same name
-            page.dest_uri = name.replace(".ipynb", "-notebook.html")
-        files.append(page)
+        files.append(Notebook.generated(config, name, content=markdown(path)))
     return files
 
 
