@@ -209,7 +209,7 @@ def test_a_digits_run_never_imports_tensorflow(tmp_path):
     """Nor TFDS, whose import alone takes a second."""
     code = (
         "import sys\nfrom rmdnet_jax import main\n"
-        "status = main.main(['x', '--config', 'configs/digits.py:quick', "
+        "status = main.main(['x', '--config', 'configs/digits.py:quick,limit=256,controls=()', "
         f"'--workdir', {str(tmp_path)!r}])\n"
         "print(status, sorted({'tensorflow', 'tensorflow_datasets', 'torch'} & sys.modules.keys()))"
     )

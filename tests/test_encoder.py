@@ -430,8 +430,10 @@ def test_float64_needs_x64_mode():
         cnn(dtype="float64")
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18", "wrn28_2"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("cnn", "float32"), ("cnn", "bfloat16"), ("resnet18", "float32"), ("wrn28_2", "bfloat16")],
+)
 def test_a_frozen_norm_within_its_convolution_says_the_same(name, dtype, monkeypatch):
     """Against norms that stand apart, as in training: to rounding, or as near to float32's."""
     monkeypatch.setattr(layers, "computed", lambda dtype: dtype)  # bfloat16 here, too

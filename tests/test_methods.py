@@ -168,7 +168,7 @@ def by_graph(method, **values):
     return tiny(method=method, **{"relation_guided.method.rate": "graph", **values})
 
 
-@pytest.mark.parametrize("method", ["co_teaching", "jocor", "dividemix"])
+@pytest.mark.parametrize("method", ["co_teaching", "dividemix"])
 def test_the_graphs_rate_is_the_number_that_it_tells(method, tmp_path):
     """The method alone, which needs a teacher now; as if somebody had given the number."""
     long = {"epochs": 4, "weight": 0.0}

@@ -19,16 +19,18 @@ from PIL import Image
 from rmdnet_jax.app.lock import Owner
 
 FIELDS = (
-    "relation_guided.targets=propagated",
-    "relation_guided.propagation.in_doubt=use",
-    "relation_guided.propagation.alpha=0.5",
-)
-FIELDS += (
     "data.limit=256",
     "relation_modeling.batch_size=64",
     "relation_guided.batch_size=64",
     "checkpoint_steps=3",
+    "controls=()",
 )
+WHOLE = (  # both stages, and corrected labels between them
+    "relation_guided.targets=propagated",
+    "relation_guided.propagation.in_doubt=use",
+    "relation_guided.propagation.alpha=0.5",
+)
+SHORT = "relation_guided.weight=0.0"  # one stage: to be broken off
 MAIN = (sys.executable, "-m", "rmdnet_jax.main")
 
 
@@ -113,12 +115,12 @@ def accuracies(workdir):
 
 
 def test_two_processes_of_two_devices_end_as_one_of_four(started, tmp_path):
-    words = command(tmp_path / "two", "controls=()")
+    words = command(tmp_path / "two", *WHOLE)
     clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     local = ["bash", "launch/local.sh", "2", "2", *MAIN, *words]
     statuses, said = finish([started(*local, env=clean)])
     assert statuses == [0], said
-    one = started(*MAIN, *command(tmp_path / "one", "controls=()"), env=environment(4))
+    one = started(*MAIN, *command(tmp_path / "one", *WHOLE), env=environment(4))
     statuses, said = finish([one])
     assert statuses == [0], said
     names = {path.name for path in (tmp_path / "one").iterdir()}
@@ -129,7 +131,7 @@ def test_two_processes_of_two_devices_end_as_one_of_four(started, tmp_path):
 
 
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(two, tmp_path):
-    more = ("relation_guided.epochs=12", "controls=()")
+    more = ("relation_guided.epochs=12", SHORT)
     processes = two(*command(tmp_path, *more))
     until_it_trains(tmp_path, processes)
     processes[1].send_signal(signal.SIGTERM)
@@ -143,7 +145,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(two, tmp_path):
 
 @pytest.mark.parametrize("dead", [0, 1])
 def test_the_end_of_one_process_ends_the_other_with_a_line_that_names_it(dead, two, tmp_path):
-    processes = two(*command(tmp_path, "relation_guided.epochs=999", "controls=()"))
+    processes = two(*command(tmp_path, "relation_guided.epochs=999", SHORT))
     until_it_trains(tmp_path, processes)
     processes[dead].kill()
     (status,), (said,) = finish([processes[1 - dead]])
@@ -193,7 +195,7 @@ def test_a_host_with_other_files_is_named(two, tmp_path):
     def labels(name):
         return f"--config.noise.path={tmp_path / name}.npy"
 
-    words = (*command(tmp_path / "run"), "--config.noise=file", labels("a"))
+    words = (*command(tmp_path / "run", SHORT), "--config.noise=file", labels("a"))
     refused(two(*words, second=(labels("c"),)), "differs in its files from process 0")
     processes = two(*words, second=(labels("b"),))
     until_it_trains(tmp_path / "run", processes)

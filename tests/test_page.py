@@ -353,11 +353,14 @@ def browser(tmp_path_factory):
     folder = tmp_path_factory.mktemp("downloads")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,900"):
+    flags = ["headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,900"]
+    flags += [f"disable-{part}" for part in ("gpu", "background-networking", "component-update")]
+    for flag in (*flags, "disable-sync", "no-first-run"):
         options.add_argument(f"--{flag}")
     options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options, Service(driver))
+    made.set_page_load_timeout(30)
     made.folder = folder
     yield made
     made.quit()
@@ -367,17 +370,27 @@ class Page:
     """What a person does with the page."""
 
     def __init__(self, browser, path):
-        self.browser = browser
-        browser.get(path.as_uri())
-        browser.execute_script("localStorage.clear()")
-        browser.get("about:blank")  # a page reloaded may still be the old one for a moment
-        browser.get(path.as_uri())
-        self.again()
+        self.browser, self.path = browser, path
+        self.go("about:blank")
+        about = {"origin": path.as_uri(), "storageTypes": "local_storage"}
+        browser.execute_cdp_cmd("Storage.clearDataForOrigin", about)
+        self.go(path.as_uri())
 
     def again(self):
         """Loads the page anew."""
-        self.browser.refresh()
-        self.wait(lambda: self("return document.readyState") == "complete", "the page")
+        self.go("about:blank")  # a page reloaded may still be the old one for a moment
+        self.go(self.path.as_uri())
+
+    def go(self, address):
+        """On a busy machine Chromium may miss that a page has loaded: then it is asked again."""
+        from selenium.common.exceptions import TimeoutException
+
+        for left in (2, 1, 0):
+            try:
+                return self.browser.get(address)
+            except TimeoutException:
+                if not left:
+                    raise
 
     def __call__(self, script, *values):
         return self.browser.execute_script(script, *values)

@@ -311,7 +311,7 @@ def test_many_steps_a_call_are_streamed_too(tmp_path):
 
 def test_two_processes_decode_their_own_shares(started, tmp_path):  # noqa: F811
     for pipeline in ("resident", "streaming"):
-        run = command(tmp_path / pipeline, "controls=()", f"data.pipeline={pipeline}")
+        run = command(tmp_path / pipeline, f"data.pipeline={pipeline}")
         clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         local = ["bash", "launch/local.sh", "2", "1", *MAIN, *run]
         statuses, said = finish([started(*local, env=clean)])
