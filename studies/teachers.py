@@ -21,6 +21,8 @@ TEACHERS = {
     "simsiam5": ("ssl=simsiam,relation_modeling.ssl.views=5", 5),
     "emp": (
         "ssl=emp,relation_modeling.ssl.views=10,relation_modeling.batch_size=100,"
+        "relation_modeling.ssl.hidden=1024,relation_modeling.ssl.projection=512,"
+        "relation_modeling.optimizer.learning_rate=0.006,"
         "relation_modeling.augmentation.min_scale=0.25,"
         "relation_modeling.augmentation.max_scale=0.25,teacher_crops=16",
         10,
