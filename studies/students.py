@@ -1,9 +1,9 @@
-"""What keeps a student from wrong labels on 10,000 photographs, given one good teacher.
+"""What keeps a student from wrong labels on 5,000 photographs, given one good teacher.
 
     rmdnet sweep studies/students.py --workdir runs/students --run
     rmdnet report table runs/students/symmetric-0.5-*
 
-It reads `photos.npz` (images and clean labels), `features.npy` (the teacher's, by example) and
+It reads `photos.npz` (images and clean labels), `features.npz` (the teacher's, by example) and
 `human.npz` (`worse_label`) where it is started. All arms but `augmented` see crops and flips.
 """
 
@@ -32,7 +32,7 @@ ARMS = {
     "base-consistent": f"weight=0,{CONSISTENT}",
 }
 SHARED = (
-    "small,controls=(),data=photos.npz,limit=0,teacher=features.npy,"
+    "small,controls=(),data=photos.npz,limit=0,teacher=features.npz,epochs=40,"
     "relation_guided.augmentation.name=crop_flip,relation_guided.propagation.in_doubt=use"
 )
 
