@@ -4,7 +4,7 @@ same superclass.
     rmdnet train --config configs/cifar100_asym.py --workdir runs/cifar100_asym
     rmdnet train --config configs/cifar100_asym.py:small --workdir runs/small  # minutes
 
-Not yet measured at full size: that needs an accelerator.
+Small networks on a CPU: docs/results-tables.md. Full size needs an accelerator: not yet measured.
 """
 
 from rmdnet_jax.app.presets import cifar, experiment
