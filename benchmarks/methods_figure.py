@@ -12,13 +12,15 @@ import re
 from matplotlib.figure import Figure
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "results-tables.md"
+# Noise -> method -> arm -> mean and standard deviation of the last accuracy, %.
+Accuracies = dict[str, dict[str, dict[str, tuple[float, float]]]]
 ARMS = ("alone", "+ RMDNet", "+ RMDNet, SimCLR", "+ corrected labels")
 
 
-def accuracies(page: str) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
-    """Noise -> method -> arm -> mean and standard deviation of the last accuracy, %."""
+def accuracies(page: str) -> Accuracies:
+    """What the two tables of the section hold."""
     part = page.split("### Every base method\n")[1].split("\n### ")[0]
-    found: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+    found: Accuracies = {}
     noise = ""
     arms: list[str] = []
     for line in part.splitlines():
@@ -35,7 +37,7 @@ def accuracies(page: str) -> dict[str, dict[str, dict[str, tuple[float, float]]]
     return found
 
 
-def draw(found: dict[str, dict[str, dict[str, tuple[float, float]]]], path: pathlib.Path) -> None:
+def draw(found: Accuracies, path: pathlib.Path) -> None:
     """A panel a noise, a row a method, a colour an arm."""
     drawing = Figure(figsize=(5, 7.4), layout="constrained")
     panels = drawing.subplots(len(found), 1, sharex=True)
