@@ -25,6 +25,7 @@ $(VENV)/.ready: $(VENV)/.core
 demo: core
 	$(BIN)/python -m rmdnet_jax.main --config configs/digits_asym.py --workdir runs/demo
 
+# In the order of names: sorted by their number of tests, slow files would come last.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

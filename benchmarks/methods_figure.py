@@ -1,6 +1,6 @@
 """Draws what every base method gains, from the tables of docs/results-tables.md themselves.
 
-python -m benchmarks.methods_figure --out docs/methods.png
+python -m benchmarks.methods_figure
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def draw(found: Accuracies, path: pathlib.Path) -> None:
         axes.invert_yaxis()
         axes.set_title(noise)
         axes.grid(axis="x", alpha=0.3)
+    panels[-1].set_xlim(right=100.5)
     panels[-1].set_xlabel("last accuracy, %: mean and s.d. of 10 seeds")
     drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     drawing.savefig(path, dpi=130)

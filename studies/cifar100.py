@@ -9,10 +9,10 @@ SimCLR's teacher sees all 50,000 images, in half a million image-passes. Student
 from rmdnet_jax.app.presets import cifar, experiment
 
 SEEDS = range(3)
-WIDE = "small,encoder.widths=(32,64,128,256)"
+WIDE = "small,encoder.widths=(32,64,128,256),relation_modeling.knn.k=50"
 TEACHER = (
     f"{WIDE},ssl=simclr,relation_modeling.ssl.temperature=0.2,modeling=5,limit=0,epochs=0,"
-    "controls=(),relation_modeling.knn.k=50"
+    "controls=()"
 )
 ARMS = {
     "rmdnet": "controls=('base','propagation','teacher_knn','teacher_probe')",

@@ -1,9 +1,7 @@
 """Digits: relations off, on, and on while wrong labels are learnt, in short and long training.
 
-    rmdnet sweep studies/strength.py --workdir runs/strength --run
-    rmdnet report table runs/strength/pair-80-*
-
-The table pairs gains by seed.
+rmdnet sweep studies/strength.py --workdir runs/strength --run
+rmdnet report table runs/strength/pair-80-*
 """
 
 import itertools

@@ -369,7 +369,7 @@ def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, ca
     printed = capsys.readouterr().out
     assert "tiere/bild 4.png" in printed
     assert "tiere/bild 1.png" not in printed, "one row is shown"
-    assert "25.0% of the labels, 95 % interval 12.5% to 37.5%" in printed
+    assert "wrong     25% of the labels, 95 % interval 12% to 38%" in printed
     assert not list(place.glob("*.part*"))
 
 
@@ -816,10 +816,16 @@ def test_a_folder_of_images_needs_features_of_any_model(place, finder):
     assert files[4].split("/")[1] in task["data"]["image"]
 
 
+def test_in_doubt_no_share_of_wrong_labels_is_told():
+    doubtful = dataclasses.replace(found(FEATURES, NUMBERS), in_doubt=True)
+    lines = outputs.told(doubtful, inputs.Inputs(NUMBERS, FEATURES), top=0).splitlines()
+    assert "wrong     unknown share of the labels, 95 % interval 12% to 38%" in lines
+
+
 def test_the_guide_begins_with_what_runs_in_an_empty_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     guide = (ROOT / "docs" / "guides" / "label-errors.md").read_text()
-    code, after = guide.split("```python\n")[1].split("```\n")
+    code, after, *_ = guide.split("```python\n")[1].split("```\n")
     exec(code, {})
     (line,) = [x for x in after.splitlines()[:4] if x.startswith("    rmdnet audit ")]
     assert audit(line.removeprefix("    rmdnet audit ")) == 0

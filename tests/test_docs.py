@@ -7,9 +7,11 @@ import textwrap
 import pytest
 from conftest import ROOT
 
+from benchmarks import methods_figure
 from rmdnet_jax import main
 from rmdnet_jax.app.load import get_config, module_of
 from rmdnet_jax.app.resolve import resolve
+from rmdnet_jax.methods import METHODS
 
 README = ROOT / "README.md"
 OTHERS = [
@@ -50,6 +52,21 @@ def headings(page):
     """The anchors that GitHub gives a page's headings."""
     titles = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_figure_of_the_methods_draws_what_the_page_prints_as_gains():
+    page = methods_figure.PAGE.read_text()
+    found = methods_figure.accuracies(page)
+    drawn = [(name, arms) for noise in found.values() for name, arms in noise.items()]
+    table = page.split("### Every base method\n")[1].split("![")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE)
+    assert [name for name, _ in drawn] == [name for name, _ in rows] == 2 * list(METHODS)
+    for (_, arms), (name, cells) in zip(drawn, rows):
+        alone, *gains = [cell.split()[0].replace("−", "-") for cell in cells.split(" | ")]
+        assert arms["alone"][0] == float(alone)
+        for arm, gain in zip(methods_figure.ARMS[1:], gains):
+            if gain != "–":  # both are rounded
+                assert abs(arms[arm][0] - float(alone) - float(gain)) < 0.16, (name, arm)
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))

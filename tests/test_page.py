@@ -491,6 +491,15 @@ def test_a_page_opens_and_shows_the_most_suspect(opened):
     assert heads == quality["class"].tolist() != NAMES
 
 
+def test_in_doubt_a_page_knows_no_share_and_only_ranks(browser, tmp_path):
+    found = found_in(300, NAMES)
+    found.in_doubt = True
+    written(tmp_path, found)
+    shown = Page(browser, tmp_path / "report.html")
+    assert "unknown\n95% interval 20% to 30%" in shown.text("#tiles")
+    assert "only rank the labels" in shown.text("#review-how")
+
+
 def test_a_card_says_what_is_known_and_no_more(browser, tmp_path):
     found = found_in(300, NAMES)
     found.neighbours[:] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]

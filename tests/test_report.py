@@ -510,9 +510,9 @@ def test_a_table_is_drawn_with_every_seed(runs, tmp_path, monkeypatch):
     ] * 2
 
 
-def summary_of(rate=0.5, knn=0.75):
+def summary_of(rate=0.5, knn=0.75, **values):
     """What `report.table` reads of a summary, of one experiment with two controls."""
-    config = resolve(tiny(method="elr", controls=("base", "teacher_knn")))
+    config = resolve(tiny(method="elr", controls=("base", "teacher_knn"), **values))
     plan = {arm.name: arm for arm in arms.arms(config)}
     accuracies = {
         "rmdnet": {"last": 0.8125, "last10": 0.8, "best": 0.9, "noisy_validation": None},
@@ -540,6 +540,13 @@ def test_a_run_ends_with_one_line_an_arm():
         ["teacher kNN with clean labels (an evaluation only): 75.00 %"],
     ]
     assert len({len(line) for line in lines[:4]}) == 1, "columns stand below each other"
+
+
+def test_an_arm_is_called_by_all_that_its_method_is_trained_with():
+    """Controls get consistency, too: a row that hid it would pass for the method alone."""
+    weight, knn = {"relation_guided.consistency.weight": 1.0}, "teacher kNN, given labels"
+    names = [line.split("  ")[0] for line in report.table(summary_of(**weight)).splitlines()]
+    assert names[1:4] == ["elr + consistency + RMDNet", "elr + consistency", knn]
 
 
 def test_nothing_is_called_clean_that_nobody_knows_to_be():

@@ -6,6 +6,7 @@ first weights, and in nothing else. A frozen arm trains no network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rmdnet_jax.app.schema import Config, flatten
@@ -57,8 +58,18 @@ CORRECTED = {"propagated": "propagation", "rounds": "rounds"}  # targets -> an a
 FROZEN = ("teacher_knn", "teacher_probe")
 
 
+# What a base method is trained with besides, in every arm -> the field that says so.
+WITH = {"mixup": "relation_guided.mixup", "consistency": "relation_guided.consistency.weight"}
+
+
+def method_title(settings: Mapping[str, Any]) -> str:
+    """What an arm's base method is called, by the arm's flat settings; "" for a frozen arm."""
+    method = settings.get("relation_guided.method.name", "")
+    return " + ".join([method, *(word for word, field in WITH.items() if settings.get(field))])
+
+
 def title(method: str, arm: str) -> str:
-    """What an arm of a method is called."""
+    """What an arm is called; `method` as `method_title` has it."""
     return TITLES[arm].format(method)
 
 

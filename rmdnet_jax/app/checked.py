@@ -66,6 +66,8 @@ def notes(
         lines.append(f"note   {fits.said(config, source)}")
     if config.encoder.get("dtype") == "bfloat16" and jax.default_backend() == "cpu":
         lines.append("note   encoder.dtype=bfloat16 is computed in float32 on a CPU")
+    if config.encoder.name not in ("cnn", "custom") and jax.default_backend() == "cpu":
+        lines.append(f"note   {config.encoder.name} is slow on a CPU; `small` takes another one")
     if config.teacher and not (config.audit or any(arm.reads_teacher for arm in plan)):
         lines.append("note   the teacher is not used: no arm reads it")
     return lines
@@ -95,8 +97,8 @@ def batch(part: str, batch_size: int, rows: int, group: int) -> None:
         raise wrong("encoder.norm_group", text)
     if batch_size > rows > 1:
         fits = f"[2, {rows}] (the training examples), got {batch_size}"
-        largest = 1 << rows.bit_length() - 1
-        raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={largest} sets all stages")
+        few = 1 << max(1, rows.bit_length() - 3)  # four to eight steps an epoch
+        raise wrong(f"{part}.batch_size", f"be in {fits}; batch_size={few} sets all stages")
 
 
 def steps(part: str, epochs: int, per_epoch: int) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 
 from rmdnet_jax import files, sharding
 from rmdnet_jax.app import figures, report, rounds
-from rmdnet_jax.app.arms import title
+from rmdnet_jax.app.arms import method_title, title
 from rmdnet_jax.app.audit import outputs
 from rmdnet_jax.app.audit import run as audits
 from rmdnet_jax.app.correct import Corrected
+from rmdnet_jax.app.schema import flatten
 from rmdnet_jax.app.setup import Run
 from rmdnet_jax.app.student import CUSTOM, FILE, Student
 from rmdnet_jax.app.teacher import Teacher
@@ -75,7 +76,7 @@ def draw(made: Run, teacher: Teacher | None, students: dict[str, Variables]) -> 
     rows = made.train[of_each_class(labels[made.train])]
     features = {"teacher": teacher.features[rows]} if teacher else {}
     images = made.source.images[rows]
-    method = made.config.relation_guided.method.name
+    method = method_title(flatten(made.config.to_dict()))
     for arm, variables in students.items():
         features[title(method, arm)] = made.predict(variables, images).feature
     if sharding.is_main():

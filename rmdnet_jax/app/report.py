@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 import rmdnet_jax
 from rmdnet_jax import sharding
 from rmdnet_jax.app import doctor, figures, tables
-from rmdnet_jax.app.arms import Arm, title
+from rmdnet_jax.app.arms import Arm, method_title, title
 from rmdnet_jax.app.command import Parser, spoken
 from rmdnet_jax.app.schema import Config
 from rmdnet_jax.app.tables import COLUMNS
@@ -148,7 +148,7 @@ def table(summary: dict) -> str:
     """The accuracies of an experiment's arms, one column each, and what else is worth a line."""
     own = summary["relation_guided"]
     arms = {own["arm"]: own, **summary["controls"]}
-    method = own["settings"]["relation_guided.method.name"]
+    method = method_title(own["settings"])
     rows = {_name(method, arm, row): row for arm, row in arms.items()}
     if own["test_accuracy"]["last"] is None:
         return untested(rows)
@@ -199,7 +199,7 @@ def _name(method: str, arm: str, row: dict) -> str:
 def below(summary: dict, held: int) -> str:
     """A line where the student is below one of its controls on `held` noisy labels, else ""."""
     own = summary["relation_guided"]
-    method = own["settings"]["relation_guided.method.name"]
+    method = method_title(own["settings"])
     arms = [row for row in summary["controls"].values() if "validation_accuracy" in row]
     best = max(arms, key=lambda row: row["validation_accuracy"], default=own)
     mine, theirs = (row.get("validation_accuracy", 0.0) for row in (own, best))

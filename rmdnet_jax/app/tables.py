@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmdnet_jax.app.arms import TITLES, title
+from rmdnet_jax.app.arms import TITLES, method_title, title
 from rmdnet_jax.app.schema import flatten
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.files import place, whole
@@ -130,7 +130,7 @@ def group(runs: list[Run]) -> list[Row]:
     for run in runs:
         if run.accuracy is None:
             continue
-        method = str(run.settings.get(METHOD_NAME, ""))
+        method = method_title(run.settings)
         key = (_noise_name(run.config, noises), method, run.arm, _settings(run, fields))
         row = rows.setdefault(key, Row(*key, {}, set()))
         seed, value = int(run.config["seed"]), 100 * run.accuracy

@@ -120,6 +120,6 @@ TAUGHT = "A model that learned corrected labels tells unseen labels better than 
 PROOFS = {  # what each test of `doubt` says once it is passed
     "taught": TAUGHT,
     "both": TAUGHT,
-    "lasts": "Most neighbours agree. So labels that disagree with their neighbours are wrong.",
+    "lasts": "Most neighbours agree. So a label that disagrees with them is likely to be wrong.",
     "even": "Some labels wrong at random explain what is seen better than none.",
 }

@@ -91,8 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         outputs.write(place, found, read, ["rmdnet", "audit", *(argv or [])])
     print(outputs.told(found, read, args.top))
     print(f"written   {out}/: {', '.join(sorted(path.name for path in out.iterdir()))}")
-    print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv;")
-    print("          train with labels=reviewed.csv, or corrected_labels.csv+reviewed.csv for both")
+    print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv")
+    if args.path:
+        print("          train with labels=reviewed.csv, or with corrected_labels.csv+reviewed.csv")
     return 0
 
 

@@ -257,19 +257,18 @@ def told(found: LabelErrors, inputs: Inputs, top: int) -> str:
     """What a terminal shows: the verdict, the noise rate, and the most suspect examples."""
     size, counts = len(found.table), found.table["decision"].value_counts()
     low, high = found.noise_interval
+    rate = "unknown share" if found.in_doubt else f"{found.noise_rate:.0%}"
     kinds = [f"{counts[name]:,} {to}" for name, to in DECISIONS.items() if counts.get(name)]
     lines = [
         f"labels    {size:,} in {len(found.classes)} classes; features: {inputs.said}",
         f"verdict   {found.reason}",
-        f"wrong     {found.noise_rate:.1%} of the labels, 95 % interval {low:.1%} to {high:.1%}",
+        f"wrong     {rate} of the labels, 95 % interval {low:.0%} to {high:.0%}",
         f"suspects  {', '.join(kinds) or 'none'}",
     ]
     if note := alike(found.classes):
         lines.append(f"note      {note}")
-    if inputs.reviewed:
-        lines.append(
-            f"reviewed  {len(inputs.reviewed):,}, kept; the noise is that before the review"
-        )
+    if n := len(inputs.reviewed):
+        lines.append(f"reviewed  {n:,}, kept; the noise is that before the review")
     if not top:
         return "\n".join(lines)
     rows = harmless(found.table.head(top))
