@@ -20,6 +20,7 @@ from rmdnet_jax import cli
 from rmdnet_jax.app import lock
 from rmdnet_jax.app.audit import inputs, outputs
 from rmdnet_jax.app.audit.command import parser
+from rmdnet_jax.app.audit.words import told
 from rmdnet_jax.app.schema import digits
 from rmdnet_jax.errors import UserError
 from rmdnet_jax.labels.files import FORMULA, read_table
@@ -369,7 +370,7 @@ def test_the_table_is_safe_to_open_and_keeps_the_users_columns(place, finder, ca
     printed = capsys.readouterr().out
     assert "tiere/bild 4.png" in printed
     assert "tiere/bild 1.png" not in printed, "one row is shown"
-    assert "wrong     25% of the labels, 95 % interval 12% to 38%" in printed
+    assert "wrong     25%; between 12% and 38% of the labels (95 % interval)" in printed
     assert not list(place.glob("*.part*"))
 
 
@@ -818,8 +819,16 @@ def test_a_folder_of_images_needs_features_of_any_model(place, finder):
 
 def test_in_doubt_no_share_of_wrong_labels_is_told():
     doubtful = dataclasses.replace(found(FEATURES, NUMBERS), in_doubt=True)
-    lines = outputs.told(doubtful, inputs.Inputs(NUMBERS, FEATURES), top=0).splitlines()
-    assert "wrong     unknown share of the labels, 95 % interval 12% to 38%" in lines
+    lines = told(doubtful, inputs.Inputs(NUMBERS, FEATURES), top=0).splitlines()
+    assert "wrong     unknown; between 12% and 38% of the labels (95 % interval)" in lines
+
+
+def test_a_small_share_of_wrong_labels_is_not_rounded_to_none():
+    few = dataclasses.replace(
+        found(FEATURES, NUMBERS), noise_rate=0.004, noise_interval=(0.0, 0.012)
+    )
+    lines = told(few, inputs.Inputs(NUMBERS, FEATURES), top=0).splitlines()
+    assert "wrong     0.4%; between 0% and 1.2% of the labels (95 % interval)" in lines
 
 
 def test_the_guide_begins_with_what_runs_in_an_empty_folder(tmp_path, monkeypatch, capsys):

@@ -628,7 +628,7 @@ def test_a_sweep_prints_its_commands():
     [
         (("configs/digits.py",), "configs/digits.py is one experiment, not a study"),
         (("configs/absent.py",), "config must be a file or a preset, got 'configs/absent.py'"),
-        (("studies/digits.py:quick",), "study must be a file; what would follow it belongs there"),
+        (("studies/digits.py:quick",), "study must be a file without a colon"),
         (("studies/methods.py", "--match", "("), "no regular expression"),
     ],
 )

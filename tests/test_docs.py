@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from benchmarks import methods_figure
 from rmdnet_jax import main
-from rmdnet_jax.app.load import get_config, module_of
+from rmdnet_jax.app.load import get_config, module_of, presets
 from rmdnet_jax.app.resolve import resolve
 from rmdnet_jax.methods import METHODS
 
@@ -20,6 +20,7 @@ OTHERS = [
 ]
 PAGES = [README, *OTHERS, *sorted((ROOT / "docs").rglob("*.md"))]
 EXPERIMENTS = [*sorted((ROOT / "configs").glob("*.py")), *sorted((ROOT / "studies").glob("*.py"))]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [code for language, code in FENCED.findall(README.read_text()) if language == "python"]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)]+)\)")
@@ -122,6 +123,14 @@ def test_commands_that_train_are_allowed(words, monkeypatch):
     if args.config.startswith("mine.py"):
         pytest.skip("a file of the reader's")
     resolve(get_config(args.config, overrides))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_configs_within_sentences_are_allowed(page):
+    named = re.findall(r'`"?([a-z]\w+:[^`"\s]+)"?`', page.read_text())
+    for config in named:
+        if config.partition(":")[0] in presets():
+            resolve(get_config(config))
 
 
 @pytest.mark.parametrize("words", commands("sweep"))

@@ -67,7 +67,7 @@ def notes(
     if config.encoder.get("dtype") == "bfloat16" and jax.default_backend() == "cpu":
         lines.append("note   encoder.dtype=bfloat16 is computed in float32 on a CPU")
     if config.encoder.name not in ("cnn", "custom") and jax.default_backend() == "cpu":
-        lines.append(f"note   {config.encoder.name} is slow on a CPU; `small` takes another one")
+        lines.append(f"note   {config.encoder.name} is slow on a CPU; encoder=cnn is fast")
     if config.teacher and not (config.audit or any(arm.reads_teacher for arm in plan)):
         lines.append("note   the teacher is not used: no arm reads it")
     return lines

@@ -9,7 +9,7 @@ import numpy as np
 from rmdnet_jax import files, sharding
 from rmdnet_jax.app import figures, report, rounds
 from rmdnet_jax.app.arms import method_title, title
-from rmdnet_jax.app.audit import outputs
+from rmdnet_jax.app.audit import outputs, words
 from rmdnet_jax.app.audit import run as audits
 from rmdnet_jax.app.correct import Corrected
 from rmdnet_jax.app.schema import flatten
@@ -140,5 +140,5 @@ def audit(made: Run, teacher: Teacher) -> None:
         )
         found = outputs.keep_reviewed(found, read.reviewed)
         outputs.write(place, found, read, ["rmdnet", "audit", str(made.workdir)])
-    report.say(outputs.told(found, read, 0))
+    report.say(words.told(found, read, 0))
     report.say(f"audit     {out}: open {out / outputs.PAGE} in a browser")

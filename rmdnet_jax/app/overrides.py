@@ -88,13 +88,14 @@ def _set(config: Config, path: str, value: Any) -> None:
 
 def _unknown(path: str, known: list[str]) -> UserError:
     known = [*known, "batch_size", "data", "quick", "small"]
-    parts = [name for name in known if path in name.split(".")]
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.6 if "." in path else 0.5)
-    near = parts[:4] or near
+    inside = [name for name in known if f".{path}." in f".{name}."]
+    close = difflib.get_close_matches(path, known, n=3, cutoff=0.6 if "." in path else 0.5)
+    near = inside[:4] or close
     beside = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]]
     sections = dict.fromkeys(name.partition(".")[0] for name in known)
     others = ", ".join(beside or sections)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {others}"
+    more = " or others" if len(inside) > 4 else ""
+    hint = f"did you mean {' or '.join(near)}{more}?" if near else f"known: {others}"
     return UserError(f"unknown field {path!r}: {hint}")
 
 

@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     except re.error as error:
         raise UserError(f"--match {args.match!r} is no regular expression: {error}") from None
     if ":" in args.study:
-        raise wrong("study", f"be a file; what would follow it belongs there, got {args.study!r}")
+        must = "be a file without a colon; put settings into its get_config or sweep"
+        raise wrong("study", f"{must}, got {args.study!r}")
     study = module_of(args.study)
     if "sweep" not in study:
         raise UserError(f"{args.study} is one experiment, not a study: it has no sweep(root)")

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     soon("rmdnet audit", "loading JAX and the data")
     out = _out(args)
     from rmdnet_jax import cpu, files
-    from rmdnet_jax.app.audit import inputs, outputs, run
+    from rmdnet_jax.app.audit import inputs, outputs, run, words
     from rmdnet_jax.labels.audit import find_label_errors  # beside what is slow to import
 
     if args.path:  # a network looks at images
@@ -82,14 +82,14 @@ def main(argv: list[str] | None = None) -> int:
     if out.suffix == ".csv":
         found = find()
         files.write_text(out.resolve(), outputs.text(outputs.table(found, read)))
-        print(outputs.told(found, read, args.top))
+        print(words.told(found, read, args.top))
         print(f"written   {out}: {len(found.table):,} rows, the most suspect first")
         return 0
     with outputs.folder(out) as place:
         found = find()
         soon("rmdnet audit", "drawing the report")
         outputs.write(place, found, read, ["rmdnet", "audit", *(argv or [])])
-    print(outputs.told(found, read, args.top))
+    print(words.told(found, read, args.top))
     print(f"written   {out}/: {', '.join(sorted(path.name for path in out.iterdir()))}")
     print(f"next      open {out / outputs.PAGE} in a browser, mark labels, export reviewed.csv")
     if args.path:
