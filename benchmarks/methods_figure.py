@@ -1,6 +1,8 @@
 """Draws what every base method gains, from the tables of docs/results-tables.md themselves.
 
-python -m benchmarks.methods_figure
+    python -m benchmarks.methods_figure
+
+It writes docs/methods.png.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Digits: relations off, on, and on while wrong labels are learnt, in short and long training.
 
-rmdnet sweep studies/strength.py --workdir runs/strength --run
-rmdnet report table runs/strength/pair-80-*
+    rmdnet sweep studies/strength.py --workdir runs/strength --run
+    rmdnet report table runs/strength/pair-80-*
+
+One teacher a seed serves all its points.
 """
 
 import itertools

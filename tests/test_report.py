@@ -544,9 +544,10 @@ def test_a_run_ends_with_one_line_an_arm():
 
 def test_an_arm_is_called_by_all_that_its_method_is_trained_with():
     """Controls get consistency, too: a row that hid it would pass for the method alone."""
-    weight, knn = {"relation_guided.consistency.weight": 1.0}, "teacher kNN, given labels"
-    names = [line.split("  ")[0] for line in report.table(summary_of(**weight)).splitlines()]
-    assert names[1:4] == ["elr + consistency + RMDNet", "elr + consistency", knn]
+    summary = summary_of(**{"relation_guided.consistency.weight": 1.0})
+    names = [line.split("  ")[0] for line in report.table(summary).splitlines()]
+    trained, knn = ["elr + consistency + RMDNet", "elr + consistency"], "teacher kNN, given labels"
+    assert names[1:4] == [*trained, knn]
 
 
 def test_nothing_is_called_clean_that_nobody_knows_to_be():

@@ -56,8 +56,6 @@ TITLES = {
 NAMES = tuple(TITLES)
 CORRECTED = {"propagated": "propagation", "rounds": "rounds"}  # targets -> an arm's name
 FROZEN = ("teacher_knn", "teacher_probe")
-
-
 # What a base method is trained with besides, in every arm -> the field that says so.
 WITH = {"mixup": "relation_guided.mixup", "consistency": "relation_guided.consistency.weight"}
 
